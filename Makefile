@@ -1,0 +1,67 @@
+# Everything that is typed in this project. Each target installs what it needs into .venv first.
+# Another interpreter: make repro PYTHON=python3.13. Extra arguments of pytest: make test ARGS="-k gate -x".
+
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+
+# DVC runs the commands of dvc.yaml with the `python` of PATH.
+export PATH := $(VENV)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help repro test check fresh standins grid results gate accept clean
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+		printf '%-15s %s\n' "$$name" "$$text"; done
+
+repro: $(VENV)/.installed  ## run the pipeline: train, evaluate, draw
+	dvc repro
+
+test: $(VENV)/.installed-test  ## run the tests
+	python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-test  ## ruff and mypy
+	ruff check .
+	ruff format --check .
+	mypy
+
+fresh: $(VENV)/.installed  ## fail if dvc.lock lags behind the code or the parameters
+	@plan=$$(dvc repro --allow-missing --dry) || { echo "$$plan"; exit 1; }; \
+	if echo "$$plan" | grep "Running stage"; then \
+		echo "dvc.lock is stale: run make repro, then commit dvc.lock, metrics/ and plots/"; exit 1; fi
+
+standins: $(VENV)/.installed  ## train the small stand-in backbones again (slow; the results are committed)
+	python -m panollava.backbones.standins
+
+grid: $(VENV)/.installed  ## run every encoder with every language model; write the combination table
+	python -m panollava.report.combinations
+
+results: $(VENV)/.installed  ## write the results of the last run into the README
+	python -m panollava.report.readme
+
+gate: $(VENV)/.installed  ## fail if a benchmark number got worse (BASE=<revision>; default: the accepted numbers)
+	python -m panollava.report.gate $(if $(BASE),--base $(BASE))
+
+accept: $(VENV)/.installed  ## make the present numbers the ones that the gate compares with
+	python -m panollava.report.gate --accept
+
+clean:  ## remove .venv and the scratch folder; data, models and results stay
+	rm -rf $(VENV) .scratch
+
+# The stamps carry the time of the last complete installation, so a call with nothing to install costs nothing.
+$(VENV)/.installed: pyproject.toml requirements.lock
+	$(call install,.)
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(call install,.[test])
+	@touch $@
+
+define install
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "PanoLLaVA needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)."; \
+	echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+@$(VENV)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+@echo "Installing $(1) into .venv (a first installation takes minutes)"
+@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '$(1)'
+endef

@@ -1,0 +1,71 @@
+"""The package's own rules: imports run one way, `vlm/` stands alone, nothing asks an object what it might have."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src/panollava"
+# A package imports only from itself and from those before it.
+LAYERS = ("vlm", "metrics", "corpus", "tasks", "backbones", "training", "report", "params", "chat", "finetuning", "cli")
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def layer(path: Path) -> str:
+    """Return the layer of a module; the package's `__init__.py` is a layer of its own, above all others."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return "panollava" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    return [
+        node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+
+
+def imported_layers(path: Path) -> list[str]:
+    """Return the layers that a module names in absolute imports; `panollava` for the package itself."""
+    names = []
+    for node in imports(path):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif node.level == 0 and node.module == "panollava":
+            names += [f"panollava.{alias.name}" if alias.name in LAYERS else "panollava" for alias in node.names]
+        elif node.level == 0:
+            names.append(node.module or "")
+    parts = [name.split(".") for name in names]
+    return [name[1] if len(name) > 1 else name[0] for name in parts if name[0] == "panollava"]
+
+
+def identify(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=identify)
+def test_imports_run_one_way(path):
+    ranks = {name: rank for rank, name in enumerate((*LAYERS, "panollava"))}
+    own = layer(path)
+    assert own in ranks, f"{path} belongs to no known layer"
+    for other in imported_layers(path):
+        # The command line is where a user's parameters enter; everything else is handed them.
+        assert other != "params" or own == "cli", f"{path} reads params.yaml"
+        assert ranks[other] <= ranks[own], f"{path}, of {own}, imports {other}"
+        assert other != "panollava", f"{path} imports through the package's __init__"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=identify)
+def test_only_vlm_has_relative_imports_and_no_others(path):
+    relative = [node for node in imports(path) if isinstance(node, ast.ImportFrom) and node.level]
+    if layer(path) == "vlm":
+        # `from .module import name`: the one form that save_pretrained follows when it copies the model's code.
+        assert all(node.level == 1 and node.module and "." not in node.module for node in relative)
+        assert not imported_layers(path)
+    else:
+        assert not relative
+
+
+@pytest.mark.parametrize("path", MODULES, ids=identify)
+def test_no_attribute_guessing(path):
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    names = {function.id for function in calls if isinstance(function, ast.Name)}
+    assert not names & {"hasattr", "getattr"}
