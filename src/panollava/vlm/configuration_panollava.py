@@ -1,0 +1,68 @@
+"""The configuration of PanoLLaVA: an image encoder, a language model, the views between panorama and encoder, and the
+resampler between encoder and language model. Angles are in degrees, as everything that a user writes."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+@strict
+class PanoLlavaConfig(PreTrainedConfig):
+    """Describe a PanoLLaVA model.
+
+    Attributes:
+        vision_config, text_config: the two backbones; view size and patch size are the encoder's own.
+        image_token_id: id of the placeholder token; it may lie beyond the vocabulary, it is never embedded.
+        vision_feature_layer: index into the encoder's hidden states; -1 is its last hidden state, final norm included.
+        view_strategy, fov_deg, stride_deg: the views of a panorama, see `views.view_poses`.
+        tokens_per_side: t; each view becomes t x t language tokens.
+        resampler: how patches become tokens, see `resampler.py`.
+        resampler_hidden_size: width of the resampler's trunk (`pooling` keeps the encoder's) and of its projection.
+        resampler_layers: blocks of the perceiver.
+        position_code: what a token is told of its direction, see `resampler.position_features`.
+        position_frequencies: number of frequencies in that code.
+
+    Raises:
+        ValueError: a size below one, or a perceiver width that is not a multiple of 32.
+    """
+
+    model_type = "panollava"
+    sub_configs_defaults = {  # noqa: RUF012 - the base class declares it so
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_vision_model"),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
+    }
+
+    vision_config: Any = None  # a configuration or its dict; always a configuration once built
+    text_config: Any = None
+    image_token_id: int = 32000
+    tie_word_embeddings: bool = False
+    vision_feature_layer: int = -1
+    view_strategy: str = "anyres_e2p"
+    fov_deg: float | int = 90.0
+    stride_deg: float | int = 45.0
+    tokens_per_side: int = 6
+    resampler: Literal["mlp", "pooling", "perceiver"] = "mlp"
+    resampler_hidden_size: int = 1024
+    resampler_layers: int = 2
+    position_code: Literal["none", "yaw", "ray"] = "ray"
+    position_frequencies: int = 4
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        # Tying is decided by the top-level value, while the language model's own checkpoint carries it in its config.
+        self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
+        for name, value in (
+            ("tokens_per_side", self.tokens_per_side),
+            ("resampler_hidden_size", self.resampler_hidden_size),
+            ("resampler_layers", self.resampler_layers),
+            ("position_frequencies", self.position_frequencies),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.resampler == "perceiver" and self.resampler_hidden_size % 32:
+            raise ValueError(
+                f"resampler_hidden_size is {self.resampler_hidden_size}; a perceiver has heads of width 32 and needs "
+                "a multiple of it"
+            )

@@ -1,0 +1,136 @@
+"""From equirectangular panoramas to the views that the image encoder sees, and the pose of each view.
+
+Sampling is bilinear at twice the view's resolution or less: a finer panorama is reduced first, with an anti-aliasing
+filter that wraps around, so neither the seam nor fine texture leaves a trace in the views.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import BatchFeature
+from transformers.image_processing_backends import PilBackend
+from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD, SizeDict
+from transformers.processing_utils import ImagesKwargs
+
+from .views import ERP_WINDOW, sample_views
+from .views import view_poses as strategy_poses
+
+ASPECT_TOLERANCE = 0.01
+# Reduced widths are multiples of this, so that a few wrapped columns suffice at the seam.
+WIDTH_STEP = 64
+
+
+def views_of_panorama(panorama: Tensor, poses: Tensor, size: int) -> Tensor:
+    """Return the views `[V, 3, size, size]` (float) of a panorama `[3, H, W]` at poses `[V, 6]`.
+
+    Views of one resolution are sampled together, from a panorama of about twice that resolution.
+    """
+    targets = [_working_size(panorama.shape[-2:], pose, size) for pose in poses]
+    views = torch.empty((len(poses), 3, size, size))
+    for target in dict.fromkeys(targets):
+        members = [index for index, other in enumerate(targets) if other == target]
+        reduced = reduce_panorama(panorama, *target)
+        views[members] = sample_views(reduced[None], poses[members], size)[0]
+    return views
+
+
+def _working_size(shape: torch.Size, pose: Tensor, size: int) -> tuple[int, int]:
+    """Return the height and width of the panorama from which a view is sampled: at most twice the view's resolution."""
+    fov_x, fov_y, kind = (float(value) for value in pose[3:])
+    if kind == ERP_WINDOW:
+        per_radian_x, per_radian_y = size / fov_x, size / fov_y
+    else:
+        per_radian_x, per_radian_y = (size / (2 * math.tan(fov / 2)) for fov in (fov_x, fov_y))
+    height, width = math.ceil(2 * math.pi * per_radian_y), math.ceil(4 * math.pi * per_radian_x)
+    return min(height, shape[0]), min(-(-width // WIDTH_STEP) * WIDTH_STEP, shape[1])
+
+
+def reduce_panorama(panorama: Tensor, height: int, width: int) -> Tensor:
+    """Return a panorama `[3, H, W]` as float `[3, height, width]`, anti-aliased, with exact wrap-around.
+
+    Whole output columns are padded on both sides, as many as make a whole number of source columns. One channel at a
+    time, so that 8192 x 4096 pixels stay far below a gigabyte.
+    """
+    source_height, source_width = panorama.shape[-2:]
+    if (height, width) == (source_height, source_width):
+        return panorama.float()
+    shared = math.gcd(source_width, width)
+    source_pad, pad = source_width // shared, width // shared
+    reduced = []
+    for channel in panorama:
+        wrapped = torch.cat((channel[:, -source_pad:], channel, channel[:, :source_pad]), dim=1)[None, None].float()
+        smaller = F.interpolate(wrapped, size=(height, width + 2 * pad), mode="bilinear", antialias=True)
+        reduced.append(smaller[0, 0, :, pad : pad + width])
+    return torch.stack(reduced)
+
+
+class PanoLlavaImagesKwargs(ImagesKwargs, total=False):
+    """Settings of the image processor beyond the usual ones, in degrees."""
+
+    view_strategy: str
+    fov_deg: float | int
+    stride_deg: float | int
+
+
+class PanoLlavaImageProcessor(PilBackend):
+    """Turn 2:1 panoramas into `pixel_values` `[P, V, 3, S, S]` and `view_poses` `[P, V, 6]` (float32, radians).
+
+    `size` is the view size S; `image_mean` and `image_std` must be those of the image encoder. Images may be PIL, numpy
+    or torch, of different sizes; arrays hold values from 0 to 255 unless `do_rescale=False`.
+    """
+
+    valid_kwargs = PanoLlavaImagesKwargs
+    model_input_names = ["pixel_values", "view_poses"]  # noqa: RUF012
+    size = {"height": 224, "width": 224}  # noqa: RUF012
+    image_mean = IMAGENET_STANDARD_MEAN
+    image_std = IMAGENET_STANDARD_STD
+    do_convert_rgb = True
+    do_rescale = True
+    do_normalize = True
+    view_strategy = "anyres_e2p"
+    fov_deg = 90.0
+    stride_deg = 45.0
+
+    def _preprocess(  # type: ignore[override] # only the settings that matter here, by name
+        self,
+        images: list[np.ndarray],
+        *,
+        size: SizeDict,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: tuple[float, ...],
+        image_std: tuple[float, ...],
+        view_strategy: str,
+        fov_deg: float,
+        stride_deg: float,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        if size.height is None or size.height != size.width:
+            raise ValueError(f"views are square, but size is {size.height} x {size.width}")
+        poses = strategy_poses(view_strategy, fov_deg=fov_deg, stride_deg=stride_deg)
+        panoramas = [_checked_panorama(image, index) for index, image in enumerate(images)]
+        pixels = torch.stack([views_of_panorama(panorama, poses, size.height) for panorama in panoramas])
+        if do_rescale:
+            pixels *= rescale_factor
+        if do_normalize:
+            pixels = (pixels - torch.tensor(image_mean).view(3, 1, 1)) / torch.tensor(image_std).view(3, 1, 1)
+        data = {"pixel_values": pixels, "view_poses": poses.repeat(len(images), 1, 1)}
+        return BatchFeature(data, tensor_type=return_tensors)
+
+
+def _checked_panorama(image: np.ndarray, index: int) -> Tensor:
+    """Return an image `[3, H, W]` as a tensor after checking that it is a panorama in colour."""
+    channels, height, width = image.shape
+    if abs(width / height - 2) > 2 * ASPECT_TOLERANCE:
+        raise ValueError(
+            f"image {index} is {width} x {height} pixels; an equirectangular panorama is twice as wide as high"
+        )
+    if channels not in (1, 3):
+        raise ValueError(f"image {index} has {channels} channels; pass an RGB image")
+    return torch.from_numpy(np.ascontiguousarray(image)).expand(3, height, width)

@@ -1,0 +1,339 @@
+"""PanoLLaVA, a composite model of transformers 5.23.
+
+An image encoder sees the views of a panorama, a resampler turns them into tokens that know their direction, and a
+language model reads them in place of one placeholder per panorama.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import torch_compilable_check
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_panollava import PanoLlavaConfig
+from .resampler import PerceiverBlock, PerceiverTrunk, Resampler, ScaledLinear
+from .views import view_poses as strategy_poses
+from .vision import encode_views, is_frozen
+
+IGNORED = -100
+
+
+@dataclass
+class PanoLlavaModelOutputWithPast(BaseModelOutputWithPast):
+    """Hidden states of the language model, and the visual tokens `[P N, D]` that went into it."""
+
+    image_hidden_states: Tensor | None = None
+
+
+@dataclass
+class PanoLlavaCausalLMOutputWithPast(ModelOutput):
+    """Loss and logits; with labels, the logits are `[K, vocabulary]`, one row per supervised position."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    image_hidden_states: Tensor | None = None
+
+
+class PanoLlavaPreTrainedModel(PreTrainedModel):
+    """What the two model classes share: abilities, and the initialisation of the resampler."""
+
+    config: PanoLlavaConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")  # type: ignore[assignment] # the library itself sets tuples
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, ScaledLinear | PerceiverTrunk):
+            module.reset_parameters()
+        elif isinstance(module, PerceiverBlock):
+            init.ones_(module.locality)
+        else:
+            super()._init_weights(module)
+
+
+class PanoLlavaModel(PanoLlavaPreTrainedModel):
+    """Encoder, resampler and language model without its head.
+
+    `vision_tower` and `language_model` are built from the configuration unless loaded ones are given.
+    """
+
+    def __init__(
+        self,
+        config: PanoLlavaConfig,
+        vision_tower: PreTrainedModel | None = None,
+        language_model: PreTrainedModel | None = None,
+    ):
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config) if vision_tower is None else vision_tower
+        self.resampler = Resampler(config)
+        self.language_model = AutoModel.from_config(config.text_config) if language_model is None else language_model
+        self.post_init()
+
+    def vision_is_frozen(self) -> bool:
+        """Return whether no parameter of the encoder requires a gradient."""
+        return is_frozen(self.vision_tower)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.vision_is_frozen():
+            self.vision_tower.eval()
+        return self
+
+    def encode_views(self, pixel_values: Tensor) -> Tensor:
+        """Return the patch grids `[P, V, h, w, C]` of views `[P, V, 3, S, S]`; a frozen encoder keeps no graph."""
+        return encode_views(self.vision_tower, pixel_values, self.config.vision_feature_layer)
+
+    def trunk_features(self, pixel_values: Tensor) -> Tensor:
+        """Return the resampler's trunk features `[P, V, t, t, C']` of views `[P, V, 3, S, S]`."""
+        return self.resampler.trunk(self.encode_views(pixel_values))
+
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: Tensor, view_poses: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Return the language tokens of panoramas, one `[N, D]` tensor each, as `pooler_output`.
+
+        `pixel_values` is `[P, V, 3, S, S]`; `view_poses` `[P, V, 6]` comes with it from the image processor and is by
+        default that of the configured view strategy. `last_hidden_state` holds the trunk features `[P, V, t, t, C']`.
+
+        Raises:
+            ValueError: poses of another number of panoramas or views than the pixel values.
+        """
+        features = self.trunk_features(pixel_values)
+        if view_poses is None:
+            config = self.config
+            poses = strategy_poses(config.view_strategy, fov_deg=config.fov_deg, stride_deg=config.stride_deg)
+            view_poses = poses.to(pixel_values.device).expand(len(pixel_values), -1, -1)
+        if view_poses.shape[:2] != pixel_values.shape[:2]:
+            raise ValueError(
+                f"pixel_values hold {list(pixel_values.shape[:2])} panoramas and views, "
+                f"view_poses describe {list(view_poses.shape[:2])}"
+            )
+        tokens = self.resampler.project(features, view_poses)
+        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=list(tokens))  # type: ignore[arg-type]
+
+    def get_placeholder_mask(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
+        """Return which positions `[B, S, 1]` take a visual token.
+
+        Raises:
+            ValueError: the number of placeholders differs from the number of visual tokens `[P N, D]`.
+        """
+        mask = input_ids == self.config.image_token_id
+        torch_compilable_check(
+            mask.sum() == image_features.shape[0],
+            lambda: f"the prompts hold {int(mask.sum())} placeholders for {len(image_features)} visual tokens",
+        )
+        return mask[..., None]
+
+    def embed_inputs(self, input_ids: Tensor, image_features: Tensor | None) -> Tensor:
+        """Return input embeddings `[B, S, D]` with visual tokens `[P N, D]` in place of the placeholders.
+
+        The placeholder may lie beyond the vocabulary: it is looked up as token 0 and overwritten.
+        """
+        if image_features is None:
+            if input_ids.shape[1] > 1:  # a single token is a decoding step; checking it would stall the device
+                torch_compilable_check(
+                    (input_ids != self.config.image_token_id).all(),
+                    lambda: "the prompt holds placeholder tokens, but neither pixel_values nor mm_encoder_outputs came",
+                )
+            return self.get_input_embeddings()(input_ids)
+        mask = self.get_placeholder_mask(input_ids, image_features)
+        embeddings = self.get_input_embeddings()(input_ids.masked_fill(mask[..., 0], 0))
+        return embeddings.masked_scatter(mask, image_features.to(embeddings.device, embeddings.dtype))
+
+    def check_length(self, length: int, position_ids: Tensor | None) -> None:
+        """Refuse positions beyond the language model's context.
+
+        A packed row may be longer than the context, as long as the positions within it are not. Tensor values are read
+        only when a row is too long, so that an ordinary step costs no synchronisation.
+
+        Raises:
+            ValueError: with the length and the context.
+        """
+        context = self.config.text_config.max_position_embeddings
+        if length <= context:
+            return
+        needed = length if position_ids is None else int(position_ids.max()) + 1
+        if needed > context:
+            raise ValueError(
+                f"the sequence has {needed} tokens, but the language model's context holds {context}; shorten the "
+                "prompt, lower tokens_per_side or choose a view strategy with fewer views"
+            )
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        view_poses: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Any,
+    ) -> PanoLlavaModelOutputWithPast:
+        """Run the language model over prompts `[B, S]` whose placeholders are filled with visual tokens.
+
+        A 4-D boolean `attention_mask` `[B, 1, S, S]` and `position_ids` reach the language model as they are.
+
+        Raises:
+            ValueError: both or neither of `input_ids` and `inputs_embeds`; pixel values twice, or with embeddings; a
+                wrong number of placeholders; a sequence longer than the context.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        images = (mm_encoder_outputs or {}).get("image")
+        if pixel_values is not None:
+            if images is not None:
+                raise ValueError("give pixel_values or mm_encoder_outputs, not both")
+            images = self.get_image_features(pixel_values, view_poses, return_dict=True)
+        features = None
+        if images is not None:
+            features = torch.cat(images.pooler_output)  # type: ignore[arg-type] # a list, as generation wants it
+        if input_ids is not None:
+            inputs_embeds = self.embed_inputs(input_ids, features)
+        elif features is not None:
+            raise ValueError("panoramas need input_ids: inputs_embeds do not show where the placeholders are")
+        assert inputs_embeds is not None
+        self.check_length(inputs_embeds.shape[1], position_ids)
+        state = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
+        outputs = self.language_model(inputs_embeds=inputs_embeds, **state, **kwargs)
+        return PanoLlavaModelOutputWithPast(**outputs, image_hidden_states=features)
+
+
+class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixin):
+    """PanoLLaVA with its language-model head: what one trains, saves and generates with."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        config: PanoLlavaConfig,
+        vision_model: PreTrainedModel | None = None,
+        language_model: PreTrainedModel | None = None,
+    ):
+        super().__init__(config)
+        decoder = None if language_model is None else language_model.get_decoder()
+        self.model = PanoLlavaModel(config, vision_model, decoder)
+        if language_model is None:
+            self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        else:
+            self.lm_head = language_model.get_output_embeddings()
+        self.post_init()
+
+    @classmethod
+    def from_parts(
+        cls, vision_model: PreTrainedModel, language_model: PreTrainedModel, config: PanoLlavaConfig
+    ) -> Self:
+        """Return a model of two loaded checkpoints and a new resampler; the parts are taken over, not copied.
+
+        `config.vision_config` and `config.text_config` must be the parts' own `config` objects. The resampler takes the
+        language model's dtype, and its tokens start at the size of that model's embeddings.
+
+        Raises:
+            ValueError: a part that does not belong to the configuration, or two dtypes.
+        """
+        if config.vision_config is not vision_model.config or config.text_config is not language_model.config:
+            raise ValueError(
+                "config.vision_config and config.text_config must be the config objects of the two models; got "
+                f"{config.vision_config.model_type} and {config.text_config.model_type} beside models of "
+                f"{vision_model.config.model_type} and {language_model.config.model_type}"
+            )
+        if vision_model.dtype != language_model.dtype:
+            raise ValueError(
+                f"the image encoder is {vision_model.dtype}, the language model {language_model.dtype}; load both alike"
+            )
+        model = cls(config, vision_model, language_model)
+        # Building `config` has cleared the parts' attention; without one they fall back to eager, without causal mask.
+        model.set_attn_implementation(config._attn_implementation)
+        model.model.resampler.to(language_model.device, language_model.dtype)
+        with torch.no_grad():
+            size = model.get_input_embeddings().get_parameter("weight").float().square().mean().sqrt()
+            model.model.resampler.projection.contract.weight *= size / config.text_config.initializer_range
+        model.generation_config = language_model.generation_config
+        config.dtype = language_model.dtype
+        return model
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the language-model head."""
+        return self.lm_head
+
+    def get_image_features(
+        self, pixel_values: Tensor, view_poses: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Return the language tokens of panoramas, see `PanoLlavaModel.get_image_features`."""
+        return self.model.get_image_features(pixel_values, view_poses, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        view_poses: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        shift_labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Any,
+    ) -> PanoLlavaCausalLMOutputWithPast:
+        """Return logits `[B, S, vocabulary]`, or the loss and the logits of the supervised positions only.
+
+        `labels` `[B, S]` are shifted here, `shift_labels` `[B, S]` are already; -100 is ignored. With either, the head
+        runs on the supervised positions alone and `logits` is `[K, vocabulary]`, row by row in their order: the loss is
+        that of the plain model, at a fraction of the memory. `num_items_in_batch` (by keyword) replaces the mean.
+
+        Raises:
+            ValueError: labels together with `logits_to_keep`, and what `PanoLlavaModel.forward` raises.
+        """
+        if labels is not None and shift_labels is None:
+            shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        if shift_labels is not None and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
+            raise ValueError("logits_to_keep cannot go with labels: these choose the positions themselves")
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            view_poses=view_poses,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+        hidden, loss = outputs.last_hidden_state, None
+        if shift_labels is None:
+            logits = self.lm_head(slice_logits_to_keep(hidden, logits_to_keep))
+        else:
+            kept = shift_labels != IGNORED
+            logits, targets = self.lm_head(hidden[kept]), shift_labels[kept]
+            vocabulary = self.config.text_config.vocab_size
+            loss = self.loss_function(logits=logits, labels=None, shift_labels=targets, vocab_size=vocabulary, **kwargs)
+        return PanoLlavaCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+        )

@@ -1,0 +1,96 @@
+"""The processor: panoramas and prompts in, model inputs out; one `<pano>` in a prompt stands for one whole panorama."""
+
+from typing import Any, Self
+
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from .image_processing_panollava import PanoLlavaImageProcessor
+
+PANORAMA_TOKEN = "<pano>"
+
+# Chat templates of language models expect plain strings; this lets any of them take images in a message's content.
+FLATTEN_CONTENT = (
+    "{%- set flat = namespace(messages=[]) -%}"
+    "{%- for message in messages -%}"
+    "{%- set text = namespace(content='') -%}"
+    "{%- if message['content'] is string -%}"
+    "{%- set text.content = message['content'] -%}"
+    "{%- else -%}"
+    "{%- for part in message['content'] -%}"
+    "{%- set piece = '" + PANORAMA_TOKEN + "\n' if part['type'] == 'image' else part['text'] -%}"
+    "{%- set text.content = text.content + piece -%}"
+    "{%- endfor -%}"
+    "{%- endif -%}"
+    "{%- set flat.messages = flat.messages + [{'role': message['role'], 'content': text.content}] -%}"
+    "{%- endfor -%}"
+    "{%- set messages = flat.messages -%}"
+)
+
+
+class PanoLlavaProcessor(ProcessorMixin):
+    """Join the image processor and a tokenizer that knows `<pano>`.
+
+    `tokens_per_side` is the model's: each `<pano>` is expanded to V t t placeholder tokens. A prompt longer than the
+    tokenizer's `model_max_length` is refused. Padding goes to the left, so that all prompts of a batch end together.
+    """
+
+    text_kwargs = {"padding": False, "padding_side": "left"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        image_processor: PanoLlavaImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        tokens_per_side: int,
+        chat_template: str | None = None,
+    ):
+        self.tokens_per_side = tokens_per_side
+        self.image_token = PANORAMA_TOKEN
+        self.image_token_id = tokenizer.convert_tokens_to_ids(PANORAMA_TOKEN)
+        if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
+            raise ValueError(f"the tokenizer has no {PANORAMA_TOKEN}; build the processor with `from_parts`")
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def from_parts(
+        cls,
+        image_processor: PanoLlavaImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        tokens_per_side: int,
+        context_length: int,
+    ) -> Self:
+        """Return a processor on a language model's own tokenizer, which gains `<pano>` and the model's context length.
+
+        The id of `<pano>` may lie beyond the language model's vocabulary; set `image_token_id` of the model's
+        configuration to the processor's. The tokenizer's chat template is taken over and learns to take images; a pad
+        token is set where there is none, to the end of sequence.
+
+        Raises:
+            ValueError: the tokenizer has no chat template.
+        """
+        if tokenizer.chat_template is None:
+            raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has no chat template; set one first")
+        tokenizer.add_tokens([PANORAMA_TOKEN], special_tokens=True)
+        tokenizer.model_max_length = context_length
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return cls(image_processor, tokenizer, tokens_per_side, chat_template=FLATTEN_CONTENT + tokenizer.chat_template)
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
+        """Return the placeholders of one panorama, V t t of them."""
+        return self.image_token * (len(image_inputs["pixel_values"][image_idx]) * self.tokens_per_side**2)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> BatchFeature:
+        """Return the model's inputs for `images` and `text`, see `ProcessorMixin`.
+
+        Raises:
+            ValueError: a prompt longer than the context, or as many `<pano>` as there are not panoramas.
+        """
+        inputs = super().__call__(*args, **kwargs)
+        for index, ids in enumerate(inputs.get("input_ids", [])):
+            if len(ids) > self.tokenizer.model_max_length:
+                raise ValueError(
+                    f"prompt {index} has {len(ids)} tokens, but the language model's context holds "
+                    f"{self.tokenizer.model_max_length}; shorten the prompt or lower tokens_per_side"
+                )
+        return inputs

@@ -1,0 +1,211 @@
+"""Packing many records behind one panorama computes exactly what each record computes alone."""
+
+from collections.abc import Callable
+from itertools import accumulate, pairwise
+from random import Random
+
+import pytest
+import torch
+from torch import Tensor
+
+from panollava import PanoLlavaForConditionalGeneration
+from panollava.vlm.packing import IGNORE, PACKED_ATTENTION, Packed, pack, packed_layout, packed_mask, stack
+
+Make = Callable[..., PanoLlavaForConditionalGeneration]
+Record = tuple[list[int], list[int]]
+PLACEHOLDERS, PAD = 20, 2
+# None: no window; 12: shorter than the panorama, so a record does not even see the whole prefix.
+WINDOWS = [("llama", None), ("mistral", None), ("mistral", 12)]
+
+
+def record(rng: Random, length: int, answers: int) -> Record:
+    """Return a record whose last `answers` tokens are to be learned, and one in its middle."""
+    ids = [rng.randrange(3, 300) for _ in range(length)]
+    labels = [IGNORE] * (length - answers) + ids[length - answers :]
+    labels[length // 2] = ids[length // 2]
+    return ids, labels
+
+
+@pytest.fixture
+def prefix() -> list[int]:
+    return [0, 7, *[300] * PLACEHOLDERS]
+
+
+@pytest.fixture
+def records() -> list[list[Record]]:
+    rng = Random(0)
+    return [
+        [record(rng, length, answers) for length, answers in row]
+        for row in (((9, 3), (17, 5), (40, 8), (16, 1)), ((33, 4), (6, 2)))
+    ]
+
+
+@pytest.fixture
+def views() -> dict[str, Tensor]:
+    poses = torch.zeros(2, 5, 6)
+    poses[..., 0], poses[..., 3:5] = torch.arange(5), 1.5
+    return {"pixel_values": torch.randn(2, 5, 3, 32, 32), "view_poses": poses}
+
+
+def windowed(make_config: Callable, language: str, window: int | None) -> PanoLlavaForConditionalGeneration:
+    config = make_config(language=language)
+    config.text_config.sliding_window = window
+    if window is None and language == "llama":
+        del config.text_config.sliding_window
+    torch.manual_seed(1)
+    model = PanoLlavaForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for name, weight in model.model.language_model.named_parameters():
+            if weight.ndim == 2 and "embed" not in name:
+                weight.mul_(8)  # attention that attends to something
+    return model
+
+
+def inputs(rows: list[Packed], attention: str, window: int | None) -> dict:
+    batch = stack(rows, PAD)
+    segments = batch.pop("segments")
+    if attention == PACKED_ATTENTION:
+        return batch | {"layout": packed_layout(segments)}
+    return batch | {"attention_mask": packed_mask(segments, batch["position_ids"], window)}
+
+
+def gradients(model: PanoLlavaForConditionalGeneration) -> dict[str, Tensor]:
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize(("language", "window"), WINDOWS)
+@pytest.mark.parametrize("attention", ["sdpa", PACKED_ATTENTION])
+def test_packed_rows_have_the_loss_and_gradients_of_separate_records(
+    make_config: Callable, prefix, records, views, attention: str, language: str, window: int | None
+) -> None:
+    model = windowed(make_config, language, window)
+    model.model.language_model.set_attn_implementation("sdpa")
+    total, targets = torch.zeros(()), 0
+    for panorama, row in enumerate(records):
+        for ids, labels in row:
+            alone = {
+                "input_ids": torch.tensor([prefix + ids]),
+                "labels": torch.tensor([[IGNORE] * len(prefix) + labels]),
+            }
+            alone["labels"][0, len(prefix)] = IGNORE  # the first token of a record is nobody's target
+            here = {name: value[panorama : panorama + 1] for name, value in views.items()}
+            count = int((alone["labels"] != IGNORE).sum())
+            total, targets = total + model(**alone, **here).loss * count, targets + count
+    (total / targets).backward()
+    wanted = gradients(model)
+
+    model.model.language_model.set_attn_implementation(attention)
+    batch = inputs([pack(prefix, row) for row in records], attention, window)
+    loss = model(**batch, **views).loss
+    loss.backward()
+    found = gradients(model)
+    assert torch.allclose(loss, total / targets, rtol=1e-5)
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        scale = gradient.abs().max() + 1e-6
+        assert (found[name] - gradient).abs().max() < 2e-4 * scale, name
+    assert max(g.abs().max() for n, g in found.items() if "vision_tower" in n) > 0
+
+
+@pytest.mark.parametrize(("language", "window"), WINDOWS)
+@pytest.mark.parametrize("attention", ["sdpa", PACKED_ATTENTION])
+def test_a_record_does_not_leak_into_the_next(
+    make_config: Callable, prefix, records, views, attention: str, language: str, window: int | None
+) -> None:
+    model = windowed(make_config, language, window)
+    model.model.language_model.set_attn_implementation(attention)
+    (first_ids, first_labels), *rest = records[0]
+    other = [(id_ + 1) % 297 + 3 for id_ in first_ids]
+    logits = []
+    with torch.no_grad():
+        for ids in (first_ids, other):
+            batch = inputs([pack(prefix, [(ids, first_labels), *rest]), pack(prefix, records[1])], attention, window)
+            del batch["labels"]
+            logits.append(model(**batch, **views).logits)
+    start, end = len(prefix), len(prefix) + len(first_ids)
+    changed = (logits[0] - logits[1]).abs()
+    assert changed[0, start:end].max() > 1e-2
+    changed[0, start:end] = 0
+    assert changed.max() < 1e-6
+
+
+@pytest.mark.parametrize("attention", ["sdpa", PACKED_ATTENTION])
+def test_padding_is_finite_and_no_gradient_turns_into_nan(make_model: Make, prefix, records, views, attention) -> None:
+    model = make_model().train()
+    model.model.language_model.set_attn_implementation(attention)
+    rows = [pack(prefix, records[0]), pack(prefix, [records[1][1]])]
+    batch = inputs(rows, attention, None)
+    assert (batch["input_ids"] == PAD).sum() > 60
+    model(**batch, **views).loss.backward()
+    assert all(torch.isfinite(gradient).all() for gradient in gradients(model).values())
+    del batch["labels"]
+    assert torch.isfinite(model(**batch, **views).logits).all()
+
+
+def test_layout_of_the_rows() -> None:
+    packed = pack([5, 6], [([1, 2, 3], [IGNORE, 2, 3]), ([4, 5], [4, 5])])
+    assert packed.ids == [5, 6, 1, 2, 3, 4, 5]
+    assert packed.positions == [0, 1, 2, 3, 4, 2, 3]
+    assert packed.segments == [0, 0, 1, 1, 1, 2, 2]
+    # Only alone would a record's first token follow the prefix.
+    assert packed.labels == [IGNORE, IGNORE, IGNORE, 2, 3, IGNORE, 5]
+    batch = stack([packed, pack([5, 6], [([1], [IGNORE])])], PAD, multiple=4)
+    assert batch["input_ids"].shape == (2, 8)
+    assert batch["segments"][0].tolist() == [0, 0, 1, 1, 1, 2, 2, -1]
+    assert batch["input_ids"][1].tolist() == [5, 6, 1, *[PAD] * 5]
+    assert (batch["labels"][1] == IGNORE).all()
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_mask_is_what_the_words_say(window: int | None) -> None:
+    rng = Random(2)
+    rows = [
+        pack(
+            [0] * rng.randint(1, 5), [([1] * n, [1] * n) for n in (rng.randint(1, 6) for _ in range(rng.randint(1, 4)))]
+        )
+        for _ in range(6)
+    ]
+    batch = stack(rows, PAD, multiple=8)
+    mask = packed_mask(batch["segments"], batch["position_ids"], window)
+    assert mask.dtype == torch.bool
+    assert mask.shape == (6, 1, *batch["segments"].shape[1:] * 2)
+    for row in range(len(rows)):
+        segments, positions = batch["segments"][row].tolist(), batch["position_ids"][row].tolist()
+        for query, own in enumerate(segments):
+            seen = {
+                key
+                for key in range(query + 1)
+                if own >= 0
+                and segments[key] in (0, own)
+                and (window is None or positions[query] - positions[key] < window)
+            }
+            assert set(mask[row, 0, query].nonzero()[:, 0].tolist()) == (seen or {query})
+
+
+def test_layout_names_every_token_of_every_record_once(prefix, records) -> None:
+    batch = stack([pack(prefix, row) for row in records], PAD)
+    layout = packed_layout(batch["segments"])
+    assert layout["prefix"] == len(prefix)
+    found = []
+    for bucket in layout["buckets"]:
+        for tokens, row, length in zip(bucket["tokens"], bucket["rows"], bucket["lengths"], strict=True):
+            own = tokens[:length]
+            assert (own.diff() == 1).all()
+            assert (own // batch["segments"].shape[1] == row).all()
+            assert len(batch["segments"].flatten()[own].unique()) == 1
+            assert length <= len(tokens)
+            found.append((int(own[0]), int(length)))
+    starts = [
+        (row * batch["segments"].shape[1] + start, end - start)
+        for row, own in enumerate(records)
+        for start, end in pairwise(accumulate((len(ids) for ids, _ in own), initial=len(prefix)))
+    ]
+    assert sorted(found) == sorted(starts)
+
+
+def test_prefixes_of_different_lengths_are_refused() -> None:
+    rows = [pack([0] * n, [([1, 1], [1, 1])]) for n in (2, 3)]
+    with pytest.raises(ValueError, match=r"prefixes of \[2, 3\] tokens"):
+        packed_layout(stack(rows, PAD)["segments"])
