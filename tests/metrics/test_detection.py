@@ -1,0 +1,189 @@
+"""Average precision against pycocotools on the same overlaps, hand-computed cases, the seam, and suppression."""
+
+import contextlib
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from panollava.metrics.detection import (
+    Prediction,
+    Reference,
+    average_precision,
+    match_detections,
+    nms,
+    precision_of_images,
+)
+from panollava.metrics.spherical_iou import pairwise_iou
+
+LABELS = ["cube", "ball", "나무"]
+
+
+def random_scene(seed: int, images: int = 12) -> tuple[list[list[Prediction]], list[list[Reference]]]:
+    """Return predictions that are shifted, missing, doubled, mislabelled and tied in score, and their references."""
+    random = np.random.default_rng(seed)
+    predictions: list[list[Prediction]] = []
+    references: list[list[Reference]] = []
+    for _ in range(images):
+        wanted: list[Reference] = []
+        found: list[Prediction] = []
+        for _ in range(random.integers(0, 9)):
+            label = LABELS[random.integers(len(LABELS))]
+            # Crowded, so that one box overlaps several references, and astride the seam.
+            box = [random.uniform(165, 195), random.uniform(50, 70), *random.uniform(20, 40, 2)]
+            wanted.append((label, box))
+            for _ in range(random.integers(0, 3)):
+                said = label if random.random() < 0.8 else LABELS[random.integers(len(LABELS))]
+                shifted = list(np.array(box) + random.normal(0, 3, 4))
+                found.append((said, shifted, round(float(random.random()), 1)))
+        predictions.append(found)
+        references.append(wanted)
+    return predictions, references
+
+
+def coco_result(predictions: list[list[Prediction]], references: list[list[Reference]]) -> dict[str, float]:
+    """Return what pycocotools makes of the same boxes when its overlaps are the spherical ones."""
+    categories = [{"id": number, "name": label} for number, label in enumerate(LABELS, start=1)]
+    annotations = [
+        {"image_id": image, "category_id": LABELS.index(label) + 1, "bbox": list(box), "area": 1.0, "iscrowd": 0}
+        for image, row in enumerate(references)
+        for label, box in row
+    ]
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": image} for image in range(len(references))],
+        "categories": categories,
+        "annotations": [{**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)],
+    }
+
+    class SphericalEval(COCOeval):
+        def computeIoU(self, imgId: int, catId: int) -> object:
+            found, wanted = self._dts[imgId, catId], self._gts[imgId, catId]
+            order = np.argsort([-item["score"] for item in found], kind="mergesort")
+            boxes = [torch.tensor([item["bbox"] for item in items]).reshape(-1, 4) for items in (found, wanted)]
+            return pairwise_iou(*(box.double().deg2rad() for box in boxes)).numpy()[order]
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        found = truth.loadRes(
+            [
+                {"image_id": image, "category_id": LABELS.index(label) + 1, "bbox": list(box), "score": score}
+                for image, row in enumerate(predictions)
+                for label, box, score in row
+            ]
+        )
+        for annotation in found.dataset["annotations"]:
+            annotation["area"] = 1.0  # width times height would sort out the small boxes
+        evaluation = SphericalEval(truth, found, "bbox")
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+
+    def mean(part: np.ndarray) -> float:
+        return float(part[part > -1].mean())
+
+    return {"ap": mean(precision), "ap50": mean(precision[0]), "ap75": mean(precision[5])}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agrees_with_pycocotools_on_the_same_overlaps(seed: int) -> None:
+    predictions, references = random_scene(seed)
+    expected = coco_result(predictions, references)
+    assert 0.05 < expected["ap"] < expected["ap50"] < 1
+    assert average_precision(predictions, references) == pytest.approx(expected, abs=1e-9)
+
+
+def test_perfect_and_hopeless_predictions() -> None:
+    _, references = random_scene(0)
+    perfect = [[(label, box, 0.5) for label, box in row] for row in references]
+    assert average_precision(perfect, references) == pytest.approx({"ap": 1, "ap50": 1, "ap75": 1})
+    nothing: list[list[Prediction]] = [[] for _ in references]
+    assert average_precision(nothing, references) == {"ap": 0, "ap50": 0, "ap75": 0}
+    mislabelled = [[("nobody", box, score) for _, box, score in row] for row in perfect]
+    assert average_precision(mislabelled, references)["ap"] == 0
+
+
+def test_precision_of_a_case_done_by_hand() -> None:
+    box, elsewhere = (0, 0, 20, 20), (90, 0, 20, 20)
+    # Ranked: hit, miss, hit; two of the two references found. Precision 1 up to recall 1/2, then 2/3.
+    predictions = [[("a", box, 0.9), ("a", (0, 60, 20, 20), 0.8), ("a", elsewhere, 0.7)]]
+    expected = (51 * 1 + 50 * 2 / 3) / 101
+    assert average_precision(predictions, [[("a", box), ("a", elsewhere)]])["ap50"] == pytest.approx(expected)
+
+
+def test_a_reference_is_found_once_and_by_the_best_score() -> None:
+    box = (170, 0, 20, 20)
+    twice = [[("a", box, 0.2), ("a", (171, 0, 20, 20), 0.9)]]
+    matches = match_detections(twice, [[("a", box)]], (0.5, 0.95))
+    # The better score takes it at 0.5; at 0.95 it is too far off, and the exact box gets it.
+    assert matches[0].hit.tolist() == [[True, False], [False, True]]
+
+
+def test_an_object_astride_the_seam_is_found_from_either_side() -> None:
+    result = average_precision([[("a", (-179, 5, 20, 20), 1.0)]], [[("a", (179.5, 5, 20, 20))]])
+    assert result["ap75"] == 1
+
+
+def test_thresholds_choose_the_mean_and_leave_ap50_alone() -> None:
+    predictions, references = random_scene(3)
+    usual = average_precision(predictions, references)
+    loose = average_precision(predictions, references, (0.5,))
+    assert loose == pytest.approx({"ap": usual["ap50"], "ap50": usual["ap50"], "ap75": usual["ap75"]})
+
+
+def test_drawing_images_equals_scoring_their_copies() -> None:
+    tied, references = random_scene(4)
+    # Copies keep their order only where no two scores are equal.
+    random = np.random.default_rng(0)
+    predictions = [[(label, box, float(random.random())) for label, box, _ in row] for row in tied]
+    matches = match_detections(predictions, references, (0.5, 0.75))
+    drawn = np.array([3, 3, 1, 7, 7, 7, 0])
+    copies = average_precision([predictions[i] for i in drawn], [references[i] for i in drawn], (0.5, 0.75))
+    assert precision_of_images(matches, drawn).mean() == pytest.approx(copies["ap"], abs=1e-9)
+
+
+def test_images_that_ask_for_nothing_have_no_precision() -> None:
+    matches = match_detections([[], []], [[("a", (0, 0, 9, 9))], []], (0.5, 0.75))
+    assert np.isnan(precision_of_images(matches, np.array([1, 1]))).all()
+    assert precision_of_images(matches, np.array([0, 1])).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        ([[]], [[], []], "1 images have predictions but 2"),
+        ([[], []], [[], []], "none of the 2 images has a reference box"),
+        ([[], [("cube", (0, 0, 200, 9), 1.0)]], [[("a", (0, 0, 9, 9))], []], r"image 1: the predicted box .*'cube'"),
+        ([[]], [[("cube", (0, math.nan, 9, 9))]], r"image 0: the reference box .*'cube'"),
+        ([[("cube", (0, 0, 9, 9), math.nan)]], [[("cube", (0, 0, 9, 9))]], "image 0: 'cube' at .* has the score nan"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_by_name(
+    predictions: list[list[Prediction]], references: list[list[Reference]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        average_precision(predictions, references)
+
+
+def test_suppression_keeps_the_best_of_each_label_across_the_seam_and_the_pole() -> None:
+    centres = [(179, 0), (-179, 0), (-179, 0), (0, 89), (180, 89), (60, 0)]
+    boxes = [(*centre, 20, 20) for centre in centres]
+    labels = ["a", "a", "b", "a", "a", "a"]
+    assert nms(boxes, [0.5, 0.9, 0.1, 0.3, 0.2, 0.4], labels, 0.5) == [1, 5, 3, 2]
+    assert nms(boxes, [0.5, 0.9, 0.1, 0.3, 0.2, 0.4], labels, 0.95) == [1, 0, 5, 3, 4, 2]
+    assert nms([], [], [], 0.5) == []
+
+
+def test_a_suppressed_box_suppresses_nothing() -> None:
+    chain = [(0, 0, 20, 20), (8, 0, 20, 20), (16, 0, 20, 20)]
+    assert nms(chain, [0.9, 0.8, 0.7], ["a", "a", "a"], 0.4) == [0, 2]
+
+
+def test_suppression_needs_one_score_and_label_per_box() -> None:
+    with pytest.raises(ValueError, match="1 boxes, 2 scores and 1 labels"):
+        nms([(0, 0, 9, 9)], [0.1, 0.2], ["a"], 0.5)
