@@ -1,0 +1,90 @@
+"""Check a whole dataset, records and images, before anything is computed from it.
+
+Everything that is wrong is found in one pass, so that one run of `panollava validate` shows all there is to mend.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from panollava.corpus.images import ImageError, check_image
+from panollava.corpus.reading import Place, Problem, RecordErrors, image_file, parse_records, record_file
+from panollava.corpus.records import Record
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """What a dataset holds and what is wrong with it; counts are of the well-formed records."""
+
+    file: Path
+    records: int
+    images: int
+    turns: int
+    tasks: dict[str, int]
+    types: dict[str, int]
+    languages: dict[str, int]
+    problems: list[Problem]
+
+    def __str__(self) -> str:
+        """Return the report as `panollava validate` prints it."""
+        lines = [f"{self.file}: {self.records} records, {self.images} images, {self.turns} turns"]
+        for title, counts in (("tasks", self.tasks), ("types", self.types), ("languages", self.languages)):
+            lines.append(f"{title}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+        lines.append(str(RecordErrors(self.problems)) if self.problems else "no problems")
+        return "\n".join(lines)
+
+
+def check_images(placed: list[tuple[Place, Record]], folder: Path, *, allow_any_aspect: bool) -> list[Problem]:
+    """Return a problem for each image file that cannot be used, at the first record that names it.
+
+    Files that are missing or outside the folder are left to `parse_records`, which reports them.
+    """
+    problems: list[Problem] = []
+    checked: set[Path] = set()
+    for place, record in placed:
+        try:
+            file = image_file(folder, record.image_path)
+        except ValueError:
+            continue
+        if file in checked:
+            continue
+        checked.add(file)
+        try:
+            check_image(file, allow_any_aspect=allow_any_aspect)
+        except ImageError as error:
+            problems.append(Problem(place, "image_path", str(error)))
+    return problems
+
+
+def _inspect(path: Path, *, allow_any_aspect: bool) -> tuple[Path, list[Record], list[Problem]]:
+    file = record_file(path)
+    placed, problems = parse_records(file)
+    problems = problems + check_images(placed, file.parent, allow_any_aspect=allow_any_aspect)
+    return file, [record for _, record in placed], problems
+
+
+def read_dataset(path: Path, *, allow_any_aspect: bool = False) -> list[Record]:
+    """Return the records of a dataset whose images have all been decoded once; raises RecordErrors with every problem.
+
+    `path` is a record file or a folder with one.
+    """
+    _, records, problems = _inspect(path, allow_any_aspect=allow_any_aspect)
+    if problems:
+        raise RecordErrors(problems)
+    return records
+
+
+def validate_dataset(path: Path, *, allow_any_aspect: bool = False) -> ValidationReport:
+    """Return what a dataset holds and every problem in it; raises RecordErrors if there is no record file to read."""
+    file, records, problems = _inspect(path, allow_any_aspect=allow_any_aspect)
+    turns = [turn for record in records for turn in record.conversations]
+    return ValidationReport(
+        file=file,
+        records=len(records),
+        images=len({record.image_id for record in records}),
+        turns=len(turns),
+        tasks=dict(Counter(turn.task for turn in turns).most_common()),
+        types=dict(Counter(turn.type for turn in turns).most_common()),
+        languages=dict(Counter(turn.language for turn in turns).most_common()),
+        problems=problems,
+    )

@@ -1,0 +1,78 @@
+"""The synthetic world as a dataset: panoramas rendered in parallel, each with its objects and its questions.
+
+Index and split alone decide a panorama, so the same seed gives the same rows whatever the number of processes.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from random import Random
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco
+
+from panollava.corpus.questions import ask
+from panollava.corpus.records import Record
+from panollava.corpus.store import PanoramaRow
+from panollava.corpus.wording import LANGUAGES, turn_json
+from panollava.corpus.world.render import render
+from panollava.corpus.world.scenes import Scene, sample_scene
+
+# How many questions of each type a panorama gets; a test panorama gets one of each in every language.
+TRAIN_QUESTIONS = {
+    "existence": 2, "colour": 2, "shape": 2, "count": 2, "direction8": 2, "relation": 2, "look": 2, "nearest": 1,
+    "turn": 1, "pointing": 2, "grounding": 2, "detection": 1, "description": 1, "dialogue": 1,
+}  # fmt: skip
+TEST_QUESTIONS = dict.fromkeys(TRAIN_QUESTIONS, 1)
+
+
+def mask_rle(mask: np.ndarray) -> dict[str, Any]:
+    """Return a boolean mask `[H, W]` as compressed COCO RLE."""
+    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
+
+
+def _objects(scene: Scene, labels: np.ndarray) -> list[dict[str, Any]]:
+    return [
+        {"label": o.label, "box_deg": list(o.box_deg), "mask": mask_rle(labels == number)}
+        for number, o in enumerate(scene.objects)
+    ]
+
+
+def _dialogues(scene: Scene, split: str, rng: Random, korean_share: float) -> list[list[dict[str, Any]]]:
+    dialogues = ask(scene, rng, per_type=TRAIN_QUESTIONS if split == "train" else TEST_QUESTIONS)
+    written = []
+    for questions in dialogues:
+        languages = LANGUAGES if split != "train" else [LANGUAGES[rng.random() < korean_share]]
+        written += [[turn_json(q, language, rng) for q in questions] for language in languages]
+    return written
+
+
+def world_row(index: int, *, seed: int, split: str, height: int, korean_share: float) -> PanoramaRow:
+    """Return panorama number `index` of a split, `height` x 2 `height` pixels, with all its records."""
+    scene = sample_scene(seed, split=split, index=index)
+    image, labels = render(scene, height, 2 * height)
+    name = f"{split}_{index:05d}"
+    rng = Random(f"{seed}/{split}/{index}")
+    shared = {"image_id": name, "image_path": f"{name}.jpg"}
+    records = [
+        Record.model_validate(shared | {"conversations": turns})
+        for turns in _dialogues(scene, split, rng, korean_share)
+    ]
+    # The objects are the panorama's, so they stand once, with its first record.
+    objects = {"objects": _objects(scene, labels), "metadata": {"scene": scene.kind}}
+    first = Record.model_validate(
+        shared | {"conversations": records[0].model_dump(exclude_unset=True)["conversations"]} | objects
+    )
+    return PanoramaRow(name, Image.fromarray(image), [first, *records[1:]])
+
+
+def world_rows(
+    split: str, count: int, *, seed: int, height: int, korean_share: float, workers: int
+) -> Iterator[PanoramaRow]:
+    """Yield `count` panoramas of a split in order, rendered by `workers` processes."""
+    make = partial(world_row, seed=seed, split=split, height=height, korean_share=korean_share)
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(make, range(count), chunksize=8)

@@ -1,0 +1,137 @@
+"""The store: rows come back as they went in, the same rows give the same bytes, a failed write leaves nothing."""
+
+import errno
+import io
+import os
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from panollava.corpus import store
+from panollava.corpus.records import LabelledBox, ObjectAnnotation, Record, Turn
+from panollava.corpus.store import PanoramaRow, encode_image, open_split, panorama_records, write_store
+
+
+def row(number: int) -> PanoramaRow:
+    pixels = np.random.default_rng(number).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    answer = LabelledBox(label="의자", box_deg=(35, -12, 20, 15))
+    turns = [
+        Turn(human="어디?", assistant="[35, -12, 20, 15]", task="grounding", language="ko", answer=answer),
+        Turn(human=f"And {number}?", assistant="Yes."),
+    ]
+    objects = [ObjectAnnotation(label="의자", box_deg=(35, -12, 20, 15))]
+    name = f"pano_{number}"
+    record = Record(image_id=name, image_path=f"{name}.png", conversations=turns, objects=objects)
+    second = record.model_copy(update={"metadata": {"scene": number}})
+    return PanoramaRow(name, Image.fromarray(pixels), [record, second])
+
+
+def rows(count: int) -> Iterator[PanoramaRow]:
+    return (row(number) for number in range(count))
+
+
+def test_rows_come_back(tmp_path: Path) -> None:
+    count = 2 * store.ROWS_PER_BATCH + 3
+    assert write_store(tmp_path, "train", rows(count), jpeg_quality=None) == count
+    dataset = open_split(tmp_path, "train")
+    assert dataset["image_id"] == [f"pano_{number}" for number in range(count)]
+    for number in (0, store.ROWS_PER_BATCH, count - 1):
+        expected = row(number)
+        assert panorama_records(dataset[number]) == expected.records
+        assert np.array_equal(dataset[number]["image"], np.asarray(expected.image))  # PNG loses nothing
+
+
+def test_jpeg_keeps_colour_at_full_resolution() -> None:
+    # Red and blue columns: with 4:2:0 neighbours would share their colour.
+    stripes = Image.fromarray(np.tile(np.array([[255, 0, 0], [0, 0, 255]], dtype=np.uint8), (16, 16, 1)))
+    stripes.info["comment"] = b"not for the store"
+    data = encode_image(stripes, 95)
+    assert b"not for" not in data
+    with Image.open(io.BytesIO(data)) as decoded:
+        assert decoded.format == "JPEG"
+        assert np.abs(np.asarray(decoded, float) - np.asarray(stripes, float)).max() < 40
+
+
+@pytest.mark.parametrize("quality", [None, 90])
+def test_two_runs_give_the_same_bytes(tmp_path: Path, quality: int | None) -> None:
+    for folder in ("a", "b", "b"):
+        write_store(tmp_path / folder, "test", rows(20), jpeg_quality=quality)
+    assert (tmp_path / "a" / "test.arrow").read_bytes() == (tmp_path / "b" / "test.arrow").read_bytes()
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["test.arrow"]
+
+
+def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
+    alive: list[weakref.ref[PanoramaRow]] = []
+    most = 0
+
+    def watched() -> Iterator[PanoramaRow]:
+        nonlocal most
+        for number in range(3 * store.ROWS_PER_BATCH):
+            made = row(number)
+            alive.append(weakref.ref(made))
+            most = max(most, sum(reference() is not None for reference in alive))
+            yield made
+
+    write_store(tmp_path, "train", watched(), jpeg_quality=None)
+    assert most <= 2  # the row in hand and the one that the writer has just finished
+
+
+def test_reading_writes_nothing(tmp_path: Path) -> None:
+    write_store(tmp_path, "train", rows(3), jpeg_quality=90)
+    before = (tmp_path / "train.arrow").stat()
+    dataset = open_split(tmp_path, "train")
+    assert dataset.cache_files == [{"filename": str(tmp_path / "train.arrow")}]  # memory-mapped
+    assert len([example["image"].size for example in dataset]) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["train.arrow"]
+    assert (tmp_path / "train.arrow").stat() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the /dev/full of Linux")
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
+    write_store(tmp_path, "train", rows(2), jpeg_quality=90)
+    before = (tmp_path / "train.arrow").read_bytes()
+    # Every write to /dev/full fails as on a full disk.
+    (tmp_path / f".train.arrow.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="nothing was written") as error:
+        write_store(tmp_path, "train", rows(40), jpeg_quality=90)
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path / "train.arrow"))
+    assert [path.name for path in tmp_path.iterdir()] == ["train.arrow"]
+    assert (tmp_path / "train.arrow").read_bytes() == before
+
+
+def test_an_error_in_the_rows_leaves_the_old_store(tmp_path: Path) -> None:
+    def broken() -> Iterator[PanoramaRow]:
+        yield from rows(20)
+        raise KeyboardInterrupt
+
+    write_store(tmp_path, "train", rows(2), jpeg_quality=90)
+    with pytest.raises(KeyboardInterrupt):
+        write_store(tmp_path, "train", broken(), jpeg_quality=90)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.arrow"]
+    assert len(open_split(tmp_path, "train")) == 2
+
+
+def test_bad_rows_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train.arrow"
+    with pytest.raises(ValueError, match=rf"{path}: image_id 'pano_1' comes twice"):
+        write_store(tmp_path, "train", [row(0), row(1), row(1)], jpeg_quality=90)
+    with pytest.raises(ValueError, match=rf"{path}: no panoramas"):
+        write_store(tmp_path, "train", [], jpeg_quality=90)
+    with pytest.raises(ValueError, match="panorama 'pano_0': record 0 has image_id 'pano_1'"):
+        write_store(tmp_path, "train", [PanoramaRow("pano_0", row(0).image, row(1).records)], jpeg_quality=90)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_or_cut_split_is_named(tmp_path: Path) -> None:
+    write_store(tmp_path, "train", rows(40), jpeg_quality=90)
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'test.arrow'}: no such split; splits in this folder: train"):
+        open_split(tmp_path, "test")
+    data = (tmp_path / "train.arrow").read_bytes()
+    for kept in (0, 10, len(data) // 2):
+        (tmp_path / "test.arrow").write_bytes(data[:kept])
+        with pytest.raises(ValueError, match=rf"{tmp_path / 'test.arrow'}: not a complete Arrow file"):
+            open_split(tmp_path, "test")

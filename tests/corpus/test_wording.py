@@ -1,0 +1,172 @@
+"""Words for questions and answers: complete in both languages, and the Korean particles are right."""
+
+import re
+import string
+from random import Random
+
+import pytest
+
+from panollava.corpus.questions import GENERATORS, Question, ask
+from panollava.corpus.records import Turn
+from panollava.corpus.wording import (
+    DIRECTIONS,
+    LANGUAGES,
+    TEMPLATES,
+    WORDS,
+    Phrase,
+    answer_text,
+    box_text,
+    label,
+    question_text,
+    turn_json,
+)
+from panollava.corpus.world.scenes import COLOURS, SHAPES, sample_scene
+
+PARTICLE = re.compile(r"(?:정육면체|공|원뿔|원기둥|물체)(은|는|이|가|을|를|과|와)(?= )")
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[Question]:
+    per_type = dict.fromkeys((*GENERATORS, "dialogue"), 2)
+    scenes = [sample_scene(4, split="train", index=index) for index in range(120)]
+    return [q for i, scene in enumerate(scenes) for turns in ask(scene, Random(i), per_type=per_type) for q in turns]
+
+
+def key(question: Question) -> str:
+    return f"count_{question.slots['counted'][0]}" if question.type == "count" else question.type
+
+
+class Nth(Random):
+    """Choose the n-th phrasing."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(0)
+        self.number = number
+
+    def choice(self, seq):
+        return seq[self.number]
+
+
+def test_both_languages_have_the_same_words_and_templates() -> None:
+    assert WORDS["en"].keys() == WORDS["ko"].keys() >= {*COLOURS, *SHAPES}
+    assert TEMPLATES["en"].keys() == TEMPLATES["ko"].keys()
+    assert len(set(DIRECTIONS["en"])) == len(set(DIRECTIONS["ko"])) == 8
+    for language in LANGUAGES:
+        assert len(set(WORDS[language].values())) == len(WORDS[language])
+
+
+def test_templates_of_a_type_ask_for_the_same_slots() -> None:
+    for kind in TEMPLATES["en"]:
+        slots = {
+            frozenset(name for _, name, _, _ in string.Formatter().parse(text) if name)
+            for language in LANGUAGES
+            for text in TEMPLATES[language][kind]
+        }
+        assert len(slots) == 1, kind
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_phrasing_of_every_type_is_said(questions: list[Question], language: str) -> None:
+    said = set()
+    for question in questions:
+        for number, template in enumerate(TEMPLATES[language][key(question)]):
+            text = question_text(question, language, Nth(number))
+            assert not re.search(r"[{}:]", text)
+            literal = [part for part, *_ in string.Formatter().parse(template) if part.strip()]
+            assert all(part.strip() in text for part in literal)
+            said.add((key(question), number))
+    assert said == {(kind, n) for kind, texts in TEMPLATES[language].items() for n in range(len(texts))}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_turns_are_valid_records_in_one_language(questions: list[Question], language: str) -> None:
+    for question in questions:
+        turn = Turn.model_validate(turn_json(question, language, Random(0)))
+        assert (turn.task, turn.type, turn.language) == (question.task, question.type, language)
+        assert (turn.answer is None) == (question.task == "description")
+        text = f"{turn.human} {turn.assistant}"
+        if language == "en":
+            assert text.isascii()
+        else:
+            assert not re.search(r"[A-Za-z]", text)
+        if turn.task == "choice":
+            assert turn_json(question, language, Random(0))["answer"] == {"text": turn.assistant}
+
+
+def test_questions_name_what_they_ask_about(questions: list[Question]) -> None:
+    for question in questions:
+        text = question_text(question, "en", Random(1))
+        for name, value in question.slots.items():
+            if name in ("yaw", "pitch"):
+                assert f"{name} {value}" in text
+            elif name == "counted":
+                assert value[1] in text
+            else:
+                assert (value if isinstance(value, str) else " ".join(value)) in text
+
+
+@pytest.mark.parametrize(
+    ("word", "forms"),
+    [
+        ("공", {"은": "공은", "이": "공이", "을": "공을", "과": "공과"}),
+        ("정육면체", {"은": "정육면체는", "이": "정육면체가", "을": "정육면체를", "과": "정육면체와"}),
+        ("원뿔", {"은": "원뿔은", "이": "원뿔이", "을": "원뿔을", "과": "원뿔과"}),
+        ("원기둥", {"은": "원기둥은", "이": "원기둥이", "을": "원기둥을", "과": "원기둥과"}),
+        ("카메라", {"은": "카메라는", "이": "카메라가", "을": "카메라를", "과": "카메라와"}),
+    ],
+)
+def test_particles(word: str, forms: dict[str, str]) -> None:
+    for particle, wanted in forms.items():
+        assert format(Phrase(word), particle) == wanted
+    assert f"{Phrase(word)}" == word
+
+
+def test_korean_questions_have_the_right_particles(questions: list[Question]) -> None:
+    found = set()
+    for question in questions:
+        for number in range(len(TEMPLATES["ko"][key(question)])):
+            text = question_text(question, "ko", Nth(number))
+            for match in PARTICLE.finditer(text):
+                noun, particle = match.group()[: -len(match.group(1))], match.group(1)
+                assert particle in ("은이을과" if noun != "정육면체" and noun != "물체" else "는가를와"), text
+                found.add(particle)
+    assert found == set("은는이가을를과와")
+
+
+def said(kind: str, answer: object, language: str) -> str:
+    return answer_text(Question(kind, "choice", answer), language)
+
+
+def test_answers_in_words() -> None:
+    assert [said("existence", value, "en") for value in (True, False)] == ["yes", "no"]
+    assert [said("existence", value, "ko") for value in (True, False)] == ["예", "아니요"]
+    assert said("count", 0, "ko") == "0"
+    assert said("direction8", 7, "en") == said("turn", 7, "en") == "front left"
+    assert said("dialogue_direction8", 3, "ko") == "오른쪽 뒤"
+    assert said("relation", "left", "ko") == "왼쪽"
+    assert said("dialogue_left", ("white", "ball"), "ko") == said("look", ("white", "ball"), "ko") == "하얀색 공"
+    assert said("pointing", (-12, 5), "en") == "-12, 5"
+    assert said("grounding", [-180, -12, 20, 15], "ko") == box_text([-180, -12, 20, 15]) == "[-180, -12, 20, 15]"
+    objects = [(("red", "cube"), [1, 2, 3, 4]), (("blue", "cone"), [-5, 6, 7, 8])]
+    assert said("detection", objects, "en") == "red cube [1, 2, 3, 4]; blue cone [-5, 6, 7, 8]"
+    assert (
+        said("description", ("plaza", [(("red", "cube"), 2)]), "ko")
+        == "광장에 물체가 1개 있습니다: 오른쪽에 빨간색 정육면체."
+    )
+    two = said("description", ("room", [(("red", "cube"), 2), (("blue", "cone"), 4)]), "en")
+    assert two == "A room with 2 objects: red cube at the right, blue cone at the back."
+
+
+def test_directions_go_clockwise() -> None:
+    for language, (right, left) in {"en": ("right", "left"), "ko": ("오른쪽", "왼쪽")}.items():
+        names = DIRECTIONS[language]
+        assert (names[2], names[6]) == (right, left)
+        assert all(right in names[place] for place in (1, 2, 3))
+        assert all(left in names[place] for place in (5, 6, 7))
+        assert all(names[0] in names[place] for place in (1, 7))
+        assert all(names[4] in names[place] for place in (3, 5))
+
+
+def test_labels() -> None:
+    assert label(("red", "cube"), "en") == "red cube"
+    assert f"{label(('red', 'cube'), 'ko'):이}" == "빨간색 정육면체가"

@@ -1,0 +1,116 @@
+"""The scenes of the synthetic world: reproducible, varied as promised, boxes exact and well apart."""
+
+import math
+from collections import Counter
+
+import pytest
+
+from panollava.corpus.world.boxes import bounding_box
+from panollava.corpus.world.scenes import (
+    ABOVE,
+    CAMERA_HEIGHT,
+    COLOURS,
+    GROUNDS,
+    SHAPES,
+    Scene,
+    SceneObject,
+    background_names,
+    gap_deg,
+    sample_scene,
+)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [sample_scene(3, split="train", index=i) for i in range(1500)]
+
+
+@pytest.fixture(scope="module")
+def objects(scenes: list[Scene]) -> list[SceneObject]:
+    return [item for scene in scenes for item in scene.objects]
+
+
+def test_scene_depends_on_seed_split_and_index_only() -> None:
+    first = sample_scene(0, split="train", index=5)
+    assert sample_scene(0, split="train", index=5) == first
+    assert sample_scene(1, split="train", index=5) != first
+    assert sample_scene(0, split="test", index=5) != first
+    assert sample_scene(0, split="train", index=6) != first
+
+
+def test_counts_and_names_are_even(scenes: list[Scene], objects: list[SceneObject]) -> None:
+    counts = Counter(len(scene.objects) for scene in scenes)
+    assert set(counts) == set(range(2, 9))
+    assert min(counts.values()) > 0.1 * len(scenes)
+    for names, values in ((COLOURS, [o.colour for o in objects]), (SHAPES, [o.shape for o in objects])):
+        found = Counter(values)
+        assert set(found) == set(names)
+        assert all(abs(n * len(names) / len(values) - 1) < 0.1 for n in found.values())
+    repeated = [scene for scene in scenes if len({o.label for o in scene.objects}) < len(scene.objects)]
+    assert 0.1 < len(repeated) / len(scenes) < 0.6
+
+
+def test_shares_of_seam_high_and_grounded_objects(scenes: list[Scene], objects: list[SceneObject]) -> None:
+    def astride(item: SceneObject) -> bool:
+        return 180 - abs(item.yaw_deg) < item.box_deg[2] / 2
+
+    assert sum(map(astride, objects)) >= 0.15 * len(objects)
+    assert sum(sum(map(astride, scene.objects)) == 1 for scene in scenes) > 0.6 * len(scenes)
+    assert sum(o.pitch_deg > 45 for o in objects) > 0.08 * len(objects)
+    assert sum(abs(o.pitch_deg) > 45 for o in objects) >= 0.10 * len(objects)
+    assert sum(o.pitch_deg < -45 for o in objects) > 0.02 * len(objects)
+    below = [o for o in objects if o.pitch_deg < 0]
+    assert 0.4 < sum(o.grounded for o in below) / len(below) < 0.6
+
+
+def test_boxes_have_the_promised_sizes_and_gaps(scenes: list[Scene], objects: list[SceneObject]) -> None:
+    assert all(min(o.box_deg[2:]) >= 8 and max(o.box_deg[2:]) <= 42 for o in objects)
+    assert all(-180 <= o.yaw_deg < 180 and o.box_deg[:2] == (o.yaw_deg, o.pitch_deg) for o in objects)
+    for scene in scenes[:300]:
+        pairs = [(a, b) for i, a in enumerate(scene.objects) for b in scene.objects[:i]]
+        assert all(gap_deg(a, b) >= 3 for a, b in pairs)
+
+
+def test_objects_stand_or_hang_inside_the_world(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        wall = min(scene.half_width, scene.half_depth) if scene.kind == "room" else 19.0
+        for item in scene.objects:
+            base = item.centre[1] - item.height / 2
+            assert base == pytest.approx(-CAMERA_HEIGHT) if item.grounded else base > 0.1 - CAMERA_HEIGHT
+            assert item.distance == pytest.approx(math.hypot(*item.centre))
+            assert math.hypot(item.centre[0], item.centre[2]) + math.sqrt(2) * item.radius < wall
+            if scene.kind == "room":
+                assert item.centre[1] + item.height / 2 < scene.ceiling
+
+
+def test_background_names_describe_the_scene(scenes: list[Scene]) -> None:
+    for scene in scenes[:50]:
+        words = background_names(scene)
+        assert words["ground"] in GROUNDS[scene.kind]
+        assert (words["kind"], words["above"]) == (scene.kind, ABOVE[scene.kind])
+        assert (words["walls"] == "skyline") == (scene.kind == "plaza")
+
+
+def test_box_of_a_cube_looked_at_face_on() -> None:
+    yaw, pitch, width, height = bounding_box("cube", (0.0, 0.0, 3.0), radius=1.0, height=2.0, heading=0.0)
+    # The front face is two metres away and fills the box.
+    assert (yaw, pitch) == pytest.approx((0, 0), abs=1e-9)
+    assert (width, height) == pytest.approx((2 * math.atan(0.5), 2 * math.atan(0.5)))
+
+
+def test_box_of_a_level_cylinder_is_bounded_by_its_tangents() -> None:
+    _, pitch, width, height = bounding_box("cylinder", (2.0, 0.0, 0.0), radius=0.5, height=1.0, heading=0.0)
+    assert pitch == pytest.approx(0, abs=1e-12)
+    assert width == pytest.approx(2 * math.asin(0.25))
+    assert height == pytest.approx(2 * math.atan(0.5 / 1.5))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_object_over_the_camera_is_refused(shape: str) -> None:
+    with pytest.raises(ValueError, match="over the camera"):
+        bounding_box(shape, (0.1, 2.0, 0.1), radius=0.5, height=1.0, heading=0.0)
+
+
+def test_unknown_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="torus"):
+        bounding_box("torus", (0.0, 0.0, 3.0), radius=0.5, height=1.0, heading=0.0)
