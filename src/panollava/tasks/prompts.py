@@ -1,0 +1,70 @@
+"""From records to questions: the messages that ask each turn.
+
+A turn's history is the reference dialogue: earlier answers are the true ones, so no question suffers from an earlier
+mistake, and a turn can be answered without waiting for the one before it.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from panollava.corpus.records import Record, Task, Turn
+
+Message = dict[str, Any]
+
+# The longest answer of each task in tokens; longer ones are cut there. The boxes and the description of a crowded
+# scene set theirs.
+MAX_NEW_TOKENS: dict[Task, int] = {
+    "choice": 16,
+    "direction": 16,
+    "grounding": 32,
+    "detection": 256,
+    "description": 192,
+    "open": 96,
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One turn of one record of one panorama, with the messages that ask it."""
+
+    image_id: str
+    record: int
+    turn: int
+    content: Turn
+    messages: list[Message]
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Return the longest answer of the question's task, in tokens."""
+        return MAX_NEW_TOKENS[self.content.task]
+
+
+def panorama_questions(image_id: str, records: Sequence[Record]) -> list[Question]:
+    """Return every turn of a panorama's records as a question."""
+    questions = []
+    for number, record in enumerate(records):
+        messages: list[Message] = []
+        for turn, content in enumerate(record.conversations):
+            image = [] if turn else [{"type": "image"}]
+            messages = [*messages, {"role": "user", "content": [*image, {"type": "text", "text": content.human}]}]
+            questions.append(Question(image_id, number, turn, content, messages))
+            answer = [{"type": "text", "text": content.assistant}]
+            messages = [*messages, {"role": "assistant", "content": answer}]
+    return questions
+
+
+def derangement(count: int, seed: int) -> list[int]:
+    """Return a random order of `count` >= 2 panoramas that leaves none in its place: a single cycle (Sattolo, 1986).
+
+    Raises:
+        ValueError: fewer than two panoramas, which cannot change places.
+    """
+    if count < 2:
+        raise ValueError(f"{count} panorama cannot be answered with the image of another one; at least 2 are needed")
+    order, generator = list(range(count)), random.Random(seed)
+    for last in range(count - 1, 0, -1):
+        other = generator.randrange(last)
+        order[last], order[other] = order[other], order[last]
+    return order

@@ -1,0 +1,226 @@
+"""From scored predictions to the numbers of metrics/evaluate.json, per language, beside their baselines.
+
+Intervals are 95 % bootstraps over panoramas. A block exists only where questions of its task do, a baseline only where
+its variant was answered; a number that cannot be computed is absent, never NaN.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from panollava.metrics.detection import average_precision, match_detections, precision_of_images
+from panollava.metrics.intervals import Interval, clustered_bootstrap, clustered_macro_mean, clustered_statistic
+from panollava.metrics.text import chrf, normalise_answer
+from panollava.tasks import CLOSED_TYPES
+from panollava.tasks.scoring import Prediction, reference_objects
+
+Block = dict[str, Any]
+BASELINES = ("blind", "shuffled")
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The predictions of one language, and how their intervals are drawn."""
+
+    lines: Sequence[Prediction]
+    resamples: int
+    seed: int
+
+    def of(self, variant: str, task: str) -> list[Prediction]:
+        """Return the predictions of one variant and task."""
+        return [line for line in self.lines if line["variant"] == variant and line["task"] == task]
+
+    @property
+    def draws(self) -> dict[str, int]:
+        """Return how the bootstraps draw."""
+        return {"resamples": self.resamples, "seed": self.seed}
+
+
+def evaluate(predictions: Sequence[Prediction], *, resamples: int, seed: int) -> Block:
+    """Return the scores of each language, English first."""
+    languages = sorted({line["language"] for line in predictions}, key=lambda name: (name != "en", name))
+    scores = {}
+    for language in languages:
+        lines = [line for line in predictions if line["language"] == language]
+        scores[language] = language_scores(Scorer(lines, resamples, seed))
+    return scores
+
+
+def language_scores(scorer: Scorer) -> Block:
+    """Return the blocks of one language, those that do not apply left out."""
+    blocks = {
+        "accuracy": accuracy(scorer),
+        "types": type_accuracies(scorer),
+        "direction": direction(scorer),
+        "grounding": grounding(scorer),
+        "detection": detection(scorer),
+        "description": free_text(scorer, "description"),
+        "open": free_text(scorer, "open"),
+    }
+    return {name: block for name, block in blocks.items() if block}
+
+
+def majority(lines: Sequence[Prediction]) -> float:
+    """Return the share of the most frequent true answer: what one gets by always giving it."""
+    answers = Counter(normalise_answer(line["answer"]["text"]) for line in lines)
+    return answers.most_common(1)[0][1] / len(lines)
+
+
+def by_type(lines: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+    """Return predictions by question type, the closed types first and in their order."""
+    groups: dict[str, list[Prediction]] = {kind: [] for kind in CLOSED_TYPES}
+    for line in lines:
+        groups.setdefault(line["type"], []).append(line)
+    return {kind: group for kind, group in groups.items() if group}
+
+
+def headline_types(lines: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+    """Return the types of the headline accuracy: the closed types, or every type for data that have none of them."""
+    groups = by_type(lines)
+    closed = {kind: group for kind, group in groups.items() if kind in CLOSED_TYPES}
+    return closed or groups
+
+
+def accuracy(scorer: Scorer) -> Block:
+    """Return the mean accuracy over question types, each type counting alike, and the same mean of the baselines."""
+    groups = headline_types(scorer.of("model", "choice"))
+    lines = [line for group in groups.values() for line in group]
+    if not lines:
+        return {}
+    values, kinds, panoramas = zip(*((line["correct"], line["type"], line["image_id"]) for line in lines), strict=True)
+    block = _block("value", lines, clustered_macro_mean(values, kinds, panoramas, **scorer.draws))
+    block["majority"] = float(np.mean([majority(group) for group in groups.values()]))
+    for variant in BASELINES:
+        others = headline_types(scorer.of(variant, "choice"))
+        if others:
+            block[variant] = float(np.mean([_mean(group, "correct") for group in others.values()]))
+    return block
+
+
+def type_accuracies(scorer: Scorer) -> Block:
+    """Return the accuracy of each type of choice question."""
+    others = {variant: by_type(scorer.of(variant, "choice")) for variant in BASELINES}
+    blocks = {}
+    for kind, lines in by_type(scorer.of("model", "choice")).items():
+        block = _block("value", lines, _mean_interval(scorer, lines, "correct"))
+        block["majority"] = majority(lines)
+        block |= {name: _mean(groups[kind], "correct") for name, groups in others.items() if kind in groups}
+        blocks[kind] = block
+    return blocks
+
+
+def direction(scorer: Scorer) -> Block:
+    """Return the median error of directions in degrees, and the share within 15 degrees."""
+    lines = scorer.of("model", "direction")
+    if not lines:
+        return {}
+    errors, panoramas = _column(lines, "error_deg"), [line["image_id"] for line in lines]
+    block = _block("median_deg", lines, clustered_bootstrap(errors, panoramas, "median", **scorer.draws))
+    block |= {"within_15_deg": float((errors <= 15).mean()), "unparsed": _unparsed(lines)}
+    for variant in BASELINES:
+        if others := scorer.of(variant, "direction"):
+            block[f"{variant}_median_deg"] = float(np.median(_column(others, "error_deg")))
+    return block
+
+
+def grounding(scorer: Scorer) -> Block:
+    """Return the share of named objects whose box overlaps the true one by at least half, and the mean IoU."""
+    asked = scorer.of("model", "grounding")
+    lines = _with_half(asked)
+    if not lines:
+        return {}
+    block = _block("iou50", lines, _mean_interval(scorer, lines, "half"))
+    block |= {"mean_iou": _mean(lines, "iou"), "unparsed": _unparsed(lines)}
+    for variant in BASELINES:
+        if others := _with_half(scorer.of(variant, "grounding")):
+            block[variant] = _mean(others, "half")
+    return block | _too_wide(len(asked) - len(lines))
+
+
+def detection(scorer: Scorer) -> Block:
+    """Return the average precision of detections, each box scored by the probability of its whole answer."""
+    lines = scorer.of("model", "detection")
+    found, wanted = _detections(lines)
+    if not any(wanted):
+        return {}
+    matches = match_detections(found, wanted, (0.5,))
+
+    def ap50(items: NDArray[np.int64]) -> float:
+        return float(precision_of_images(matches, items)[0])
+
+    interval = clustered_statistic(ap50, [line["image_id"] for line in lines], **scorer.draws)
+    block: Block = dict(average_precision(found, wanted))
+    block |= {"low": interval.low, "high": interval.high, "n": len(lines)}
+    block["unparsed"] = sum(line["unparsed"] for line in lines)
+    for variant in BASELINES:
+        if others := scorer.of(variant, "detection"):
+            block[f"{variant}_ap50"] = average_precision(*_detections(others), thresholds=(0.5,))["ap50"]
+    return block | _too_wide(sum(len(line["answer"]["objects"]) for line in lines) - sum(map(len, wanted)))
+
+
+def free_text(scorer: Scorer, task: str) -> Block:
+    """Return the chrF of free answers against all references of the same question about the same panorama."""
+    lines = scorer.of("model", task)
+    if not lines:
+        return {}
+    block: Block = {"chrf": _chrf(lines), "n": len(lines)}
+    for variant in BASELINES:
+        if others := scorer.of(variant, task):
+            block[f"{variant}_chrf"] = _chrf(others)
+    return block
+
+
+def _block(name: str, lines: Sequence[Prediction], interval: Interval) -> Block:
+    """Return the beginning of a block: a value under its name, its interval, and the number of questions."""
+    return {name: interval.value, "low": interval.low, "high": interval.high, "n": len(lines)}
+
+
+def _chrf(lines: Sequence[Prediction]) -> float:
+    references: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for line in lines:
+        references[_asked(line)].append(line["reference"])
+    return chrf([line["prediction"] for line in lines], [references[_asked(line)] for line in lines])
+
+
+def _asked(line: Prediction) -> tuple[Any, ...]:
+    """Return what makes two questions one; a later turn depends on its dialogue, so it is a question of its own."""
+    return line["image_id"], line["question"], line["turn"], line["record"] if line["turn"] else None
+
+
+def _detections(lines: Sequence[Prediction]) -> tuple[list[list[tuple]], list[list[tuple]]]:
+    """Return the (label, box, score) and the true (label, box) of each line."""
+    found = [
+        [(normalise_answer(box["label"]), box["box_deg"], line["score"]) for box in line["boxes"]] for line in lines
+    ]
+    return found, [list(reference_objects(line)) for line in lines]
+
+
+def _with_half(lines: Sequence[Prediction]) -> list[Prediction]:
+    """Return the lines that have an IoU, with `half`: whether it reaches a half."""
+    return [line | {"half": line["iou"] >= 0.5} for line in lines if line["iou"] is not None]
+
+
+def _too_wide(count: int) -> Block:
+    """Return the number of true boxes of 180 degrees or more, which have no area; nothing where there are none."""
+    return {"too_wide": count} if count else {}
+
+
+def _column(lines: Sequence[Prediction], key: str) -> NDArray[np.float64]:
+    return np.array([line[key] for line in lines], dtype=np.float64)
+
+
+def _mean(lines: Sequence[Prediction], key: str) -> float:
+    return float(_column(lines, key).mean())
+
+
+def _mean_interval(scorer: Scorer, lines: Sequence[Prediction], key: str) -> Interval:
+    panoramas = [line["image_id"] for line in lines]
+    return clustered_bootstrap(_column(lines, key), panoramas, "mean", **scorer.draws)
+
+
+def _unparsed(lines: Sequence[Prediction]) -> int:
+    return sum(not line["parsed"] for line in lines)

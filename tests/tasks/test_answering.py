@@ -1,0 +1,205 @@
+"""Answers by a shared prefix are the answers that each question gets alone, and their scores are probabilities."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from panollava import PanoLlavaForConditionalGeneration, PanoLlavaProcessor
+from panollava.corpus.records import Record
+from panollava.tasks import answering
+from panollava.tasks.answering import Answer, Prefix, Row, answer_blind, answer_dialogues, batches, compute_prefix
+from panollava.tasks.prompts import Message, panorama_questions
+from panollava.training.data import Collator
+from panollava.vlm.packing import IGNORE
+
+Make = Callable[..., PanoLlavaForConditionalGeneration]
+TEXTS = (
+    ("what?", "is there a red cube", "빨간 공은 어디에 있나요?"),
+    ("where is the blue ball of the left room", "a", "how many?", "what is left of it", "b"),
+    (),
+    ("what is left of the red cube?",),
+)
+BUDGETS = ((5, 9, 5), (5, 5, 9, 5, 9), (), (5,))
+
+
+@pytest.fixture
+def panoramas() -> list[Image.Image]:
+    generator = np.random.default_rng(0)
+    return [Image.fromarray(generator.integers(0, 256, (64, 128, 3), dtype=np.uint8)) for _ in TEXTS]
+
+
+def dialogue(text: str, *, image: bool = True) -> list[Message]:
+    question = [*([{"type": "image"}] if image else []), {"type": "text", "text": text}]
+    if text != "what is left of it":
+        return [{"role": "user", "content": question}]
+    first = [{"role": "user", "content": [*question[:-1], {"type": "text", "text": "is there a cube?"}]}]
+    return [*first, {"role": "assistant", "content": "yes"}, {"role": "user", "content": question[-1:]}]
+
+
+def lively(model: PanoLlavaForConditionalGeneration) -> PanoLlavaForConditionalGeneration:
+    """Return a random model that says different things to different prompts, and may end a sentence."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and "vision_tower" not in name:
+                weight.mul_(10)
+    model.generation_config.eos_token_id = [1, *range(20, 40)]
+    return model
+
+
+def alone(
+    model: PanoLlavaForConditionalGeneration,
+    processor: PanoLlavaProcessor,
+    image: Image.Image | None,
+    text: str,
+    n: int,
+) -> Answer:
+    """Answer one question by plain `generate`, and score it teacher forced."""
+    prompt = processor.apply_chat_template(dialogue(text), tokenize=False, add_generation_prompt=True)
+    prompt = prompt if image is not None else prompt.replace("<pano>", "")
+    images = {} if image is None else {"images": image}
+    inputs = processor(text=prompt, return_tensors="pt", add_special_tokens=False, **images)
+    inputs.pop("token_type_ids", None)
+    ids = model.generate(**inputs, do_sample=False, max_new_tokens=n, pad_token_id=2)
+    length = inputs["input_ids"].shape[1]
+    visual = {name: inputs[name] for name in ("pixel_values", "view_poses") if name in inputs}
+    with torch.no_grad():
+        logits = model(input_ids=ids, **visual).logits[0, length - 1 : -1]
+    score = logits.log_softmax(-1).gather(-1, ids[0, length:, None]).sum().exp()
+    return Answer(processor.decode(ids[0, length:], skip_special_tokens=True).strip(), float(score))
+
+
+def assert_like_alone(
+    model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, panoramas: list[Image.Image]
+) -> None:
+    dialogues = [[dialogue(text) for text in own] for own in TEXTS]
+    answers = answer_dialogues(model, processor, panoramas, dialogues, max_new_tokens=BUDGETS)
+    assert [len(own) for own in answers] == [len(own) for own in TEXTS]
+    for image, own, texts, budgets in zip(panoramas, answers, TEXTS, BUDGETS, strict=True):
+        for answer, text, budget in zip(own, texts, budgets, strict=True):
+            wanted = alone(model, processor, image, text, budget)
+            assert answer.text == wanted.text, text
+            assert answer.score == pytest.approx(wanted.score, rel=1e-3), text
+    said = [answer.text for own in answers for answer in own]
+    assert len(set(said)) > len(said) / 2, "the test model says the same to everything"
+
+
+@pytest.mark.parametrize("language", ["llama", "mistral"])
+def test_a_shared_prefix_changes_no_answer(
+    make_model: Make, processor: PanoLlavaProcessor, panoramas: list[Image.Image], language: str
+) -> None:
+    assert_like_alone(lively(make_model("clip", language)), processor, panoramas)
+
+
+@pytest.mark.parametrize("window", [8, 40, 50])
+def test_a_sliding_window_shorter_than_the_prompt_changes_no_answer(
+    make_model: Make, processor: PanoLlavaProcessor, panoramas: list[Image.Image], window: int
+) -> None:
+    """8 is shorter than the panorama, 40 and 50 lie between the lengths of the prompts."""
+    model = make_model("clip", "mistral")
+    model.config.text_config.sliding_window = window
+    assert_like_alone(lively(model), processor, panoramas)
+
+
+def test_beyond_a_sliding_window_nothing_is_padded(
+    make_model: Make, processor: PanoLlavaProcessor, panoramas: list[Image.Image]
+) -> None:
+    model = make_model("clip", "mistral")
+    rows = [Row(index, 0, [5] * length, 6) for index, length in enumerate((3, 9, 4, 9, 30, 31, 31))]
+    for window, wanted in ((None, [7]), (30, [1, 1, 2, 1, 2]), (40, [4, 1, 2]), (4096, [7])):
+        model.config.text_config.sliding_window = window
+        prefix = compute_prefix(model, processor, panoramas[:1], [3, 4])
+        assert len(prefix.ids) == 22
+        assert [len(batch) for batch in batches(rows, prefix)] == wanted
+
+
+def test_batches_hold_one_longest_answer_and_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering, "TOKENS_PER_BATCH", 100)
+    rows = [Row(index, 0, [5] * (index % 7 + 1), 4 + 4 * (index % 2)) for index in range(60)]
+    found = list(batches(rows, Prefix([1] * 10)))
+    assert sorted(row.index for batch in found for row in batch) == list(range(60))
+    for batch in found:
+        assert len({row.max_new_tokens for row in batch}) == 1
+        assert len(batch) * max(10 + len(row.ids) + row.max_new_tokens for row in batch) <= 100
+    huge = [Row(0, 0, [5] * 500, 4)]
+    assert list(batches(huge, Prefix([]))) == [huge]
+
+
+def test_an_answer_ends_where_the_context_ends(
+    make_model: Make, processor: PanoLlavaProcessor, panoramas: list[Image.Image]
+) -> None:
+    model = make_model()
+    model.generation_config.eos_token_id = None
+    text = "9" * (256 - 20 - len(processor.tokenizer("USER: \n ASSISTANT:")["input_ids"]) - 3)
+    said = answer_dialogues(model, processor, panoramas[:1], [[dialogue(text)]], max_new_tokens=[[9]])[0][0]
+    assert said == answer_dialogues(model, processor, panoramas[:1], [[dialogue(text)]], max_new_tokens=[[3]])[0][0]
+    with pytest.raises(ValueError, match="has 256 tokens"):
+        answer_dialogues(model, processor, panoramas[:1], [[dialogue(text + "999")]], max_new_tokens=[[1]])
+
+
+def test_each_panorama_is_encoded_once(
+    make_model: Make, processor: PanoLlavaProcessor, panoramas: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen = make_model(), []
+    encode = model.model.encode_views
+    monkeypatch.setattr(model.model, "encode_views", lambda pixels: seen.append(len(pixels)) or encode(pixels))
+    dialogues = [[dialogue(text) for text in own] for own in TEXTS]
+    answer_dialogues(model, processor, panoramas, dialogues, max_new_tokens=BUDGETS)
+    assert seen == [len(panoramas)]
+
+
+def test_blind_answers_are_those_of_each_question_alone(make_model: Make, processor: PanoLlavaProcessor) -> None:
+    model = lively(make_model())
+    texts = ["what?", "is there a red cube", "what?", "what is left of it", "what?"]
+    budgets = [6, 6, 6, 9, 3]
+    dialogues = [dialogue(text) for text in texts]
+    for answer, text, budget in zip(
+        answer_blind(model, processor, dialogues, max_new_tokens=budgets), texts, budgets, strict=True
+    ):
+        wanted = alone(model, processor, None, text, budget)
+        assert answer.text == wanted.text
+        assert answer.score == pytest.approx(wanted.score, rel=1e-3)
+
+
+def test_prompts_must_show_one_panorama_after_one_beginning(
+    make_model: Make, processor: PanoLlavaProcessor, panoramas: list[Image.Image]
+) -> None:
+    def answer(*dialogues: list[Message]) -> None:
+        answer_dialogues(
+            make_model(), processor, panoramas[:1], [list(dialogues)], max_new_tokens=[[4] * len(dialogues)]
+        )
+
+    with pytest.raises(ValueError, match="prompt 1 holds 0 panoramas"):
+        answer(dialogue("a"), dialogue("a", image=False))
+    late = [{"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image"}]}]
+    with pytest.raises(ValueError, match="prompts 0 and 1 differ before the panorama"):
+        answer(dialogue("a"), late)
+    with pytest.raises(ValueError, match=r"ends with '9999.*tokens, but the language model's context holds 256"):
+        answer(dialogue("9" * 300))
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_questions_are_asked_in_the_tokens_of_the_training(
+    make_model: Make, processor: PanoLlavaProcessor, monkeypatch: pytest.MonkeyPatch, blind: bool
+) -> None:
+    turns = [{"human": "is it red?", "assistant": "yes"}, {"human": "빨간 공은 어디에?", "assistant": "left"}]
+    record = Record.model_validate({"image_id": "p", "image_path": "a.png", "conversations": turns})
+    trained = Collator(processor, blind=blind).packed([record])
+    asked: list[list[int]] = []
+
+    def remember(model: object, processor: object, prefix: Prefix, rows: list[Row]) -> list[Answer]:
+        asked.extend(prefix.ids + row.ids for row in rows)
+        return [Answer("", 1.0) for _ in rows]
+
+    monkeypatch.setattr(answering, "answer_rows", remember)
+    dialogues = [question.messages for question in panorama_questions("p", [record])]
+    if blind:
+        answer_blind(make_model(), processor, dialogues, max_new_tokens=[4, 4])
+    else:
+        image = Image.fromarray(np.zeros((64, 128, 3), dtype=np.uint8))
+        answer_dialogues(make_model(), processor, [image], [dialogues], max_new_tokens=[[4, 4]])
+    learned = [label != IGNORE for label in trained.labels]
+    starts = [place for place in range(1, len(learned)) if learned[place] and not learned[place - 1]]
+    assert asked == [trained.ids[:start] for start in starts]
