@@ -1,0 +1,183 @@
+"""Assemble the composite model from its parts, and store and load what training adds to them.
+
+A trained folder holds only what was trained: `trained.safetensors` (the encoder's adapted blocks and the resampler),
+the LoRA adapter if there is one, the configuration, the processor, and `parts.json`, which names the two backbones.
+The backbones themselves stay where they are and are checked against their fingerprints on loading.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+
+from panollava.backbones.presets import Backbone, check_unchanged
+from panollava.backbones.tokenizer import chat_template
+from panollava.vlm.configuration_panollava import PanoLlavaConfig
+from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
+from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
+from panollava.vlm.processing_panollava import PanoLlavaProcessor
+
+TRAINED, PARTS = "trained.safetensors", "parts.json"
+ADAPTER = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The two backbones of a model."""
+
+    encoder: Backbone
+    llm: Backbone
+
+
+def write_parts(parts: Parts, folder: Path) -> None:
+    """Write which backbones a trained folder belongs to."""
+    (folder / PARTS).write_text(json.dumps(asdict(parts), indent=2) + "\n", encoding="utf-8")
+
+
+def read_parts(folder: Path) -> Parts:
+    """Return the backbones that a trained folder belongs to.
+
+    Raises:
+        ValueError: the folder holds no trained PanoLLaVA.
+    """
+    path = folder / PARTS
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {PARTS}: it is not a folder that a training stage of PanoLLaVA wrote")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Parts(Backbone(**content["encoder"]), Backbone(**content["llm"]))
+
+
+def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the image half of an encoder checkpoint; full CLIP and SigLIP checkpoints hold a text half as well."""
+    check_unchanged(encoder)
+    config = AutoConfig.from_pretrained(encoder.source, revision=encoder.revision)
+    vision_config = config.vision_config if "vision_config" in config.sub_configs else config
+    return AutoModel.from_pretrained(encoder.source, config=vision_config, revision=encoder.revision, dtype=dtype)
+
+
+def load_llm(llm: Backbone, dtype: torch.dtype) -> PreTrainedModel:
+    """Return a language model."""
+    check_unchanged(llm)
+    return AutoModelForCausalLM.from_pretrained(llm.source, revision=llm.revision, dtype=dtype)
+
+
+def load_tokenizer(llm: Backbone) -> PreTrainedTokenizerBase:
+    """Return a language model's tokenizer with the chat template of its preset."""
+    tokenizer = AutoTokenizer.from_pretrained(llm.source, revision=llm.revision)
+    if llm.chat_template is not None:
+        tokenizer.chat_template = chat_template(llm.chat_template)
+    return tokenizer
+
+
+def load_image_processor(encoder: Backbone, view_size: int, **views: Any) -> PanoLlavaImageProcessor:
+    """Return the image processor for views of an encoder's size, normalised as the encoder was trained."""
+    settings, _ = BaseImageProcessor.get_image_processor_dict(encoder.source, revision=encoder.revision)
+    return PanoLlavaImageProcessor(
+        size={"height": view_size, "width": view_size},
+        image_mean=settings["image_mean"],
+        image_std=settings["image_std"],
+        **views,
+    )
+
+
+def assemble(
+    parts: Parts, *, dtype: torch.dtype, view_strategy: str, fov_deg: float, stride_deg: float, **settings: Any
+) -> tuple[PanoLlavaForConditionalGeneration, PanoLlavaProcessor]:
+    """Return a model with a new resampler between two loaded backbones, and its processor.
+
+    `settings` are the remaining fields of `PanoLlavaConfig`.
+
+    Raises:
+        ValueError: a backbone that is not the one its pointer names; a visual prefix longer than the model's context.
+    """
+    vision, language = load_encoder(parts.encoder, dtype), load_llm(parts.llm, dtype)
+    views: dict[str, Any] = {"view_strategy": view_strategy, "fov_deg": fov_deg, "stride_deg": stride_deg}
+    context = language.config.max_position_embeddings
+    processor = PanoLlavaProcessor.from_parts(
+        load_image_processor(parts.encoder, vision.config.image_size, **views),
+        load_tokenizer(parts.llm),
+        tokens_per_side=settings["tokens_per_side"],
+        context_length=context,
+    )
+    layer = -1 if parts.encoder.feature_layer is None else parts.encoder.feature_layer
+    config = PanoLlavaConfig(
+        vision_config=vision.config,
+        text_config=language.config,
+        image_token_id=int(processor.image_token_id),  # type: ignore[arg-type] # one token has one id
+        vision_feature_layer=layer,
+        **views,
+        **settings,
+    )
+    model = PanoLlavaForConditionalGeneration.from_parts(vision, language, config)
+    return model, processor
+
+
+def trained_state(model: nn.Module, names: set[str]) -> dict[str, Tensor]:
+    """Return the named parameters of a model, contiguous and on the CPU."""
+    state = {name: value for name, value in model.state_dict().items() if name in names}
+    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+
+def write_trained(state: dict[str, Tensor], folder: Path) -> None:
+    """Write trained parameters to a folder, in place of what was there only when complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{TRAINED}.tmp"
+    save_file(state, temporary, metadata={"format": "pt"})
+    temporary.replace(folder / TRAINED)
+
+
+def load_trained(model: nn.Module, folder: Path) -> list[str]:
+    """Load the trained parameters of a folder into a model and return their names.
+
+    Raises:
+        ValueError: a parameter that the model does not have, or has in another shape.
+    """
+    state, own = load_file(folder / TRAINED), model.state_dict()
+    for name, value in state.items():
+        if name not in own or own[name].shape != value.shape:
+            found = "no such parameter" if name not in own else f"shape {list(own[name].shape)}"
+            raise ValueError(
+                f"{folder / TRAINED}: {name} has shape {list(value.shape)}, the model has {found}; "
+                "it was trained with another encoder, language model or resampler"
+            )
+    model.load_state_dict(state, strict=False)
+    return sorted(state)
+
+
+def load_finetuned(
+    folder: Path, *, merge: bool = True, dtype: torch.dtype | None = None
+) -> tuple[PanoLlavaForConditionalGeneration, PanoLlavaProcessor]:
+    """Return the model and processor of a trained folder, in evaluation mode.
+
+    With `merge`, LoRA is merged into the language model's weights; without, the adapters stay injected.
+
+    Raises:
+        ValueError: not a trained folder, or backbones other than those it was trained on.
+    """
+    parts = read_parts(folder)
+    config = PanoLlavaConfig.from_pretrained(folder)
+    fields = ("view_strategy", "fov_deg", "stride_deg", "tokens_per_side", "resampler", "resampler_hidden_size",
+              "resampler_layers", "position_code", "position_frequencies")  # fmt: skip
+    values = config.to_dict()
+    # A configuration read from a file may hold its dtype by name.
+    stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    model, processor = assemble(parts, dtype=dtype or stored, **{f: values[f] for f in fields})
+    load_trained(model, folder)
+    if (folder / ADAPTER).is_file():
+        adapted: Any = PeftModel.from_pretrained(model, folder)
+        model = adapted.merge_and_unload() if merge else adapted.get_base_model()
+    return model.eval(), processor

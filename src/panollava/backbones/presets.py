@@ -1,0 +1,95 @@
+"""From a preset to a backbone on this machine: a pointer that says what was chosen, and whether it is still the same.
+
+A stand-in or a local folder is known by the hash of its files, a hub checkpoint by its commit; its weights stay in the
+Hugging Face cache. The pointer is a small JSON file, so a stage depends on the backbone without copying it.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub.errors import HFValidationError, HTTPError
+
+from panollava.corpus.store import replacing
+
+# What decides the behaviour of a checkpoint; cards and READMEs do not.
+WEIGHT_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.jinja")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A resolved preset: its name, the folder or hub id, its commit or content hash, and how it is to be read."""
+
+    name: str
+    source: str
+    revision: str | None
+    fingerprint: str
+    feature_layer: int | None = None
+    chat_template: str | None = None
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Return the SHA-256 of a checkpoint folder's weights, configuration and tokenizer files, by name and content."""
+    digest = hashlib.sha256()
+    files = sorted({file for pattern in WEIGHT_FILES for file in folder.glob(pattern)} - {folder / "card.json"})
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def resolve(name: str, source: str, *, feature_layer: int | None = None, chat_template: str | None = None) -> Backbone:
+    """Return the backbone of a preset; `source` is a folder, or a hub id if there is no such folder.
+
+    Raises:
+        ValueError: a folder without config.json; a hub id that the hub does not know or that cannot be reached.
+    """
+    folder = Path(source)
+    extras: dict[str, Any] = {"feature_layer": feature_layer, "chat_template": chat_template}
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{name}: the folder {source} has no config.json; it must be a checkpoint's folder")
+        return Backbone(name, source, None, folder_fingerprint(folder), **extras)
+    try:
+        revision = huggingface_hub.model_info(source).sha
+    except (HFValidationError, HTTPError, OSError) as error:
+        raise ValueError(
+            f"{name}: {source!r} is neither a folder nor a checkpoint that the hub gives us ({error}); "
+            "check the preset in params.yaml, the network and your access rights"
+        ) from error
+    return Backbone(name, source, revision, str(revision), **extras)
+
+
+def write_pointer(backbone: Backbone, path: Path) -> None:
+    """Write a pointer file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write((json.dumps(asdict(backbone), indent=2) + "\n").encode())
+
+
+def read_pointer(path: Path) -> Backbone:
+    """Return the backbone of a pointer file."""
+    return Backbone(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def check_unchanged(backbone: Backbone) -> None:
+    """Refuse a local checkpoint that is not the one the pointer was made for.
+
+    Raises:
+        ValueError: the folder is gone, or its content has changed.
+    """
+    if backbone.revision is not None:
+        return
+    folder = Path(backbone.source)
+    if not folder.is_dir():
+        raise ValueError(f"{backbone.name}: the folder {folder} is gone; it held the backbone that was trained on")
+    found = folder_fingerprint(folder)
+    if found != backbone.fingerprint:
+        raise ValueError(
+            f"{backbone.name}: the checkpoint in {folder} has the hash {found[:12]}, but {backbone.fingerprint[:12]} "
+            "was expected: it is another model than the one that was trained on"
+        )

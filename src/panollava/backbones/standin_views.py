@@ -1,0 +1,203 @@
+"""Views with words: what the stand-in encoders learn from. Random views of synthetic panoramas, on any device.
+
+Every view comes with a caption, and every patch with the phrase that names what covers it: "upper left of small red
+cube" or a surface of the background. Captions have a fixed grammar, so they are built as token ids on the device.
+The panoramas are drawn under the split name `views`, which no split of the pipeline uses.
+"""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from panollava.corpus.world.render import render
+from panollava.corpus.world.scenes import COLOURS, SHAPES, background_names, sample_scene
+from panollava.vlm.geometry import directions_to_rays, rays_to_pixels, rotation
+from panollava.vlm.views import ERP_WINDOW, PINHOLE, project, view_rays
+
+SPLIT = "views"
+HEIGHT, WIDTH = 256, 512
+MAX_OBJECTS, SURFACES = 8, 3
+SIZES, SIZE_LIMITS_DEG = ("small", "medium", "large"), (14.0, 24.0)
+ROWS, COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
+PAD, END = 0, 1
+CAPTION_OBJECTS = 4
+OBJECT_COVERAGE = 0.25
+
+
+@dataclass(frozen=True)
+class Panoramas:
+    """Rendered panoramas and their truth: images `[M, 3, H, W]` uint8, labels `[M, H, W]` int8, boxes `[M, 8, 4]` in
+    radians, kinds `[M, 8]` (colour times four plus shape, -1 none), surfaces `[M, 3]` (ids into `surface_words`)."""
+
+    images: Tensor
+    labels: Tensor
+    boxes: Tensor
+    kinds: Tensor
+    surfaces: Tensor
+    surface_words: tuple[str, ...]
+
+    def to(self, device: str) -> "Panoramas":
+        """Return the same panoramas on another device."""
+        images, labels, boxes = self.images.to(device), self.labels.to(device), self.boxes.to(device)
+        return Panoramas(images, labels, boxes, self.kinds.to(device), self.surfaces.to(device), self.surface_words)
+
+
+def _one(index: int, seed: int) -> tuple[np.ndarray, np.ndarray, list, list, list[str]]:
+    scene = sample_scene(seed, split=SPLIT, index=index)
+    image, labels = render(scene, HEIGHT, WIDTH)
+    names = background_names(scene)
+    boxes = [o.box_deg for o in scene.objects]
+    kinds = [COLOURS.index(o.colour) * len(SHAPES) + SHAPES.index(o.shape) for o in scene.objects]
+    return image, labels, boxes, kinds, [names["ground"], names["walls"], names["above"]]
+
+
+def render_panoramas(seed: int, count: int, *, start: int = 0, workers: int = 1) -> Panoramas:
+    """Render `count` panoramas in `workers` processes."""
+    with ProcessPoolExecutor(workers) as pool:
+        made = list(pool.map(partial(_one, seed=seed), range(start, start + count), chunksize=32))
+    words = tuple(sorted({word for row in made for word in row[4]}))
+    boxes, kinds = torch.zeros(count, MAX_OBJECTS, 4), torch.full((count, MAX_OBJECTS), -1)
+    for i, row in enumerate(made):
+        boxes[i, : len(row[2])] = torch.tensor(row[2]).deg2rad()
+        kinds[i, : len(row[3])] = torch.tensor(row[3])
+    return Panoramas(
+        torch.from_numpy(np.stack([row[0] for row in made])).permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(np.stack([row[1] for row in made])),
+        boxes,
+        kinds,
+        torch.tensor([[words.index(w) for w in row[4]] for row in made]),
+        words,
+    )
+
+
+def random_poses(data: Panoramas, which: Tensor, generator: torch.Generator) -> Tensor:
+    """Return poses `[B, 6]` for panoramas `which` `[B]`: one in eight the whole panorama, the rest pinhole views.
+
+    Most pinhole views look roughly towards an object, since views of the background alone teach little; the others look
+    anywhere. Half of them have the 90 degrees of the pipeline's views and no pitch, as those have.
+    """
+    count = len(which)
+    u = torch.rand(count, 6, generator=generator, device=generator.device)
+    boxes = data.boxes[which]
+    present = (data.kinds[which] >= 0).sum(-1)
+    item = boxes[torch.arange(count, device=boxes.device), (u[:, 5] * present).long()]
+    near = u[:, 4] < 0.8
+    yaw = torch.where(near, item[:, 0] + (u[:, 0] - 0.5) * math.radians(80), (u[:, 0] - 0.5) * 2 * math.pi)
+    tilted = torch.where(near, item[:, 1] + (u[:, 1] - 0.5) * math.radians(60), (u[:, 1] - 0.5) * math.radians(80))
+    pitch = torch.where(u[:, 2] < 0.5, 0.0, tilted.clamp(-1.2, 1.2))
+    fov = torch.where(u[:, 2] < 0.5, math.pi / 2, torch.deg2rad(70 + 60 * (u[:, 2] - 0.5)))
+    whole = u[:, 3] < 1 / 8
+    return torch.stack(
+        (
+            yaw,
+            torch.where(whole, 0.0, pitch),
+            torch.zeros_like(yaw),
+            torch.where(whole, 2 * math.pi, fov),
+            torch.where(whole, math.pi, fov),
+            torch.where(whole, ERP_WINDOW, PINHOLE),
+        ),
+        dim=-1,
+    )
+
+
+def cut(data: Panoramas, which: Tensor, poses: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return views `[B, 3, size, size]` in [0, 1] and their labels `[B, size, size]`, one pose for each panorama."""
+    u, v = rays_to_pixels(view_rays(poses, size, size), HEIGHT, WIDTH)
+    u, v = torch.remainder(u, WIDTH), v.clamp(0, HEIGHT - 1)
+    images = data.images[which]
+    padded = torch.cat((images[..., -1:], images, images[..., :1]), dim=-1).float() / 255
+    grid = torch.stack(((2 * (u + 1) + 1) / (WIDTH + 2) - 1, (2 * v + 1) / HEIGHT - 1), dim=-1)
+    views = F.grid_sample(padded, grid, align_corners=False)
+    columns, rows = torch.remainder(u.round().long(), WIDTH), v.round().long().clamp(0, HEIGHT - 1)
+    return views, data.labels[which[:, None, None], rows, columns]
+
+
+class Vocabulary:
+    """The words of captions and phrases, and the phrases as one table of token ids `[R, L]`."""
+
+    def __init__(self, surface_words: Sequence[str]) -> None:
+        surface = sorted({w for words in surface_words for w in words.split()})
+        words = ["<pad>", "<end>", "of", *ROWS, *COLUMNS, *SIZES, *COLOURS, *SHAPES, *surface]
+        self.ids = {word: number for number, word in enumerate(dict.fromkeys(words))}
+        self.object_phrases = [
+            f"{row} {column} of {size} {colour} {shape}"
+            for colour in COLOURS for shape in SHAPES for size in SIZES for row in ROWS for column in COLUMNS
+        ]  # fmt: skip
+        self.phrases = [*self.object_phrases, *surface_words]
+        longest = max(len(p.split()) for p in self.phrases) + 1
+        self.table = torch.tensor([self.encode(p, longest) for p in self.phrases])
+
+    def encode(self, phrase: str, length: int) -> list[int]:
+        """Return the token ids of a phrase, ended and padded to `length`."""
+        ids = [self.ids[w] for w in phrase.split()] + [END]
+        return ids + [PAD] * (length - len(ids))
+
+    def lookup(self, words: Sequence[str], device: torch.device) -> Tensor:
+        """Return the ids of single words as a tensor."""
+        return torch.tensor([self.ids[w] for w in words], device=device)
+
+
+def size_class(boxes: Tensor) -> Tensor:
+    """Return 0 small, 1 medium, 2 large by the longer side of boxes `[..., 4]`."""
+    return torch.bucketize(boxes[..., 2:].amax(-1).rad2deg(), torch.tensor(SIZE_LIMITS_DEG, device=boxes.device))
+
+
+def _thirds(x: Tensor) -> Tensor:
+    return (x > -1 / 3).long() + (x > 1 / 3).long()
+
+
+def patch_phrases(data: Panoramas, which: Tensor, poses: Tensor, labels: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+    """Return the phrase id and whether it names an object, for each patch of views, both `[B, grid, grid]`.
+
+    A patch is an object's where the object covers a quarter of it; the phrase says which part of the object's box the
+    patch centre is in, nine parts, and how large the object is.
+    """
+    count, size = labels.shape[0], labels.shape[1]
+    cell = size // grid
+    # Classes 0..2 are the surfaces (-3, -2, -1), 3.. the objects.
+    cells = labels.long().view(count, grid, cell, grid, cell).transpose(2, 3).flatten(3)
+    cover = torch.stack([(cells == number).float().mean(-1) for number in range(-SURFACES, MAX_OBJECTS)], dim=-1)
+    object_cover, item = cover[..., SURFACES:].max(-1)
+    is_object = object_cover >= OBJECT_COVERAGE
+    rows = torch.arange(count, device=labels.device)[:, None, None]
+    boxes, kinds = data.boxes[which][rows, item], data.kinds[which][rows, item].clamp_min(0)
+    turn = rotation(boxes[..., 0], boxes[..., 1], torch.zeros_like(boxes[..., 0]))
+    x, y, z = torch.einsum("...ij,...i->...j", turn, view_rays(poses, grid, grid)).unbind(-1)
+    column = _thirds(x / z.clamp_min(1e-3) / (boxes[..., 2] / 2).tan().clamp_min(1e-3))
+    row = 2 - _thirds(y / z.clamp_min(1e-3) / (boxes[..., 3] / 2).tan().clamp_min(1e-3))
+    object_phrase = ((kinds * len(SIZES) + size_class(boxes)) * 3 + row) * 3 + column
+    surface = cover[..., :SURFACES].argmax(-1)
+    objects = len(COLOURS) * len(SHAPES) * len(SIZES) * 9
+    # Label -1 is the ground, -2 the walls, -3 what is above: the surfaces of a panorama in the order of its words.
+    surface_phrase = objects + data.surfaces[which][rows, 2 - surface]
+    return torch.where(is_object, object_phrase, surface_phrase), is_object
+
+
+def captions(data: Panoramas, which: Tensor, poses: Tensor, labels: Tensor, words: Vocabulary) -> Tensor:
+    """Return captions `[B, L]`: up to four objects by visible size ("small red cube upper left"), then padding."""
+    device = labels.device
+    count = labels.shape[0]
+    visible = torch.stack([(labels == number).float().mean((1, 2)) for number in range(MAX_OBJECTS)], dim=-1)
+    area, order = visible.topk(CAPTION_OBJECTS, dim=-1)
+    rows = torch.arange(count, device=device)[:, None]
+    boxes, kinds = data.boxes[which][rows, order], data.kinds[which][rows, order].clamp_min(0)
+    x, y, _ = project(directions_to_rays(boxes[..., 0], boxes[..., 1]), poses[:, None])
+    parts = (
+        words.lookup(SIZES, device)[size_class(boxes)],
+        words.lookup(COLOURS, device)[kinds // len(SHAPES)],
+        words.lookup(SHAPES, device)[kinds % len(SHAPES)],
+        words.lookup(ROWS, device)[2 - _thirds(y)],
+        words.lookup(COLUMNS, device)[_thirds(x)],
+    )
+    told = torch.stack(parts, dim=-1) * (area > 0)[..., None]
+    ids = told.flatten(1)
+    length = (area > 0).sum(-1) * len(parts)
+    ids = F.pad(ids, (0, 1))
+    return ids.scatter(1, length[:, None], END)

@@ -1,0 +1,41 @@
+"""Train all stand-in backbones, or some of them: `python -m panollava.backbones.standins --out data/standins`.
+
+The committed ones were made with the defaults; on two CPU cores that takes hours, `--scale` shortens it for trying.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from panollava.backbones.standin_encoders import SEEDS as ENCODERS
+from panollava.backbones.standin_encoders import train_standin_encoder
+from panollava.backbones.standin_llms import SEEDS as LLMS
+from panollava.backbones.standin_llms import train_standin_llm
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description="Train the stand-in encoders and language models.")
+    parser.add_argument("--out", type=Path, default=Path("data/standins"))
+    parser.add_argument("--only", nargs="*", choices=[*ENCODERS, *LLMS], default=[*ENCODERS, *LLMS])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=2, help="processes that render and tell scenes")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of steps")
+    parser.add_argument("--llm-steps", type=int, default=4200)
+    parser.add_argument("--encoder-steps", type=int, default=8000)
+    parser.add_argument("--panoramas", type=int, default=12000)
+    options = parser.parse_args(arguments)
+    for name in options.only:
+        folder = options.out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        common = {"workers": options.workers, "device": options.device}
+        if name in LLMS:
+            train_standin_llm(name, folder, steps=int(options.llm_steps * options.scale), batch=96, **common)
+        else:
+            steps = int(options.encoder_steps * options.scale)
+            train_standin_encoder(name, folder, steps=steps, batch=256, panoramas=options.panoramas, **common)
+
+
+if __name__ == "__main__":
+    main()

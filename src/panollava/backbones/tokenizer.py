@@ -1,0 +1,44 @@
+"""The stand-ins' tokenizer: a byte-level BPE trained on their own text, with single digits as Llama has them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
+# Single digits; words with the space before them; `, -`, ` [-` and ` -` before a digit; other punctuation; space.
+# No piece but white space ends in a space, so a prompt has the same tokens whatever answer follows it.
+PIECES = r"\d| ?\p{L}+|, -?(?=\d)| ?\[-?(?=\d)| ?-(?=\d)| ?[^\s\p{L}\d]+|\s+"
+
+
+def chat_template(family: str) -> str:
+    """Return the chat template of a language-model preset, with `{% generation %}` marks around what is learned."""
+    return (CHAT_TEMPLATES / f"{family}.jinja").read_text(encoding="utf-8")
+
+
+def train_tokenizer(texts: Iterable[str], family: str, *, vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of at most `vocabulary` tokens on `texts` and give it the chat template of `family`."""
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        chat_template=chat_template(family),
+        clean_up_tokenization_spaces=False,
+    )

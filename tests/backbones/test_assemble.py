@@ -1,0 +1,160 @@
+"""Checkpoints as a hub has them, full CLIP and SigLIP models among them, become one model, for every pair."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_backbones import CONTEXT, ENCODERS, LLMS, MEANS, MODEL, write_encoder, write_llm
+from transformers import AutoModel, AutoModelForCausalLM
+
+from panollava.backbones.assemble import (
+    TRAINED,
+    Parts,
+    assemble,
+    load_encoder,
+    load_llm,
+    load_tokenizer,
+    load_trained,
+    read_parts,
+    trained_state,
+    write_parts,
+    write_trained,
+)
+from panollava.backbones.presets import Backbone, resolve
+from panollava.backbones.tokenizer import chat_template
+
+PAIRS = [(encoder, llm) for encoder in ENCODERS for llm in LLMS]
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Backbone]:
+    folder = tmp_path_factory.mktemp("hub")
+    encoders = {name: write_encoder(name, folder / name) for name in ENCODERS}
+    return encoders | {name: write_llm(name, folder / name) for name in LLMS}
+
+
+@pytest.fixture
+def image() -> Image.Image:
+    return Image.radial_gradient("L").resize((128, 64)).convert("RGB")
+
+
+def build(backbones: dict[str, Backbone], encoder: str = "clip", llm: str = "llama", **changes: Any) -> tuple:
+    return assemble(Parts(backbones[encoder], backbones[llm]), dtype=torch.float32, **(MODEL | changes))
+
+
+@pytest.mark.parametrize(("encoder", "llm"), PAIRS)
+def test_every_pair_becomes_a_model_that_answers(
+    backbones: dict[str, Backbone], image: Image.Image, encoder: str, llm: str
+) -> None:
+    model, processor = build(backbones, encoder, llm)
+    chat = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "What is it?"}]}]
+    inputs = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+    assert int((inputs["input_ids"] == model.config.image_token_id).sum()) == 6 * 16
+    asked = processor.decode(inputs["input_ids"][0], skip_special_tokens=False)
+    wanted = chat_template(llm)
+    assert ("USER: " in asked) == ("USER: " in wanted)
+    with torch.no_grad():
+        logits = model.eval()(**inputs).logits
+        answer = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert torch.isfinite(logits).all()
+    assert 1 <= answer.shape[1] - inputs["input_ids"].shape[1] <= 3
+
+
+@pytest.mark.parametrize("llm", LLMS)
+def test_the_language_model_computes_what_it_computed_alone(backbones: dict[str, Backbone], llm: str) -> None:
+    model, _ = build(backbones, "clip", llm)
+    ids = torch.randint(3, 400, (2, 90))
+    with torch.no_grad():
+        wanted = AutoModelForCausalLM.from_pretrained(backbones[llm].source).eval()(ids).logits
+        found = model.eval()(input_ids=ids).logits
+        start = model(input_ids=ids[:, :40]).logits
+    assert torch.allclose(found, wanted, atol=1e-5)
+    assert torch.allclose(found[:, :40], start, atol=1e-5)  # nothing looks ahead
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_encoder_is_the_image_half_with_its_feature_layer(backbones: dict[str, Backbone], encoder: str) -> None:
+    backbone = backbones[encoder]
+    model, processor = build(backbones, encoder)
+    whole = AutoModel.from_pretrained(backbone.source).eval()
+    half = whole if encoder == "dinov2" else whole.vision_model
+    pixels = torch.randn(1, 2, 3, 32, 32)
+    with torch.no_grad():
+        states = half(pixel_values=pixels[0], output_hidden_states=True)
+        hidden = states.hidden_states[-2] if encoder == "clip" else states.last_hidden_state
+        grid = model.eval().model.encode_views(pixels)
+    assert backbone.feature_layer == model.config.vision_feature_layer == (-2 if encoder == "clip" else -1)
+    assert torch.allclose(grid[0].flatten(1, 2), hidden[:, -16:], atol=1e-5)
+    assert not any("text_model" in name for name in model.state_dict())
+    assert list(processor.image_processor.image_mean) == MEANS[encoder]
+    assert processor.image_processor.size["height"] == 32
+
+
+def test_the_tokenizer_takes_the_template_and_the_model_the_context(backbones: dict[str, Backbone]) -> None:
+    assert load_tokenizer(backbones["vicuna"]).chat_template == chat_template("vicuna")
+    _, processor = build(backbones, llm="mistral")
+    assert processor.tokenizer.model_max_length == CONTEXT
+
+
+def test_a_changed_checkpoint_is_refused(backbones: dict[str, Backbone], tmp_path: Path) -> None:
+    encoder, llm = write_encoder("dinov2", tmp_path / "dinov2"), write_llm("mistral", tmp_path / "mistral")
+    write_encoder("dinov2", tmp_path / "dinov2", seed=1)
+    write_llm("mistral", tmp_path / "mistral", seed=1)
+    with pytest.raises(ValueError, match=r"dinov2: the checkpoint in .*dinov2 has the hash"):
+        load_encoder(encoder, torch.float32)
+    with pytest.raises(ValueError, match=r"mistral: the checkpoint in .*mistral has the hash"):
+        load_llm(llm, torch.float32)
+    changed = resolve("dinov2", str(tmp_path / "dinov2"))
+    assert changed.fingerprint != encoder.fingerprint
+
+
+def test_parts_survive_the_round_trip(backbones: dict[str, Backbone], tmp_path: Path) -> None:
+    parts = Parts(backbones["clip"], backbones["vicuna"])
+    write_parts(parts, tmp_path)
+    assert read_parts(tmp_path) == parts
+    with pytest.raises(ValueError, match=r"nowhere has no parts\.json: it is not a folder that a training stage"):
+        read_parts(tmp_path / "nowhere")
+
+
+def test_trained_parameters_survive_the_round_trip(backbones: dict[str, Backbone], tmp_path: Path) -> None:
+    model, _ = build(backbones)
+    names = {name for name in model.state_dict() if "resampler" in name}
+    write_trained(trained_state(model, names), tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [TRAINED]
+    torch.manual_seed(5)
+    other, _ = build(backbones)
+    kept = {name: value.clone() for name, value in other.state_dict().items()}
+    assert load_trained(other, tmp_path / "out") == sorted(names)
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name] if name in names else kept[name]), name
+
+
+@pytest.mark.parametrize("changes", [{"resampler_hidden_size": 64}, {"resampler": "perceiver"}])
+def test_parameters_of_another_model_are_refused(backbones: dict[str, Backbone], tmp_path: Path, changes: dict) -> None:
+    model, _ = build(backbones)
+    names = {name for name in model.state_dict() if "resampler" in name}
+    write_trained(trained_state(model, names), tmp_path)
+    other, _ = build(backbones, **changes)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(ValueError, match=r"safetensors: model\.resampler\..*, the model has .*another encoder"):
+        load_trained(other, tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+
+
+def test_a_name_that_the_model_lacks_is_refused(backbones: dict[str, Backbone], tmp_path: Path) -> None:
+    save_file({"model.resampler.elsewhere": torch.zeros(2)}, tmp_path / TRAINED)
+    model, _ = build(backbones)
+    with pytest.raises(
+        ValueError, match=r"model\.resampler\.elsewhere has shape \[2\], the model has no such parameter"
+    ):
+        load_trained(model, tmp_path)
+
+
+def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
+    write_trained({"a": torch.ones(2)}, tmp_path)
+    with pytest.raises(ValueError):
+        write_trained({"a": "no tensor"}, tmp_path)  # type: ignore[dict-item]
+    assert torch.equal(load_file(tmp_path / TRAINED)["a"], torch.ones(2))

@@ -1,0 +1,94 @@
+"""The text training of the stand-in language models: the packed rows are the template's own, and a tiny run works."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_backbones import tiny_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from panollava.backbones import standin_llms
+from panollava.backbones.assemble import load_llm, load_tokenizer
+from panollava.backbones.presets import resolve
+from panollava.backbones.standin_llms import ToldScenes, answer_logits, pack_told, train_standin_llm
+from panollava.backbones.told import tell
+from panollava.vlm.packing import IGNORE, Packed
+
+FAMILIES = ["llama", "vicuna", "mistral"]
+
+
+def by_dialogue(packed: Packed) -> list[tuple[list[int], list[int]]]:
+    """Return the ids, the scene included, and the labels of each dialogue of a packed row."""
+    found = []
+    for number in range(max(packed.segments) + 1):
+        place = [i for i, segment in enumerate(packed.segments) if segment == number]
+        found.append(([packed.ids[i] for i in place], [packed.labels[i] for i in place]))
+    (scene, unlearned), *dialogues = found
+    assert set(unlearned) == {IGNORE}
+    return [(scene + ids, unlearned + labels) for ids, labels in dialogues]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_scenes_are_the_chat_templates_own(family: str) -> None:
+    tokenizer = tiny_tokenizer(family)
+    turns = set()
+    for index in range(25):
+        told = tell(7, index)
+        packed = by_dialogue(pack_told(told, tokenizer))
+        assert len(packed) == len(told.dialogues)
+        for dialogue, (ids, labels) in zip(told.dialogues, packed, strict=True):
+            chat = []
+            for number, (question, answer) in enumerate(dialogue):
+                asked = f"{told.text}\n{question}" if number == 0 else question
+                chat += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+            wanted = tokenizer.apply_chat_template(chat, return_dict=True, return_assistant_tokens_mask=True)
+            assert ids == wanted["input_ids"]
+            learned = wanted["assistant_masks"]
+            assert labels == [token if own else IGNORE for token, own in zip(ids, learned, strict=True)]
+            turns.add(len(dialogue))
+    assert turns == {1, 3}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = standin_llms.SHAPE | {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    llama = lambda: LlamaForCausalLM(LlamaConfig(**shape))  # noqa: E731
+    mistral = lambda: MistralForCausalLM(MistralConfig(**shape, sliding_window=standin_llms.CONTEXT))  # noqa: E731
+    monkeypatch.setattr(standin_llms, "FAMILIES", {"llama": llama, "vicuna": llama, "mistral": mistral})
+    measure, tell_one = standin_llms.told_accuracy, standin_llms.tell
+    monkeypatch.setattr(standin_llms, "told_accuracy", lambda *args, **kwargs: measure(*args, **kwargs, scenes=2))
+    # The tokenizer is trained on scenes from ten million on; twenty will do.
+    monkeypatch.setattr(standin_llms, "tell", lambda seed, index: tell_one(seed, index % 20))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_writes_a_checkpoint_that_loads(tiny: None, tmp_path: Path, family: str) -> None:
+    if family == "vicuna":
+        pytest.skip("trained exactly as llama; its template is tested above")
+    train_standin_llm(family, tmp_path, steps=2, batch=2, workers=0, device="cpu")
+    card = json.loads((tmp_path / "card.json").read_text("utf-8"))
+    assert 5 < card["final_loss"] < 8  # untrained: the logarithm of the vocabulary
+    assert 0 <= card["held_out_answer_accuracy"] < 0.2
+    assert card["scenes"] == 4
+    backbone = resolve(family, str(tmp_path), chat_template=family)
+    model, tokenizer = load_llm(backbone, torch.float32), load_tokenizer(backbone)
+    assert model.config.model_type == family
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+    assert tokenizer.decode(tokenizer("왼쪽 뒤 [-12, 3, 9, 8]")["input_ids"]) == "왼쪽 뒤 [-12, 3, 9, 8]"
+
+
+def test_only_answers_are_predicted() -> None:
+    tokenizer = tiny_tokenizer("llama")
+    rows = ToldScenes(tokenizer, seed=0, start=3, count=2)
+    batch = rows.collate([rows[0], rows[1]])
+    assert batch["input_ids"].shape[1] % 64 == 0
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=420, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    )
+    logits, targets = answer_logits(model, batch)
+    assert logits.shape == (len(targets), 420)
+    text = tokenizer.decode(targets)
+    answers = [answer for index in (3, 4) for dialogue in tell(0, index).dialogues for _, answer in dialogue]
+    assert text == "".join(f" {answer}</s>" for answer in answers)

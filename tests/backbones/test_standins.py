@@ -1,0 +1,77 @@
+"""The committed stand-ins: small, described, and loaded by the code that loads a hub checkpoint."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from panollava.backbones import standins
+from panollava.backbones.assemble import load_encoder, load_image_processor, load_llm, load_tokenizer
+from panollava.backbones.presets import resolve
+from panollava.params import load_params
+
+PROJECT = Path(__file__).resolve().parents[2]
+PARAMS = load_params(PROJECT / "params.yaml")
+LIMIT = 6 * 2**20
+ENCODERS, LLMS = sorted(standins.ENCODERS), sorted(standins.LLMS)
+
+
+def folder(source: str) -> Path:
+    path = PROJECT / source
+    if not (path / "card.json").is_file():
+        pytest.skip(f"{source} is not trained yet")
+    return path
+
+
+def card(path: Path) -> dict:
+    """Return the card of a stand-in, after the checks that all of them share."""
+    assert sum(file.stat().st_size for file in path.iterdir()) <= LIMIT
+    content = json.loads((path / "card.json").read_text("utf-8"))
+    assert content["name"] == path.name
+    assert {"objective", "seed", "steps", "parameters", "final_loss"} <= set(content)
+    return content
+
+
+def test_the_presets_name_the_standins_that_the_command_trains() -> None:
+    assert sorted(PARAMS.encoders) == ENCODERS
+    assert sorted(PARAMS.llms) == LLMS
+    named = [preset.standin for preset in (*PARAMS.encoders.values(), *PARAMS.llms.values())]
+    assert sorted(named) == sorted(f"data/standins/{name}" for name in [*ENCODERS, *LLMS])
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoders(name: str) -> None:
+    preset = PARAMS.encoders[name]
+    path = folder(preset.standin)
+    content = card(path)
+    assert {"colour", "shape"} <= set(content["linear_probe"])
+    backbone = resolve(name, str(path), feature_layer=preset.feature_layer)
+    encoder = load_encoder(backbone, torch.float32)
+    assert encoder.config.model_type.startswith(name)
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == content["parameters"]
+    size = encoder.config.image_size
+    images = load_image_processor(backbone, size)
+    assert list(images.image_mean) == [0.5] * 3
+    with torch.no_grad():
+        hidden = encoder(pixel_values=torch.zeros(1, 3, size, size)).last_hidden_state
+    assert torch.isfinite(hidden).all()
+
+
+@pytest.mark.parametrize("name", LLMS)
+def test_language_models(name: str) -> None:
+    preset = PARAMS.llms[name]
+    path = folder(preset.standin)
+    content = card(path)
+    assert "held_out_answer_accuracy" in content
+    backbone = resolve(name, str(path), chat_template=preset.chat_template)
+    model, tokenizer = load_llm(backbone, torch.float32), load_tokenizer(backbone)
+    assert model.config.model_type == ("mistral" if name == "mistral" else "llama")
+    assert sum(parameter.numel() for parameter in model.parameters()) == content["parameters"]
+    assert len(tokenizer) <= model.config.vocab_size
+    text = "빨간색 공 [-135, 8, 20, 15]"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    asked = [{"role": "user", "content": "a room: red ball [-90, 3, 20, 20].\nIs there a red ball?"}]
+    ids = torch.tensor([tokenizer.apply_chat_template(asked)["input_ids"]])
+    answer = model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    assert tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True).strip() in ("yes", "no")
