@@ -1,0 +1,141 @@
+"""What a training step sees: draws of panoramas from the store, and batches of them.
+
+A draw is a pure function of its index (which epoch, which panorama, which of its records), so a resumed run continues
+with exactly the batches that an uninterrupted one would have had. Nothing here knows of a stage.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import datasets
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from panollava.corpus.records import Record
+from panollava.corpus.store import panorama_records
+from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
+from panollava.vlm.packing import IGNORE, Packed, pack, packed_layout, stack
+from panollava.vlm.processing_panollava import PANORAMA_TOKEN, PanoLlavaProcessor
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One panorama and the records of it that a step trains on."""
+
+    image: Image.Image
+    records: list[Record]
+
+
+class Draws(Dataset):
+    """Endless draws of panoramas, epoch after epoch in fresh orders, each with at most `records` of its records."""
+
+    def __init__(self, split: datasets.Dataset, *, seed: int, count: int, records: int) -> None:
+        self.split, self.seed, self.count, self.records = split, seed, count, records
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Draw:
+        epoch, place = divmod(index, len(self.split))
+        row = self.split[self._order(epoch)[place]]
+        records = panorama_records(row)
+        chosen = Random(f"{self.seed}/{epoch}/{row['image_id']}").sample(records, min(self.records, len(records)))
+        return Draw(row["image"], chosen)
+
+    def _order(self, epoch: int) -> list[int]:
+        order = list(range(len(self.split)))
+        Random(f"{self.seed}/{epoch}").shuffle(order)
+        return order
+
+
+def messages(record: Record) -> list[dict]:
+    """Return a record's dialogue as chat messages, the panorama before the first question."""
+    chat: list[dict] = []
+    for number, turn in enumerate(record.conversations):
+        panorama = [{"type": "image"}] if number == 0 else []
+        chat.append({"role": "user", "content": [*panorama, {"type": "text", "text": turn.human}]})
+        chat.append({"role": "assistant", "content": [{"type": "text", "text": turn.assistant}]})
+    return chat
+
+
+class Collator:
+    """Make batches of draws: one packed row for each panorama, its records isolated from each other.
+
+    With `blind` the same rows without panorama and placeholder, for the twin that never sees one.
+    """
+
+    def __init__(self, processor: PanoLlavaProcessor, *, blind: bool = False) -> None:
+        self.processor, self.blind = processor, blind
+        views = processor.image_processor(_black(), return_tensors="pt")["pixel_values"].shape[1]
+        self.visual_tokens = 0 if blind else views * processor.tokens_per_side**2
+
+    def __call__(self, draws: Sequence[Draw]) -> dict[str, Any]:
+        """Return `input_ids`, `position_ids`, `labels` `[B, S]`, the packed `layout`, and the views."""
+        rows = [self.packed(draw.records) for draw in draws]
+        batch: dict[str, Any] = dict(stack(rows, self.processor.tokenizer.pad_token_id))
+        batch["layout"] = packed_layout(batch.pop("segments"))
+        if not self.blind:
+            views = self.processor.image_processor([draw.image for draw in draws], return_tensors="pt")
+            batch |= {"pixel_values": views["pixel_values"], "view_poses": views["view_poses"]}
+        return batch
+
+    def packed(self, records: Sequence[Record]) -> Packed:
+        """Pack the records of one panorama behind its placeholders.
+
+        Raises:
+            ValueError: a record that does not fit into the language model's context, with the numbers.
+        """
+        prefix: list[int] | None = None
+        packed = []
+        for record in records:
+            head, ids, labels = self._encode(record)
+            if prefix is not None and head != prefix:
+                raise ValueError(f"{record.image_id}: the chat template does not keep the panorama as a common prefix")
+            prefix = head
+            self._check_length(record, len(head) + len(ids))
+            packed.append((ids, labels))
+        assert prefix is not None
+        return pack(prefix, packed)
+
+    def _encode(self, record: Record) -> tuple[list[int], list[int], list[int]]:
+        """Return the prefix ids with placeholders expanded, the remaining ids of a record, and their labels."""
+        tokenizer, processor = self.processor.tokenizer, self.processor
+        encoded = tokenizer.apply_chat_template(
+            messages(record),
+            chat_template=processor.chat_template,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        ids, learned = encoded["input_ids"], encoded["assistant_masks"]
+        place = ids.index(processor.image_token_id)
+        head = ids[:place] + [processor.image_token_id] * self.visual_tokens
+        rest = range(place + 1, len(ids))
+        return head, [ids[i] for i in rest], [ids[i] if learned[i] else IGNORE for i in rest]
+
+    def _check_length(self, record: Record, length: int) -> None:
+        context = self.processor.tokenizer.model_max_length
+        if length > context:
+            raise ValueError(
+                f"{record.image_id}: a record of {length} tokens ({self.visual_tokens} of them the panorama) does not "
+                f"fit into the language model's context of {context}; shorten {record.conversations[0].human[:60]!r} "
+                f"or lower tokens_per_side ({PANORAMA_TOKEN})"
+            )
+
+
+class ViewCollator:
+    """Make batches of views alone, for the stage that knows no language."""
+
+    def __init__(self, image_processor: PanoLlavaImageProcessor) -> None:
+        self.image_processor = image_processor
+
+    def __call__(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
+        """Return `pixel_values` `[P, V, 3, S, S]` and `view_poses` `[P, V, 6]`."""
+        views = self.image_processor([draw.image for draw in draws], return_tensors="pt")
+        return {"pixel_values": views["pixel_values"], "view_poses": views["view_poses"]}
+
+
+def _black() -> Image.Image:
+    return Image.new("RGB", (64, 32))

@@ -1,0 +1,55 @@
+"""The scratch folder of a training run: where its checkpoints lie until its results are written.
+
+The folder's name is a hash of everything that decides the result, so a killed run finds its own checkpoints again, and
+no other run does. It lies under the project's root, also for experiments that run in a temporary copy of the project.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+
+def content_hash(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of files, and of all files in folders, by relative name and content."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(str(file.relative_to(path)).encode())
+                with file.open("rb") as content:
+                    digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+@contextmanager
+def scratch(stage: str, settings: Any, inputs: Sequence[Path]) -> Iterator[Path]:
+    """Give a stage the folder for its checkpoints, and remove it once the stage has written its results.
+
+    `settings` must be JSON; together with the content of `inputs` it names the folder. DVC sets DVC_ROOT to the
+    project's own root in all its runs.
+
+    Raises:
+        RuntimeError: another process runs the same stage on the same inputs.
+    """
+    key = hashlib.sha256(json.dumps([settings, content_hash(inputs)], sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("DVC_ROOT", ".")) / ".scratch" / stage / key
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RuntimeError(
+            f"another process is running {stage} on the same inputs ({folder}); wait for it, or stop it first"
+        ) from None
+    try:
+        yield folder
+        shutil.rmtree(folder)
+    finally:
+        lock.release()

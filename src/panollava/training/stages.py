@@ -1,0 +1,211 @@
+"""The three training stages and the blind twin: what each builds, trains and writes. Plain values in, folders out.
+
+Every stage writes a folder that the next one reads: `trained.safetensors` with all that has been trained so far (but
+for adapters), `parts.json`, the configuration and the processor.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel, set_seed
+
+from panollava.backbones.assemble import (
+    Parts,
+    assemble,
+    load_encoder,
+    load_image_processor,
+    load_trained,
+    trained_state,
+    write_parts,
+    write_trained,
+)
+from panollava.backbones.presets import Backbone
+from panollava.corpus.store import open_split
+from panollava.training.data import Collator, Draws, ViewCollator
+from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
+from panollava.vlm.configuration_panollava import PanoLlavaConfig
+from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
+from panollava.vlm.packing import PACKED_ATTENTION
+from panollava.vlm.processing_panollava import PanoLlavaProcessor
+from panollava.vlm.resampler import build_trunk
+from panollava.vlm.vision import encode_views
+
+RESAMPLER, LORA = "model.resampler.", ".lora_"
+VIEWS = ("view_strategy", "fov_deg", "stride_deg")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage reports: its logged losses, the trained parameters by group, and how far each group moved."""
+
+    history: list[dict[str, float]]
+    trained: dict[str, int]
+    total: int
+    moved: dict[str, float]
+
+
+class _Half(nn.Module):
+    """The half of the model in front of the language model, under the names that it has in the whole."""
+
+    def __init__(self, encoder: PreTrainedModel, config: PanoLlavaConfig) -> None:
+        super().__init__()
+        self.layer = config.vision_feature_layer
+        self.vision_tower = encoder
+        self.resampler = nn.ModuleDict({"trunk": build_trunk(config)})
+
+    def trunk_features(self, pixel_values: Tensor) -> Tensor:
+        """Return trunk features `[P, V, t, t, C']` of views `[P, V, 3, S, S]`."""
+        return self.resampler["trunk"](encode_views(self.vision_tower, pixel_values, self.layer))
+
+
+class VisionStage(nn.Module):
+    """Encoder and resampler trunk, without any language model."""
+
+    def __init__(self, encoder: PreTrainedModel, config: PanoLlavaConfig) -> None:
+        super().__init__()
+        self.model = _Half(encoder, config)
+
+    def forward(self, pixel_values: Tensor, view_poses: Tensor) -> Tensor:
+        """Return trunk features `[P, V, t, t, C']`."""
+        return self.model.trunk_features(pixel_values)
+
+
+def last_blocks(encoder: PreTrainedModel, count: int, layer: int) -> list[str]:
+    """Return the name parts of the last `count` blocks that hidden state `layer` still depends on.
+
+    Raises:
+        ValueError: the encoder has fewer blocks.
+    """
+    lists = [(name, module) for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)]
+    name, blocks = max(lists, key=lambda item: len(item[1]))
+    used = len(blocks) + layer + 1 if layer < 0 else layer
+    if count > used:
+        raise ValueError(f"encoder_blocks is {count}, but the encoder has {used} blocks up to its feature layer")
+    return [f"model.vision_tower.{name}.{index}." for index in range(used - count, used)]
+
+
+def _snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def _moved(model: nn.Module, before: dict[str, Tensor], parts: dict[str, int]) -> dict[str, float]:
+    """Return by how much each group moved, relative to its norm before (LoRA starts at zero: its norm afterwards)."""
+    moved = {}
+    for part in parts:
+        change = start = 0.0
+        for name, parameter in model.named_parameters():
+            if name in before and part in name:
+                change += float((parameter.detach().cpu() - before[name]).float().square().sum())
+                start += float(before[name].float().square().sum())
+        moved[part] = (change / max(start, 1e-12)) ** 0.5
+    return moved
+
+
+def _fit(model: Any, recipe: Recipe, checkpoints: Path, *, draws: Draws, collator: Any) -> Outcome:
+    counts = set_trainable(model, recipe.learning_rates)
+    print(trainable_table(model, counts), flush=True)
+    before = _snapshot(model)
+    history = PanoTrainer(model, recipe, checkpoints, draws=draws, collator=collator).run()
+    total = sum(p.numel() for p in model.parameters())
+    return Outcome(history, counts, total, _moved(model, before, counts))
+
+
+def _draws(store: Path, recipe: Recipe, records: int) -> Draws:
+    # Each index is one panorama, and every process of a distributed run takes its own.
+    count = recipe.steps * recipe.batch_size * recipe.accumulation * PartialState().num_processes
+    return Draws(open_split(store, "train"), seed=recipe.seed, count=count, records=records)
+
+
+def train_vision(
+    encoder: Backbone, store: Path, out: Path, checkpoints: Path, *, recipe: Recipe, blocks: int, dtype: torch.dtype,
+    settings: dict[str, Any],
+) -> Outcome:  # fmt: skip
+    """Adapt the encoder's last blocks and the resampler's trunk with the overlap loss; no language model is involved.
+
+    With the pairing `none` nothing trains: the trunk is written as it was drawn.
+    """
+    set_seed(recipe.seed)
+    tower = load_encoder(encoder, dtype)
+    layer = -1 if encoder.feature_layer is None else encoder.feature_layer
+    config = PanoLlavaConfig(vision_config=tower.config, vision_feature_layer=layer, **settings)
+    model = VisionStage(tower, config)
+    image_processor = load_image_processor(encoder, tower.config.image_size, **{k: settings[k] for k in VIEWS})
+    parts = last_blocks(tower, blocks, layer)
+    rates = dict.fromkeys(parts, recipe.learning_rates["vision_tower"])
+    rates[f"{RESAMPLER}trunk."] = recipe.learning_rates["resampler"]
+    recipe = replace(recipe, learning_rates=rates)
+    if recipe.overlap is not None and recipe.overlap[1] == "none":
+        counts = set_trainable(model, rates)
+        outcome = Outcome([], counts, sum(p.numel() for p in model.parameters()), dict.fromkeys(counts, 0.0))
+    else:
+        collator = ViewCollator(image_processor)
+        outcome = _fit(model, recipe, checkpoints, draws=_draws(store, recipe, 0), collator=collator)
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    write_trained(trained_state(model, names), out)
+    return outcome
+
+
+def _write(
+    model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, parts: Parts, names: set[str], out: Path
+) -> None:
+    write_trained(trained_state(model, names), out)
+    write_parts(parts, out)
+    model.config.save_pretrained(out)
+    processor.save_pretrained(out)
+
+
+def _assembled(
+    parts: Parts, previous: Path, recipe: Recipe, dtype: torch.dtype, settings: dict[str, Any]
+) -> tuple[PanoLlavaForConditionalGeneration, PanoLlavaProcessor, set[str]]:
+    """Return model and processor with what the previous stage trained, and the names of all trained parameters."""
+    set_seed(recipe.seed)
+    model, processor = assemble(parts, dtype=dtype, **settings)
+    model.model.language_model.set_attn_implementation(PACKED_ATTENTION)
+    names = set(load_trained(model, previous))
+    return model, processor, names | {n for n, _ in model.named_parameters() if n.startswith(RESAMPLER)}
+
+
+def train_resampler(
+    parts: Parts, store: Path, previous: Path, out: Path, checkpoints: Path, *, recipe: Recipe, records: int,
+    dtype: torch.dtype, settings: dict[str, Any],
+) -> Outcome:  # fmt: skip
+    """Align the resampler with the frozen language model; its projection is born here."""
+    model, processor, names = _assembled(parts, previous, recipe, dtype, settings)
+    recipe = replace(recipe, learning_rates={RESAMPLER: recipe.learning_rates["resampler"]})
+    collator = Collator(processor)
+    outcome = _fit(model, recipe, checkpoints, draws=_draws(store, recipe, records), collator=collator)
+    _write(model, processor, parts, names, out)
+    return outcome
+
+
+def finetune_lora(
+    parts: Parts, store: Path, previous: Path, out: Path, checkpoints: Path, *, recipe: Recipe, records: int,
+    lora: dict[str, Any], save_lora_only: bool, dtype: torch.dtype, settings: dict[str, Any], blind: bool = False,
+) -> Outcome:  # fmt: skip
+    """Train LoRA adapters and the resampler; the blind twin takes the same steps without panorama and resampler."""
+    model, processor, names = _assembled(parts, previous, recipe, dtype, settings)
+    adapted: Any = get_peft_model(model, lora_config(**lora))
+    rates = {RESAMPLER: recipe.learning_rates["resampler"], LORA: recipe.learning_rates["lora"]}
+    if blind:
+        del rates[RESAMPLER]
+    recipe = replace(recipe, learning_rates=rates)
+    collator = Collator(processor, blind=blind)
+    outcome = _fit(adapted, recipe, checkpoints, draws=_draws(store, recipe, records), collator=collator)
+    _write(model, processor, parts, names, out)
+    adapted.save_pretrained(str(out))
+    if not save_lora_only:
+        merged = adapted.merge_and_unload()
+        merged.save_pretrained(out / "merged")
+        processor.save_pretrained(out / "merged")
+    return outcome
+
+
+def lora_config(*, rank: int, alpha: int, dropout: float, targets: list[str]) -> LoraConfig:
+    """Return PEFT's configuration; the pattern is anchored, for encoders name their projections alike."""
+    pattern = rf"model\.language_model\..*\.({'|'.join(targets)})"
+    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern, bias="none")

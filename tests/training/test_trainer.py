@@ -1,0 +1,193 @@
+"""The trainer on a toy module: what trains, how fast, what a checkpoint holds, and which checkpoint counts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from panollava.training.trainer import (
+    COMPLETE,
+    WEIGHTS,
+    PanoTrainer,
+    Recipe,
+    last_checkpoint,
+    set_trainable,
+    trainable_table,
+)
+
+
+class Toy(nn.Module):
+    """Two linear layers behind names like the model's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower, self.resampler, self.frozen = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor, labels: Tensor, **kwargs: Tensor) -> dict[str, Tensor]:
+        """Return the mean squared error, normalised over the accumulated batch."""
+        out = self.frozen(self.resampler(self.tower(x)).tanh())[:, 0]
+        items = kwargs.get("num_items_in_batch", torch.tensor(len(x)))
+        return {"loss": (out - labels).square().sum() / items}
+
+
+class Rows(Dataset):
+    """Rows that depend on their index alone."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.randn(5, generator=torch.Generator().manual_seed(index))
+
+
+def collate(rows: list[Tensor]) -> dict[str, Tensor]:
+    batch = torch.stack(rows)
+    return {"x": batch[:, :4], "labels": batch[:, 4]}
+
+
+def recipe(**changes) -> Recipe:
+    values = {
+        "learning_rates": {"tower.": 1e-3, "resampler.": 1e-1},
+        "steps": 6,
+        "batch_size": 4,
+        "accumulation": 1,
+        "warmup": 0.0,
+        "save_steps": 2,
+        "seed": 0,
+        "bf16": False,
+    }
+    return Recipe(**(values | changes))
+
+
+def trainer(folder: Path, **changes) -> PanoTrainer:
+    torch.manual_seed(0)
+    model, settings = Toy(), recipe(**changes)
+    set_trainable(model, settings.learning_rates)
+    return PanoTrainer(model, settings, folder, draws=Rows(), collator=collate)
+
+
+def weights(run: PanoTrainer) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in run.model.state_dict().items()}
+
+
+def test_exactly_the_named_parts_require_gradients() -> None:
+    model = Toy()
+    assert set_trainable(model, ["resampler."]) == {"resampler.": 20}
+    wanting = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert wanting == {"resampler.weight", "resampler.bias"}
+    with pytest.raises(ValueError, match="no parameter of the model has 'lora_' in its name"):
+        set_trainable(model, ["resampler.", "lora_"])
+
+
+def test_the_table_says_what_trains() -> None:
+    model = Toy()
+    table = trainable_table(model, set_trainable(model, ["resampler."]))
+    assert "20  resampler." in table
+    assert "25  everything else" in table
+    assert "44.44 % of 45 parameters train" in table
+
+
+def test_each_group_has_its_learning_rate_and_all_follow_the_schedule(tmp_path: Path) -> None:
+    run = trainer(tmp_path, warmup=0.5, steps=4)
+    groups = {len(group["params"]): group["lr"] for group in run.create_optimizer().param_groups if group["params"]}
+    assert groups == {2: 1e-1}  # both groups hold two parameters; the later one is the resampler's
+    by_parameter = {
+        id(parameter): group["lr"] for group in run.create_optimizer().param_groups for parameter in group["params"]
+    }
+    wanted = {"tower.weight": 1e-3, "tower.bias": 1e-3, "resampler.weight": 1e-1, "resampler.bias": 1e-1}
+    found = {name: by_parameter[id(p)] for name, p in run.model.named_parameters() if id(p) in by_parameter}
+    assert found == wanted
+    run.run()
+    assert run.lr_scheduler.base_lrs == [1e-3, 1e-1]
+
+
+def test_only_the_named_parts_move(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    before = weights(run)
+    losses = run.run()
+    assert len(losses) == 6
+    for name, value in weights(run).items():
+        assert torch.equal(value, before[name]) == name.startswith("frozen"), name
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
+    large = trainer(tmp_path / "large", batch_size=4, accumulation=1)
+    small = trainer(tmp_path / "small", batch_size=2, accumulation=2)
+    histories = [run.run() for run in (large, small)]
+    for one, other in zip(*histories, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+    for name, value in weights(large).items():
+        assert torch.allclose(value, weights(small)[name], atol=1e-5), name
+
+
+def test_a_checkpoint_holds_the_trained_parameters_alone(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.run()
+    saved = load_file(tmp_path / "checkpoint-6" / WEIGHTS)
+    assert set(saved) == {"tower.weight", "tower.bias", "resampler.weight", "resampler.bias"}
+    assert all(torch.equal(value, run.model.state_dict()[name]) for name, value in saved.items())
+    assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+
+
+def test_an_interrupted_run_continues_to_the_same_weights(tmp_path: Path) -> None:
+    whole = trainer(tmp_path / "whole")
+    whole.run()
+
+    class Stop(Exception):
+        pass
+
+    def stop_after(rows: list[Tensor]) -> dict[str, Tensor]:
+        if len(seen) == 4:
+            raise Stop
+        seen.append(rows)
+        return collate(rows)
+
+    seen: list[list[Tensor]] = []
+    run = trainer(tmp_path / "cut")
+    run.data_collator = stop_after
+    with pytest.raises(Stop):
+        run.run()
+    # What a kill in the middle of writing leaves: a later checkpoint without the file that is written last.
+    torn = tmp_path / "cut" / "checkpoint-5"
+    torn.mkdir()
+    (torn / WEIGHTS).write_bytes(b"cut off")
+    again = trainer(tmp_path / "cut")
+    again.run()
+    assert not torn.exists()
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(again)[name]), name
+
+
+def checkpoint(folder: Path, number: int, state: str | None) -> Path:
+    path = folder / f"checkpoint-{number}"
+    (path / "inner").mkdir(parents=True)
+    (path / "inner" / "file").write_text("x")
+    if state is not None:
+        (path / COMPLETE).write_text(state)
+    return path
+
+
+def test_a_cut_off_checkpoint_is_ignored_and_removed(tmp_path: Path) -> None:
+    whole = checkpoint(tmp_path, 8, "{}")
+    checkpoint(tmp_path, 10, '{"global_step": 1')
+    checkpoint(tmp_path, 12, None)
+    assert last_checkpoint(tmp_path) == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-8"]
+
+
+def test_without_checkpoints_there_is_none(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path) is None
+    assert last_checkpoint(tmp_path / "missing") is None
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path, steps=2).run()
+    other = trainer(tmp_path, steps=2)
+    other.model.tower = nn.Sequential(nn.Linear(4, 4))
+    set_trainable(other.model, ["tower.", "resampler."])
+    with pytest.raises(ValueError, match=r"checkpoint-2: tower\.\w+ is no parameter of this model"):
+        other.run()
