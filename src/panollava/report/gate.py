@@ -1,0 +1,258 @@
+"""The regression gate: refuse a change that makes a benchmark number worse than its rule allows.
+
+Rules are the section `gate` of params.yaml: `{metric: {better: higher | lower, abs: 0.01, rel: 0.02}}`, where `metric`
+is a dotted key of any DVC metrics file and a change by max(abs, rel * |base|) for the worse is still allowed.
+
+The default base is metrics/accepted.json: the numbers last accepted on main, written by `--accept` and committed. A
+comparison with the previous commit would let small losses add up step by step; the accepted numbers stay where they
+are until a reviewed diff of that file moves them. Any git revision can be the base instead.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.scm import RevError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from ruamel.yaml import YAML
+
+from panollava.report.tables import NOTHING, markdown_table
+
+ACCEPTED = Path("metrics/accepted.json")
+PASSED, WORSE, UNREADABLE = 0, 1, 2
+
+
+class Rule(BaseModel):
+    """How much worse one metric may get: `max(abs, rel * |base|)`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    better: Literal["higher", "lower"]
+    abs: float = Field(default=0.0, ge=0)
+    rel: float = Field(default=0.0, ge=0)
+
+    def allowed(self, base: float) -> float:
+        """Return the loss that is still accepted against the value `base`."""
+        return max(self.abs, self.rel * math.fabs(base))
+
+    def loss(self, base: float, now: float) -> float:
+        """Return by how much `now` is worse than `base`; negative when it is better."""
+        return base - now if self.better == "higher" else now - base
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compared metric; `problem` says why it could not be compared."""
+
+    metric: str
+    rule: Rule
+    base: float | None
+    now: float | None
+    problem: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Return one word, or the problem."""
+        if self.problem:
+            return f"FAIL: {self.problem}"
+        if self.base is None or self.now is None:
+            return "no base"
+        loss = self.rule.loss(self.base, self.now)
+        # A loss of exactly the allowed amount passes; 1e-12 absorbs the rounding of its subtraction.
+        if loss > self.rule.allowed(self.base) + 1e-12:
+            return "FAIL: worse"
+        return "better" if loss < 0 else "same" if loss == 0 else "within limit"
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What the gate found: one row per rule, against the base named `base` (None: there is none yet)."""
+
+    base: str | None
+    rows: tuple[Row, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0 if everything passed, 2 if a metric is missing or no number, else 1: a metric got worse."""
+        if any(row.problem for row in self.rows):
+            return UNREADABLE
+        return WORSE if any(row.verdict.startswith("FAIL") for row in self.rows) else PASSED
+
+    def markdown(self) -> str:
+        """Return the comparison as a GitHub-flavoured table under a line that names the base."""
+        if self.base is None:
+            title = f"Gate: no base. {ACCEPTED} does not exist yet, nothing was compared; `make accept` writes it."
+        else:
+            title = f"Gate against {self.base}: {'passed' if self.exit_code == PASSED else 'FAILED'}"
+        rows = []
+        for row in self.rows:
+            change = None if row.base is None or row.now is None else row.now - row.base
+            allowed = None if row.base is None else row.rule.allowed(row.base)
+            numbers = (_number(row.base), _number(row.now), _number(change, "+"), _number(allowed))
+            rows.append([row.metric, row.rule.better, *numbers, row.verdict])
+        header = ["metric", "better", "base", "now", "change", "allowed", "verdict"]
+        return f"{title}\n\n{markdown_table(header, rows, left=2)}"
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return NOTHING if value is None else f"{value:{sign}.4g}"
+
+
+def compare(base: Mapping[str, object] | None, now: Mapping[str, object], rules: Mapping[str, Rule]) -> tuple[Row, ...]:
+    """Compare the metrics `now` with `base` under `rules`; both map dotted keys to whatever was found there."""
+    rows = []
+    for metric, rule in rules.items():
+        found, new_problem = _read(now, metric, "now")
+        if base is None:
+            rows.append(Row(metric, rule, None, found, new_problem))
+            continue
+        expected, old_problem = _read(base, metric, "in the base")
+        rows.append(Row(metric, rule, expected, found, new_problem or old_problem))
+    return tuple(rows)
+
+
+def _read(metrics: Mapping[str, object], metric: str, where: str) -> tuple[float | None, str]:
+    """Return the finite number of a metric, or None and what is wrong with it."""
+    if metric not in metrics:
+        return None, f"missing {where}"
+    value = metrics[metric]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None, f"not a number {where}: {value!r}"
+    if not math.isfinite(value):
+        return None, f"{value} {where}"
+    return float(value), ""
+
+
+def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return the leaves of nested mappings under dotted keys."""
+    leaves: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def read_metrics(repo: Repo, revision: str, wanted: Collection[str]) -> tuple[dict[str, object], list[str]]:
+    """Return the wanted metrics of a git revision or "workspace", and a note on each metrics file that is unreadable.
+
+    Raises:
+        ValueError: The revision is unknown or its pipeline cannot be read, or two files hold the same wanted key.
+    """
+    try:
+        shown = repo.metrics.show(revs=[revision], hide_workspace=False)
+    except RevError as error:
+        raise ValueError(f"gate: {revision!r} is no revision of this repository: {error}") from error
+    if revision not in shown:
+        raise ValueError(f"gate: the revision {revision!r} holds no DVC project")
+    result = shown[revision]
+    if "error" in result:
+        raise ValueError(f"gate: the metrics of {revision} cannot be read: {result['error']}")
+    metrics: dict[str, object] = {}
+    notes = []
+    for path, file in result["data"].items():
+        if "error" in file:
+            notes.append(f"{path} of {revision} cannot be read: {type(file['error']).__name__}: {file['error']}")
+            continue
+        leaves = {key: value for key, value in flatten(file["data"]).items() if key in wanted}
+        if twice := sorted(leaves.keys() & metrics.keys()):
+            raise ValueError(f"gate: {path} of {revision} repeats the key {twice[0]!r} of another metrics file")
+        metrics |= leaves
+    return metrics, notes
+
+
+def run_gate(base: str | None, rules: Mapping[str, Rule], *, root: Path = Path()) -> GateResult:
+    """Compare the workspace of `root` with the git revision `base`, or with the accepted numbers if None.
+
+    Prints a note for each metrics file that cannot be read; the rules that need it then fail as missing.
+
+    Raises:
+        ValueError: The base is unknown or unreadable.
+    """
+    with Repo(str(root)) as repo:
+        now, notes = read_metrics(repo, "workspace", rules)
+        if base is not None:
+            expected, more = read_metrics(repo, base, rules)
+            notes += more
+            result = GateResult(base, compare(expected, now, rules))
+        elif (root / ACCEPTED).exists():
+            result = GateResult(ACCEPTED.as_posix(), compare(read_accepted(root / ACCEPTED), now, rules))
+        else:
+            result = GateResult(None, compare(None, now, rules))
+    for note in notes:
+        print(note, file=sys.stderr)
+    return result
+
+
+def read_accepted(path: Path) -> dict[str, object]:
+    """Return the accepted numbers under dotted keys; raises ValueError if the file is not a JSON object."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"gate: {path} is no JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"gate: {path} holds {type(tree).__name__}, expected an object of metric: number")
+    return flatten(tree)
+
+
+def accept(rules: Mapping[str, Rule], *, root: Path = Path()) -> GateResult:
+    """Write the workspace's numbers as the accepted ones and return how they compare with those before.
+
+    Raises:
+        ValueError: A metric that has a rule is missing or no finite number; nothing is written.
+    """
+    result = run_gate(None, rules, root=root)
+    unusable = [f"{row.metric} ({row.problem})" for row in result.rows if row.now is None]
+    if unusable:
+        raise ValueError(f"gate: nothing accepted, these metrics are unusable: {', '.join(unusable)}")
+    path = root / ACCEPTED
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({row.metric: row.now for row in result.rows}, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return result
+
+
+def read_rules(path: Path) -> dict[str, Rule]:
+    """Return the section `gate` of a params.yaml; raises ValueError if it is absent or a rule is malformed."""
+    params = YAML(typ="safe").load(path)
+    if "gate" not in params:
+        raise ValueError(f"gate: {path} has no section 'gate' with rules like 'metric: {{better: higher, abs: 0.01}}'")
+    return TypeAdapter(dict[str, Rule]).validate_python(params["gate"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the gate as a command and return its exit code: 0 passed, 1 worse, 2 not comparable."""
+    parser = argparse.ArgumentParser(prog="gate", description="Refuse a change that makes a benchmark number worse.")
+    parser.add_argument("--base", metavar="REV", help=f"git revision to compare with (default: {ACCEPTED})")
+    parser.add_argument("--accept", action="store_true", help=f"write the present numbers to {ACCEPTED}")
+    options = parser.parse_args(arguments)
+    if options.accept and options.base:
+        parser.error("--accept takes the present numbers, it has no --base")
+    try:
+        rules = read_rules(Path("params.yaml"))
+        result = accept(rules) if options.accept else run_gate(options.base, rules)
+    except (ValueError, DvcException) as error:
+        print(error, file=sys.stderr)
+        return UNREADABLE
+    print(result.markdown())
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(result.markdown() + "\n\n")
+    if options.accept:
+        print(f"\nWritten: {ACCEPTED}. Commit it with the change that it accepts.")
+        return PASSED
+    return result.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
