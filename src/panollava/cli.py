@@ -1,0 +1,192 @@
+"""The command line: `panollava ask`, `chat`, `merge`, `validate`, `gate` and `grid`.
+
+Answers and reports go to standard output, everything else to standard error. What a user can put right ends in a
+message and the exit code 1. Each command imports what it needs, so that asking for help costs nothing more.
+"""
+
+import argparse
+import inspect
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+
+if TYPE_CHECKING:
+    from panollava.chat import Chat, PanoLLaVAModel
+
+MODEL = "data/finetune_lora"
+EXAMPLES = """\
+examples:
+  panollava ask panorama.jpg "What is to the left of the door?"
+  panollava ask panorama.jpg "이 파노라마에서 어떤 객체들을 볼 수 있나요?" --model my/checkpoint
+  panollava chat panorama.jpg
+  panollava merge data/finetune_lora my/checkpoint
+  panollava validate my/dataset
+  panollava gate --base main
+
+`panollava COMMAND --help` says more about each command.
+"""
+
+
+def open_model(path: str) -> "PanoLLaVAModel":
+    """Return a model; raises ValueError if the default one is not there yet."""
+    from transformers.utils import logging
+
+    from panollava.chat import PanoLLaVAModel
+
+    if path == MODEL and not Path(path).is_dir():
+        raise ValueError(f"there is no {MODEL} here; run `make repro` in the project's folder, or name a --model")
+    logging.disable_progress_bar()
+    return PanoLLaVAModel.from_pretrained(path)
+
+
+def open_chat(options: argparse.Namespace) -> "Chat":
+    """Return a conversation; the image comes first, for it is what a slip of the pen spoils."""
+    from panollava.corpus.images import open_panorama
+
+    panorama = open_panorama(Path(options.image))
+    return open_model(options.model).chat(panorama)
+
+
+def ask(options: argparse.Namespace) -> int:
+    """Answer one question about a panorama.
+
+    Any language that the model has learned will do. Directions are degrees to the right of the image's centre and above
+    the horizon, boxes are [yaw, pitch, width, height].
+    """
+    print(open_chat(options).ask(options.question, max_new_tokens=options.max_new_tokens))
+    return 0
+
+
+def chat(options: argparse.Namespace) -> int:
+    """Talk about a panorama, one question a line.
+
+    Each question sees the earlier ones and their answers; the panorama is computed once. An empty line or Ctrl-D ends
+    the conversation. Questions may also come through a pipe; only the answers go to standard output.
+    """
+    from rich.console import Console
+
+    conversation, console = open_chat(options), Console(stderr=True, highlight=False)
+    while True:
+        try:
+            question = console.input("[bold cyan]> [/]")
+        except (EOFError, KeyboardInterrupt):
+            return 0
+        if not question.strip():
+            return 0
+        try:
+            print(conversation.ask(question, max_new_tokens=options.max_new_tokens), flush=True)
+        except ValueError as error:  # a question that is too long need not end the conversation
+            console.print(str(error), style="red", markup=False)
+
+
+def merge(options: argparse.Namespace) -> int:
+    """Write a LoRA folder as one full checkpoint.
+
+    The checkpoint carries its own code: AutoModelForImageTextToText opens it, also where this package is not installed
+    (with trust_remote_code=True there). Nothing is left of it should the writing fail.
+    """
+    from panollava.backbones.assemble import ADAPTER, PARTS
+    from panollava.chat import check_vacant
+
+    folder = Path(options.lora)
+    for name in (ADAPTER, PARTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}: it is not a LoRA folder that a training of PanoLLaVA wrote")
+    check_vacant(Path(options.out))
+    open_model(options.lora).save_pretrained(options.out)
+    print(f"{options.out}: a full checkpoint")
+    return 0
+
+
+def validate(options: argparse.Namespace) -> int:
+    """Check a dataset and list everything that is wrong with it.
+
+    Records are checked against the format, images are decoded to their end. The exit code is 0 if all is well, else 1.
+    """
+    from panollava.corpus.validation import validate_dataset
+
+    report = validate_dataset(Path(options.dataset), allow_any_aspect=options.allow_any_aspect)
+    print(report)
+    return 1 if report.problems else 0
+
+
+def gate(options: argparse.Namespace) -> int:
+    """Compare the benchmark numbers with those accepted last, and refuse what got worse.
+
+    The rules are the section `gate` of params.yaml. The exit code is 0 if they hold, 1 if a number got worse, 2 if one
+    is missing.
+    """
+    from panollava.report.gate import main as run_gate
+
+    base = [] if options.base is None else ["--base", options.base]
+    return run_gate([*base, *(["--accept"] if options.accept else [])])
+
+
+def grid(options: argparse.Namespace) -> int:
+    """Run every encoder with every language model, and write the combination table into the README.
+
+    Each combination is a named DVC experiment; those that are finished are kept.
+    """
+    from panollava.report.combinations import main as run_grid
+
+    return run_grid()
+
+
+def positive(text: str) -> int:
+    """Return a positive whole number; raises ArgumentTypeError."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; a command's help is the docstring of its function, which it sets as `run`."""
+    parser = argparse.ArgumentParser(
+        prog="panollava",
+        description="Ask a vision-language model about 360° panoramas, and look after its data, weights and numbers.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    added = {}
+    for function in (ask, chat, merge, validate, gate, grid):
+        text = inspect.cleandoc(function.__doc__ or "")
+        added[function] = commands.add_parser(
+            function.__name__,
+            help=text.partition("\n")[0],
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added[function].set_defaults(run=function)
+    for command in (added[ask], added[chat]):
+        command.add_argument("image", metavar="IMAGE", help="an equirectangular panorama, twice as wide as high")
+        text = "a trained folder, a full checkpoint or a hub id (default: %(default)s)"
+        command.add_argument("--model", default=MODEL, metavar="PATH", help=text)
+        text = "tokens of the longest answer (default: %(default)s)"
+        command.add_argument("--max-new-tokens", type=positive, default=256, metavar="N", help=text)
+    added[ask].add_argument("question", metavar="QUESTION", help="the question, in quotes")
+    added[merge].add_argument("lora", metavar="LORA", help=f"a folder that finetuning wrote, such as {MODEL}")
+    added[merge].add_argument("out", metavar="OUT", help="the folder to write; if it exists, it must be empty")
+    added[validate].add_argument("dataset", metavar="DATASET", help="a .json or .jsonl file, or a folder with one")
+    text = "accept images that are not twice as wide as high"
+    added[validate].add_argument("--allow-any-aspect", action="store_true", help=text)
+    choice = added[gate].add_mutually_exclusive_group()
+    choice.add_argument("--base", metavar="REV", help="a git revision to compare with instead")
+    choice.add_argument("--accept", action="store_true", help="accept the present numbers")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, OSError, SafetensorError) as error:
+        print(f"panollava: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

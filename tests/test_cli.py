@@ -1,0 +1,141 @@
+"""The command line: answers on standard output, one clear message and exit code 1 for what a user can put right."""
+
+import ast
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_backbones import write_parts as write_backbones
+from tiny_models import write_dataset, write_resampler_folder
+from transformers import AutoModelForImageTextToText
+
+from panollava import PanoLLaVAModel, cli
+from panollava.cli import main
+
+SHORT = ("--max-new-tokens", "6")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a LoRA folder and a dataset."""
+    root = tmp_path_factory.mktemp("cli")
+    write_resampler_folder(write_backbones("clip", "llama", root), root / "base", lora=root / "lora")
+    write_dataset(root / "set", 1)
+    return root
+
+
+@pytest.fixture
+def image(root: Path) -> str:
+    return str(root / "set" / "0_0.png")
+
+
+def test_ask_prints_the_answer_and_nothing_else(root: Path, image: str, capsys: pytest.CaptureFixture[str]) -> None:
+    question = "무엇이 보이나요?"
+    assert main(["ask", image, question, "--model", str(root / "lora"), *SHORT]) == 0
+    wanted = PanoLLaVAModel.from_pretrained(root / "lora").generate(image, question, max_new_tokens=6)
+    assert capsys.readouterr().out == wanted + "\n"
+
+
+@pytest.mark.parametrize("end", ["", "\nnot asked\n"])
+def test_chat_answers_each_line_until_an_empty_one(
+    root: Path, image: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"what is there?\n{'9' * 3000}\nand left of it?\n{end}"))
+    assert main(["chat", image, "--model", str(root / "lora"), *SHORT]) == 0
+    conversation = PanoLLaVAModel.from_pretrained(root / "lora").chat(image)
+    answers = [conversation.ask(text, max_new_tokens=6) for text in ("what is there?", "and left of it?")]
+    output = capsys.readouterr()
+    assert output.out == "".join(f"{answer}\n" for answer in answers)
+    assert "ask a shorter one" in output.err.replace("\n", " ")
+
+
+def test_merge_writes_a_checkpoint_and_overwrites_nothing(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "full"
+    assert main(["merge", str(root / "lora"), str(out)]) == 0
+    merged = AutoModelForImageTextToText.from_pretrained(out).state_dict()
+    wanted = PanoLLaVAModel.from_pretrained(root / "lora").model.state_dict()
+    assert merged.keys() == wanted.keys()
+    assert all(torch.equal(merged[name], wanted[name].cpu()) for name in wanted)
+    capsys.readouterr()
+    assert main(["merge", str(root / "lora"), str(out)]) == 1
+    assert capsys.readouterr().err == f"panollava: {out} exists and is not an empty folder; choose another name or " \
+        "remove it first\n"  # fmt: skip
+    assert main(["merge", str(root / "base"), str(tmp_path / "other")]) == 1
+    assert "base has no adapter_config.json: it is not a LoRA folder" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_validate_lists_every_problem(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(root / "set")]) == 0
+    assert "3 records, 1 images, 3 turns" in capsys.readouterr().out
+    file = tmp_path / "records.json"
+    file.write_text('[{"image_id": "a", "image_path": "gone.png", "conversations": []}, {"image_id": 3}]')
+    assert main(["validate", str(file)]) == 1
+    output = capsys.readouterr().out
+    assert "record 0: conversations" in output
+    assert "record 1: image_id" in output
+    assert main(["validate", str(tmp_path / "nothing")]) == 1
+    assert "no such file or folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": "gone.jpg"}, "gone.jpg: no such image file"),
+        ({"image": __file__}, "not a readable image"),
+        ({"question": " "}, "the question is empty"),
+        ({"model": "data/finetune_lora"}, "there is no data/finetune_lora here; run `make repro`"),
+        ({"model": "."}, "has no config.json"),
+    ],
+)
+def test_what_a_user_can_put_right_is_one_line(
+    root: Path, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    changes: dict[str, str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    given = {"image": image, "question": "what?", "model": str(root / "lora")} | changes
+    assert main(["ask", given["image"], given["question"], "--model", given["model"]]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    last = output.err.splitlines()[-1]
+    assert last.startswith("panollava: ")
+    assert message in last
+
+
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("panollava.corpus.validation.validate_dataset", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        main(["validate", "."])
+
+
+def test_gate_and_grid_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str] | None] = []
+    monkeypatch.setattr("panollava.report.gate.main", lambda arguments: calls.append(arguments) or 2)
+    monkeypatch.setattr("panollava.report.combinations.main", lambda: 130)
+    assert [main(["gate"]), main(["gate", "--base", "main"]), main(["gate", "--accept"]), main(["grid"])] == [
+        2,
+        2,
+        2,
+        130,
+    ]
+    assert calls == [[], ["--base", "main"], ["--accept"]]
+    with pytest.raises(SystemExit):
+        main(["gate", "--base", "main", "--accept"])
+
+
+def test_help_names_every_command_and_needs_no_model(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--help"], ["ask", "--help"], ["gate", "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 0
+    output = capsys.readouterr().out
+    assert all(f"panollava {command} " in output for command in ("ask", "chat", "merge", "validate", "gate"))
+    source = Path(cli.__file__).read_text(encoding="utf-8")
+    imports = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not [line for line in map(ast.unparse, imports) if "panollava" in line or "transformers" in line]

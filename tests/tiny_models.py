@@ -1,0 +1,72 @@
+"""Tiny trained folders, as the training stages write them, and a tiny dataset of panoramas with records."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import get_peft_model
+from PIL import Image
+from tiny_backbones import MODEL
+from torch import nn
+
+from panollava.backbones.assemble import Parts, assemble, trained_state, write_parts, write_trained
+from panollava.training.stages import lora_config
+
+LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "up_proj"]}
+
+
+def lively(model: nn.Module) -> None:
+    """Scale a random model up until it says different things to different prompts."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and "vision_tower" not in name:
+                weight.mul_(10)
+
+
+def write_resampler_folder(parts: Parts, folder: Path, *, lora: Path | None = None, **changes: Any) -> Path:
+    """Write what train_resampler writes, and with `lora` what finetune_lora writes on top of the same weights."""
+    torch.manual_seed(0)
+    model, processor = assemble(parts, dtype=torch.float32, **(MODEL | changes))
+    resampler = {name for name, _ in model.named_parameters() if ".resampler." in name}
+    for out in (folder, lora):
+        if out is None:
+            continue
+        write_trained(trained_state(model, resampler), out)
+        write_parts(parts, out)
+        model.config.save_pretrained(out)
+        processor.save_pretrained(out)
+        with torch.no_grad():  # finetuning trains the resampler further
+            model.model.resampler.projection.contract.weight.mul_(1.5)
+    if lora is not None:
+        adapted = get_peft_model(model, lora_config(**LORA))
+        with torch.no_grad():
+            for name, weight in adapted.named_parameters():
+                if ".lora_" in name:
+                    weight.normal_(std=0.3)
+        adapted.save_pretrained(str(lora))
+    return folder
+
+
+def write_images(folder: Path, count: int, *, seed: int = 0) -> list[Path]:
+    """Write noise panoramas of 128 x 64 pixels; another seed gives other ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(seed)
+    files = [folder / f"{seed}_{index}.png" for index in range(count)]
+    for file in files:
+        Image.fromarray(generator.integers(0, 256, (64, 128, 3), dtype=np.uint8)).save(file)
+    return files
+
+
+def write_dataset(folder: Path, count: int, *, seed: int = 0) -> Path:
+    """Write a folder with `count` panoramas and a record file with three records of each."""
+    files = write_images(folder, count, seed=seed)
+    turns = [("what is there?", "a red cube"), ("어디에 있나요?", "왼쪽에 있습니다"), ("is there a ball?", "no")]
+    records = [
+        {"image_id": file.stem, "image_path": file.name, "conversations": [{"human": human, "assistant": assistant}]}
+        for human, assistant in turns
+        for file in files
+    ]
+    (folder / "annotations.json").write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
+    return folder
