@@ -1,0 +1,54 @@
+"""Stage finetune_lora, and with `--blind` its twin finetune_blind: LoRA on the language model, and the resampler.
+
+The twin takes the identical steps on the identical questions with the visual tokens removed; what it scores is what the
+questions give away.
+"""
+
+import argparse
+from pathlib import Path
+
+from panollava.params import FinetuneLora, Model, Strict, Weights, read_params
+from panollava.training.stages import finetune_lora
+from stages.training import ENCODER, LLM, STORE, model_settings, parts, recipe, run
+
+
+class FinetuneParams(Strict):
+    """What this stage reads from params.yaml."""
+
+    seed: int
+    weights: Weights
+    model: dict[Weights, Model]
+    finetune_lora: dict[Weights, FinetuneLora]
+
+
+def main() -> None:
+    """Write data/finetune_lora or data/finetune_blind, with numbers and loss curve."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--blind", action="store_true", help="remove the visual tokens")
+    blind = parser.parse_args().blind
+    stage = "finetune_blind" if blind else "finetune_lora"
+    params = read_params(FinetuneParams, stage=stage)
+    settings, model = params.finetune_lora[params.weights], params.model[params.weights]
+    previous = Path("data/train_resampler")
+    run(
+        stage,
+        params,
+        [STORE, ENCODER, LLM, previous],
+        lambda checkpoints: finetune_lora(
+            parts(),
+            STORE,
+            previous,
+            Path("data") / stage,
+            checkpoints,
+            recipe=recipe(settings, model, params.seed),
+            records=settings.records_per_panorama,
+            lora=settings.lora.model_dump(),
+            save_lora_only=settings.save_lora_only,
+            blind=blind,
+            **model_settings(model),
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Stage resolve_encoder: from the name in params.yaml to an image encoder on this machine or on the hub."""
+
+from pathlib import Path
+
+from panollava.backbones.presets import resolve, write_pointer
+from panollava.params import EncoderPreset, Strict, Weights, read_params
+
+
+class EncoderParams(Strict):
+    """What this stage reads from params.yaml."""
+
+    weights: Weights
+    encoder: str
+    encoders: dict[str, EncoderPreset]
+
+
+def main() -> None:
+    """Write data/encoder.json."""
+    params = read_params(EncoderParams, stage="resolve_encoder")
+    preset = params.encoders[params.encoder]
+    source = preset.standin if params.weights == "standin" else preset.hub
+    backbone = resolve(params.encoder, source, feature_layer=preset.feature_layer)
+    write_pointer(backbone, Path("data/encoder.json"))
+    print(f"encoder {backbone.name}: {backbone.source} {backbone.fingerprint[:12]}")
+
+
+if __name__ == "__main__":
+    main()

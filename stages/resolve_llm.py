@@ -1,0 +1,28 @@
+"""Stage resolve_llm: from the name in params.yaml to a language model on this machine or on the hub."""
+
+from pathlib import Path
+
+from panollava.backbones.presets import resolve, write_pointer
+from panollava.params import LlmPreset, Strict, Weights, read_params
+
+
+class LlmParams(Strict):
+    """What this stage reads from params.yaml."""
+
+    weights: Weights
+    llm: str
+    llms: dict[str, LlmPreset]
+
+
+def main() -> None:
+    """Write data/llm.json."""
+    params = read_params(LlmParams, stage="resolve_llm")
+    preset = params.llms[params.llm]
+    source = preset.standin if params.weights == "standin" else preset.hub
+    backbone = resolve(params.llm, source, chat_template=preset.chat_template)
+    write_pointer(backbone, Path("data/llm.json"))
+    print(f"language model {backbone.name}: {backbone.source} {backbone.fingerprint[:12]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Stage train_resampler: align the resampler with the frozen language model."""
+
+from pathlib import Path
+
+from panollava.params import Model, Strict, TrainResampler, Weights, read_params
+from panollava.training.stages import train_resampler
+from stages.training import ENCODER, LLM, STORE, model_settings, parts, recipe, run
+
+
+class TrainResamplerParams(Strict):
+    """What this stage reads from params.yaml."""
+
+    seed: int
+    weights: Weights
+    model: dict[Weights, Model]
+    train_resampler: dict[Weights, TrainResampler]
+
+
+def main() -> None:
+    """Write data/train_resampler, metrics/train_resampler.json and plots/train_resampler/loss.csv."""
+    params = read_params(TrainResamplerParams, stage="train_resampler")
+    settings, model = params.train_resampler[params.weights], params.model[params.weights]
+    previous = Path("data/train_vision")
+    run(
+        "train_resampler",
+        params,
+        [STORE, ENCODER, LLM, previous],
+        lambda checkpoints: train_resampler(
+            parts(),
+            STORE,
+            previous,
+            Path("data/train_resampler"),
+            checkpoints,
+            recipe=recipe(settings, model, params.seed),
+            records=settings.records_per_panorama,
+            **model_settings(model),
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Stage train_vision: adapt encoder and resampler trunk to overlapping views, without a language model."""
+
+from pathlib import Path
+
+from panollava.backbones.presets import read_pointer
+from panollava.params import Model, Strict, TrainVision, Weights, read_params
+from panollava.training.stages import train_vision
+from stages.training import ENCODER, STORE, model_settings, recipe, run
+
+
+class TrainVisionParams(Strict):
+    """What this stage reads from params.yaml."""
+
+    seed: int
+    weights: Weights
+    model: dict[Weights, Model]
+    train_vision: dict[Weights, TrainVision]
+
+
+def main() -> None:
+    """Write data/train_vision, metrics/train_vision.json and plots/train_vision/loss.csv."""
+    params = read_params(TrainVisionParams, stage="train_vision")
+    settings, model = params.train_vision[params.weights], params.model[params.weights]
+    run(
+        "train_vision",
+        params,
+        [STORE, ENCODER],
+        lambda checkpoints: train_vision(
+            read_pointer(ENCODER),
+            STORE,
+            Path("data/train_vision"),
+            checkpoints,
+            recipe=recipe(settings, model, params.seed, overlap=(settings.loss, settings.pairing)),
+            blocks=settings.encoder_blocks,
+            **model_settings(model),
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

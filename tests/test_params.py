@@ -1,0 +1,128 @@
+"""params.yaml in the eyes of the stages: it loads, and every slip is named with its dotted path."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from panollava.params import ParamsError, load_params
+
+PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    return YAML(typ="safe").load(PARAMS.read_text("utf-8"))
+
+
+def refusal(content: dict[str, Any], tmp_path: Path) -> str:
+    """Return the message with which a changed file is refused."""
+    path = tmp_path / "params.yaml"
+    with path.open("w") as file:
+        YAML(typ="safe").dump(content, file)
+    with pytest.raises(ParamsError) as error:
+        load_params(path)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_the_file_of_the_project_loads() -> None:
+    params = load_params(PARAMS)
+    assert params.encoder in params.encoders
+    assert params.llm in params.llms
+    for section in (params.preprocess, params.model, params.train_vision, params.train_resampler, params.finetune_lora):
+        assert set(section) == {"standin", "hub"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "evaluate.speed",
+        "finetune_lora.hub.lora.rnak",
+        "encoders.clip.feature_layers",
+        "dataset.world.panoramas.holdout",
+        "sede",
+        "gate.evaluate.worse",
+    ],
+)
+def test_an_unknown_key_is_named(content: dict[str, Any], tmp_path: Path, path: str) -> None:
+    if path.startswith("gate"):
+        content["gate"]["evaluate"] = {"better": "higher", "worse": 1}
+    else:
+        *folders, key = path.split(".")
+        section = content
+        for name in folders:
+            section = section[name]
+        section[key] = 7
+    message = refusal(content, tmp_path)
+    assert f"{path} = " in message
+    assert "Extra inputs are not permitted" in message
+
+
+@pytest.mark.parametrize("path", ["seed", "model.standin.fov_deg", "train_vision.hub.learning_rate", "llms.vicuna.hub"])
+def test_a_missing_key_is_named(content: dict[str, Any], tmp_path: Path, path: str) -> None:
+    *folders, key = path.split(".")
+    section = content
+    for name in folders:
+        section = section[name]
+    del section[key]
+    message = refusal(content, tmp_path)
+    assert f"  {path} = " in message
+    assert "Field required" in message
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("seed", "0"),
+        ("weights", "standins"),
+        ("train_resampler.standin.steps", 0),
+        ("train_resampler.standin.steps", 1.5),
+        ("train_resampler.standin.warmup", 1.0),
+        ("finetune_lora.standin.save_lora_only", "yes"),
+        ("finetune_lora.standin.lora.targets", []),
+        ("model.hub.resampler", "linear"),
+        ("model.hub.position_code", "xyz"),
+        ("train_vision.standin.pairing", "homography"),
+        ("dataset.world.korean_share", 1.5),
+        ("preprocess.standin.jpeg_quality", 200),
+        ("llms.llama.chat_template", "chatml"),
+    ],
+)
+def test_a_wrong_value_is_named_and_shown(content: dict[str, Any], tmp_path: Path, path: str, value: object) -> None:
+    *folders, key = path.split(".")
+    section = content
+    for name in folders:
+        section = section[name]
+    section[key] = value
+    assert f"  {path} = {value!r}: " in refusal(content, tmp_path)
+
+
+def test_every_slip_is_reported_at_once(content: dict[str, Any], tmp_path: Path) -> None:
+    changed = copy.deepcopy(content)
+    changed["seed"], changed["evaluate"]["speed"] = "zero", 1
+    del changed["visualise"]["samples"]
+    message = refusal(changed, tmp_path)
+    assert all(path in message for path in ("seed = 'zero'", "evaluate.speed", "visualise.samples"))
+
+
+@pytest.mark.parametrize(("kind", "plural"), [("encoder", "encoders"), ("llm", "llms")])
+def test_an_unknown_preset_is_refused_with_those_that_exist(
+    content: dict[str, Any], tmp_path: Path, kind: str, plural: str
+) -> None:
+    content[kind] = "gpt"
+    message = refusal(content, tmp_path)
+    start = f"{kind} = 'gpt' is no preset; {plural} has "
+    assert start in message
+    assert set(message.split(start)[1].split(", ")) == set(content[plural])
+
+
+def test_a_preset_of_ones_own_is_taken(content: dict[str, Any], tmp_path: Path) -> None:
+    content["encoders"]["mine"] = {"hub": "/models/mine", "standin": "data/standins/clip", "feature_layer": -1}
+    content["encoder"] = "mine"
+    path = tmp_path / "params.yaml"
+    with path.open("w") as file:
+        YAML(typ="safe").dump(content, file)
+    assert load_params(path).encoders["mine"].hub == "/models/mine"

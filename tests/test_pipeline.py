@@ -1,0 +1,203 @@
+"""dvc.yaml against the code: every stage declares exactly the parameters and all the modules that it uses."""
+
+import ast
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import dvc.api
+import pytest
+from dvc.repo import Repo
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+
+PROJECT = Path(__file__).resolve().parents[1]
+SOURCE = PROJECT / "src"
+PIPELINE = YAML(typ="safe").load((PROJECT / "dvc.yaml").read_text("utf-8"))
+PARAMS = YAML(typ="safe").load((PROJECT / "params.yaml").read_text("utf-8"))
+STAGES = list(PIPELINE["stages"])
+# The shape of params.yaml is no result: what a stage reads from it is declared key by key. The package's __init__ only
+# registers classes.
+NO_DEPENDENCY = {"src/panollava/params.py", "src/panollava/__init__.py", "stages/__init__.py"}
+
+
+def script(stage: str) -> Path:
+    """Return the script that a stage runs."""
+    command = PIPELINE["stages"][stage]["cmd"].split()
+    assert command[:2] == ["python", "-m"]
+    return PROJECT / f"{command[2].replace('.', '/')}.py"
+
+
+def module_files(name: str) -> Iterator[Path]:
+    """Yield the files of ours that importing a module by name runs or may mean."""
+    parts = name.split(".")
+    root = PROJECT if parts[0] == "stages" else SOURCE
+    if parts[0] in ("stages", "panollava"):
+        path = root.joinpath(*parts)
+        yield from (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Yield the full names of what a file imports, of every `from a import b` also `a.b`."""
+    package = file.relative_to(SOURCE).parent.parts if file.is_relative_to(SOURCE) else ()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = (
+                ".".join([*package[: len(package) - node.level + 1], node.module or ""]) if node.level else node.module
+            )
+            yield base or ""
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def used_files(stage: str) -> set[str]:
+    """Return all files of ours that a stage imports, directly or not, itself included."""
+    found, waiting = {script(stage)}, [script(stage)]
+    while waiting:
+        for name in imports(waiting.pop()):
+            for file in module_files(name):
+                if file not in found and file.relative_to(PROJECT).as_posix() not in NO_DEPENDENCY:
+                    found.add(file)
+                    waiting.append(file)
+    return {file.relative_to(PROJECT).as_posix() for file in found}
+
+
+def dependencies(stage: str) -> list[str]:
+    return PIPELINE["stages"][stage].get("deps", [])
+
+
+def outputs(stage: str) -> Iterator[str]:
+    content = PIPELINE["stages"][stage]
+    for entry in (*content.get("outs", []), *content.get("metrics", []), *content.get("plots", [])):
+        yield entry if isinstance(entry, str) else next(iter(entry))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_all_code_that_it_imports(stage: str) -> None:
+    listed = dependencies(stage)
+    missing = sorted(
+        file
+        for file in used_files(stage)
+        if not any(file == dep or file.startswith(f"{dep}/") for dep in listed) and (PROJECT / file).stat().st_size
+    )
+    assert not missing, f"{stage} imports these, but dvc.yaml does not list them: {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_no_code_that_it_does_not_use(stage: str) -> None:
+    used = used_files(stage)
+    for dep in dependencies(stage):
+        assert (PROJECT / dep).exists() or not dep.startswith(("src", "stages")), f"{dep} does not exist"
+        if dep.startswith(("src", "stages")) and not dep.endswith("templates"):
+            assert any(file == dep or file.startswith(f"{dep}/") for file in used), f"{stage} does not use {dep}"
+
+
+def test_every_dependency_in_data_is_an_output_or_committed() -> None:
+    made = {out for stage in STAGES for out in outputs(stage)}
+    for stage in STAGES:
+        for dep in dependencies(stage):
+            # The user's own data and the stand-ins are in place before any stage.
+            given = dep.startswith(("src", "stages", "data/standins")) or dep == "${dataset.path}"
+            assert given or dep in made, f"{stage}: nobody makes {dep}"
+
+
+def test_outputs_belong_to_one_stage_and_metrics_and_plots_lie_in_git() -> None:
+    made = [out for stage in STAGES for out in outputs(stage)]
+    assert len(made) == len(set(made))
+    for stage in STAGES:
+        for kind in ("metrics", "plots"):
+            for entry in PIPELINE["stages"][stage].get(kind, []):
+                (options,) = entry.values()
+                assert options["cache"] is False, entry
+        for out in PIPELINE["stages"][stage].get("outs", []):
+            assert isinstance(out, str), f"{stage}: {out} has options; no output may persist"
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workspace")
+    Repo.init(str(folder), no_scm=True).close()
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(PROJECT / name, folder / name)
+    return folder
+
+
+def declared(workspace: Path, monkeypatch: pytest.MonkeyPatch, *stages: str, **changes: str) -> dict[str, Any]:
+    """Return the parameters that dvc.yaml declares for stages, under changed top-level values."""
+    monkeypatch.chdir(workspace)
+    with (workspace / "params.yaml").open("w") as file:
+        YAML(typ="safe").dump(PARAMS | changes, file)
+    return dvc.api.params_show(stages=stages)
+
+
+def view(stage: str, monkeypatch: pytest.MonkeyPatch) -> type[BaseModel]:
+    """Return the model by which a stage's script reads its parameters."""
+    monkeypatch.syspath_prepend(str(PROJECT))
+    module = import_module(f"stages.{script(stage).stem}")
+    models = [
+        value for name, value in vars(module).items() if name.endswith("Params") and value.__module__ == module.__name__
+    ]
+    (model,) = models
+    return model
+
+
+CHOICES = [{}, {"weights": "hub"}, {"weights": "hub", "encoder": "siglip", "llm": "mistral"}]
+
+
+@pytest.mark.parametrize("changes", CHOICES, ids=lambda changes: " ".join(changes.values()) or "default")
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_declares_exactly_the_parameters_that_it_reads(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, stage: str, changes: dict[str, str]
+) -> None:
+    values = declared(workspace, monkeypatch, stage, **changes)
+    model = view(stage, monkeypatch)
+    model.model_validate(values)
+    assert values.keys() == model.model_fields.keys()
+    for name, value in values.items():
+        with pytest.raises(ValueError, match="Extra inputs"):
+            model.model_validate(values | {f"{name}_": value})
+        with pytest.raises(ValueError, match="Field required"):
+            model.model_validate({key: kept for key, kept in values.items() if key != name})
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path
+
+
+def test_every_parameter_is_declared_by_some_stage(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: set[tuple[str, ...]] = set()
+    for encoder, llm, weights in zip(PARAMS["encoders"], PARAMS["llms"], ("standin", "hub", "standin"), strict=True):
+        choice = {"weights": weights, "encoder": encoder, "llm": llm}
+        found |= set(leaves(declared(workspace, monkeypatch, *STAGES, **choice)))
+    # The gate's rules are read by `make gate`, which is no stage.
+    assert {path for path in leaves(PARAMS) if path[0] != "gate"} == found
+
+
+def test_the_vision_stage_knows_no_language_model(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = declared(workspace, monkeypatch, "train_vision")
+    assert not {"llm", "llms"} & values.keys()
+    assert "data/llm.json" not in dependencies("train_vision")
+
+
+def test_the_blind_twin_differs_in_nothing_but_its_name() -> None:
+    seeing, blind = (PIPELINE["stages"][name] for name in ("finetune_lora", "finetune_blind"))
+    assert blind["cmd"] == f"{seeing['cmd']} --blind"
+    assert blind["params"] == seeing["params"]
+    assert blind["deps"] == seeing["deps"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_scripts_run_as_modules_with_the_package_beside_them(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(PROJECT))
+    module = import_module(f"stages.{script(stage).stem}")
+    assert callable(module.main)
+    assert module.__doc__
+    assert str(SOURCE) in sys.path
