@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import send_to_device
 from peft import get_peft_model
 from torch import Tensor
@@ -208,7 +209,7 @@ class PanoLLaVATrainer:
         adapted = get_peft_model(self.model.model, lora_config(**self.lora))
         self.model.adapted = adapted
         print(trainable_table(adapted, set_trainable(adapted, recipe.learning_rates)), flush=True)
-        count = recipe.steps * recipe.batch_size * recipe.accumulation
+        count = recipe.steps * recipe.batch_size * recipe.accumulation * PartialState().num_processes
         draws = Epochs(self.train_dataset, seed=recipe.seed, count=count, records=self.records)
         with packed(self.model.model):
             history = PanoTrainer(adapted, recipe, checkpoints, draws=draws, collator=self.collator).run()

@@ -63,10 +63,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standin_llms, "tell", lambda seed, index: tell_one(seed, index % 20))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llama", "mistral"])  # vicuna is a llama with a template of its own, tested above
 def test_training_writes_a_checkpoint_that_loads(tiny: None, tmp_path: Path, family: str) -> None:
-    if family == "vicuna":
-        pytest.skip("trained exactly as llama; its template is tested above")
     train_standin_llm(family, tmp_path, steps=2, batch=2, workers=0, device="cpu")
     card = json.loads((tmp_path / "card.json").read_text("utf-8"))
     assert 5 < card["final_loss"] < 8  # untrained: the logarithm of the vocabulary

@@ -1,6 +1,7 @@
 """Train all stand-in backbones, or some of them: `python -m panollava.backbones.standins --out data/standins`.
 
-The committed ones were made with the defaults; on two CPU cores that takes hours, `--scale` shortens it for trying.
+The defaults are meant for a GPU; on two CPU cores they take hours. The committed language models were made with them,
+the committed encoders with far fewer and smaller steps; their cards say how many.
 """
 
 import argparse
@@ -21,7 +22,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", choices=[*ENCODERS, *LLMS], default=[*ENCODERS, *LLMS])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=2, help="processes that render and tell scenes")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of steps")
     parser.add_argument("--llm-steps", type=int, default=4200)
     parser.add_argument("--encoder-steps", type=int, default=8000)
     parser.add_argument("--panoramas", type=int, default=12000)
@@ -31,10 +31,10 @@ def main(arguments: list[str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         common = {"workers": options.workers, "device": options.device}
         if name in LLMS:
-            train_standin_llm(name, folder, steps=int(options.llm_steps * options.scale), batch=96, **common)
+            train_standin_llm(name, folder, steps=options.llm_steps, batch=96, **common)
         else:
-            steps = int(options.encoder_steps * options.scale)
-            train_standin_encoder(name, folder, steps=steps, batch=256, panoramas=options.panoramas, **common)
+            size = {"steps": options.encoder_steps, "batch": 256, "panoramas": options.panoramas}
+            train_standin_encoder(name, folder, **size, **common)
 
 
 if __name__ == "__main__":
