@@ -40,6 +40,7 @@ def recipe(training: Training, model: Model, seed: int, overlap: tuple[str, str]
         batch_size=training.batch_size,
         accumulation=training.accumulation,
         warmup=training.warmup,
+        schedule=training.schedule,
         save_steps=training.save_steps,
         seed=seed,
         bf16=model.compute == "bfloat16",

@@ -72,7 +72,7 @@ MODEL: dict[str, Any] = {
 @lru_cache
 def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
     """Return a tokenizer trained on told scenes, with the chat template of a preset; do not change it."""
-    told = [tell(0, index) for index in range(30)]
+    told = [tell(0, index, plain_share=1.0) for index in range(30)]
     texts = [text for t in told for text in (t.text, *(part for d in t.dialogues for turn in d for part in turn))]
     return train_tokenizer(texts, family, vocabulary=420)
 

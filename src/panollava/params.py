@@ -103,6 +103,7 @@ class Training(Strict):
     accumulation: PositiveInt
     learning_rate: dict[str, float]
     warmup: float = Field(ge=0, lt=1)
+    schedule: Literal["cosine", "constant_with_warmup"]
     save_steps: PositiveInt
     workers: int = Field(ge=0)
     activation_checkpointing: bool

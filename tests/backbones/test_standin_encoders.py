@@ -14,6 +14,7 @@ from panollava.backbones.assemble import load_encoder, load_image_processor
 from panollava.backbones.presets import resolve
 from panollava.backbones.standin_encoders import FEATURE_LAYER, train_standin_encoder
 from panollava.backbones.standin_views import (
+    EXTENTS_DEG,
     Panoramas,
     Vocabulary,
     captions,
@@ -26,7 +27,7 @@ from panollava.corpus.world.scenes import COLOURS, SHAPES, SceneObject, backgrou
 from panollava.vlm.geometry import directions_to_rays
 from panollava.vlm.views import PINHOLE, project
 
-SEED, COUNT, SIZE, GRID = 5, 9, 96, 12
+SEED, COUNT, SIZE, GRID = 5, 9, 120, 12
 FAMILIES = ["clip", "dinov2", "siglip"]
 
 
@@ -65,18 +66,20 @@ def test_a_patch_is_named_after_what_covers_it(data: Panoramas, words: Vocabular
         for number, item in enumerate(objects(index)):
             pose = looking_at(item, 40)
             _, labels = cut(data, torch.tensor([index]), pose, SIZE)
-            phrase, is_object = patch_phrases(data, torch.tensor([index]), pose, labels, GRID)
+            phrase, extent, is_object = patch_phrases(data, torch.tensor([index]), pose, labels, GRID)
             covered = (labels.view(1, GRID, SIZE // GRID, GRID, SIZE // GRID) == number).float().mean((2, 4))[0]
             inside = (covered > 0.6).nonzero().tolist()
             assert inside, item
-            side = max(item.box_deg[2:])
-            size = "small" if side <= 14 else "medium" if side <= 24 else "large"
+            nearest = [min(EXTENTS_DEG, key=lambda e: abs(math.log(e / side))) for side in item.box_deg[2:]]
             for row, column in inside:
                 assert is_object[0, row, column]
-                assert words.phrases[int(phrase[0, row, column])].endswith(f" of {size} {item.label}")
-            centre = words.phrases[int(phrase[0, inside[0][0], inside[0][1]])].split(" of ")[0].split()
-            assert centre[0] in standin_views.ROWS
-            assert centre[1] in standin_views.COLUMNS
+                assert words.phrases[int(phrase[0, row, column])].endswith(f" of {item.label}")
+                assert words.extents[int(extent[0, row, column])] == "{} wide {} high".format(*nearest)
+            row_name, column_name = (
+                words.phrases[int(phrase[0, inside[0][0], inside[0][1]])].split(" of ")[0].split(" ", 1)
+            )
+            assert row_name in standin_views.PART_ROWS
+            assert column_name in standin_views.PART_COLUMNS
 
 
 def test_parts_of_an_object_are_where_the_phrase_says(data: Panoramas, words: Vocabulary) -> None:
@@ -85,15 +88,18 @@ def test_parts_of_an_object_are_where_the_phrase_says(data: Panoramas, words: Vo
     )
     pose = looking_at(objects(index)[number], 50)
     _, labels = cut(data, torch.tensor([index]), pose, SIZE)
-    phrase, _ = patch_phrases(data, torch.tensor([index]), pose, labels, GRID)
+    phrase, _, _ = patch_phrases(data, torch.tensor([index]), pose, labels, GRID)
     own = (labels.view(1, GRID, SIZE // GRID, GRID, SIZE // GRID) == number).float().mean((2, 4))[0] > 0.9
-    places = {tuple(words.phrases[int(phrase[0, r, c])].split()[:2]): (r, c) for r, c in own.nonzero().tolist()}
-    assert len(places) >= 5
+    places = {}
+    for r, c in own.nonzero().tolist():
+        row, column = words.phrases[int(phrase[0, r, c])].split(" of ")[0].split(" ", 1)
+        places[row, column] = (r, c)
+    assert len(places) >= 9
     for (row, column), (r, c) in places.items():
-        assert (row == "upper") <= (r < GRID / 2)
-        assert (row == "lower") <= (r >= GRID / 2)
-        assert (column == "left") <= (c < GRID / 2)
-        assert (column == "right") <= (c >= GRID / 2)
+        assert (row in ("top", "upper")) <= (r < GRID / 2)
+        assert (row in ("lower", "bottom")) <= (r >= GRID / 2)
+        assert (column in ("far left", "left")) <= (c < GRID / 2)
+        assert (column in ("right", "far right")) <= (c >= GRID / 2)
 
 
 def test_surfaces_are_named(data: Panoramas, words: Vocabulary) -> None:
@@ -103,7 +109,7 @@ def test_surfaces_are_named(data: Panoramas, words: Vocabulary) -> None:
         for pitch_deg, surface in ((-89, "ground"), (89, "above")):
             pose = torch.tensor([[0.0, math.radians(pitch_deg), 0.0, fov, fov, PINHOLE]])
             _, labels = cut(data, torch.tensor([index]), pose, SIZE)
-            phrase, is_object = patch_phrases(data, torch.tensor([index]), pose, labels, GRID)
+            phrase, _, is_object = patch_phrases(data, torch.tensor([index]), pose, labels, GRID)
             covered = (labels.view(1, GRID, SIZE // GRID, GRID, SIZE // GRID) == (-1 if pitch_deg < 0 else -3)).float()
             for row, column in (covered.mean((2, 4))[0] > 0.9).nonzero().tolist():
                 assert not is_object[0, row, column]

@@ -11,7 +11,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from panollava.backbones import standin_llms
 from panollava.backbones.assemble import load_llm, load_tokenizer
 from panollava.backbones.presets import resolve
-from panollava.backbones.standin_llms import ToldScenes, answer_logits, pack_told, train_standin_llm
+from panollava.backbones.standin_llms import (
+    Merger,
+    ToldScenes,
+    answer_logits,
+    merged_words,
+    pack_told,
+    scene_embeddings,
+    train_standin_llm,
+)
 from panollava.backbones.told import tell
 from panollava.vlm.packing import IGNORE, Packed
 
@@ -34,7 +42,7 @@ def test_packed_scenes_are_the_chat_templates_own(family: str) -> None:
     tokenizer = tiny_tokenizer(family)
     turns = set()
     for index in range(25):
-        told = tell(7, index)
+        told = tell(7, index, plain_share=1.0)
         packed = by_dialogue(pack_told(told, tokenizer))
         assert len(packed) == len(told.dialogues)
         for dialogue, (ids, labels) in zip(told.dialogues, packed, strict=True):
@@ -60,7 +68,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     measure, tell_one = standin_llms.told_accuracy, standin_llms.tell
     monkeypatch.setattr(standin_llms, "told_accuracy", lambda *args, **kwargs: measure(*args, **kwargs, scenes=2))
     # The tokenizer is trained on scenes from ten million on; twenty will do.
-    monkeypatch.setattr(standin_llms, "tell", lambda seed, index: tell_one(seed, index % 20))
+    monkeypatch.setattr(standin_llms, "tell", lambda seed, index, **kwargs: tell_one(seed, index % 20, **kwargs))
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])  # vicuna is a llama with a template of its own, tested above
@@ -68,7 +76,8 @@ def test_training_writes_a_checkpoint_that_loads(tiny: None, tmp_path: Path, fam
     train_standin_llm(family, tmp_path, steps=2, batch=2, workers=0, device="cpu")
     card = json.loads((tmp_path / "card.json").read_text("utf-8"))
     assert 5 < card["final_loss"] < 8  # untrained: the logarithm of the vocabulary
-    assert 0 <= card["held_out_answer_accuracy"] < 0.2
+    assert set(card["held_out_answer_accuracy"]) == {"text", "glances"}
+    assert all(0 <= share < 0.2 for share in card["held_out_answer_accuracy"].values())
     assert card["scenes"] == 4
     backbone = resolve(family, str(tmp_path), chat_template=family)
     model, tokenizer = load_llm(backbone, torch.float32), load_tokenizer(backbone)
@@ -77,16 +86,55 @@ def test_training_writes_a_checkpoint_that_loads(tiny: None, tmp_path: Path, fam
     assert tokenizer.decode(tokenizer("왼쪽 뒤 [-12, 3, 9, 8]")["input_ids"]) == "왼쪽 뒤 [-12, 3, 9, 8]"
 
 
+def tiny_llama() -> LlamaForCausalLM:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=420, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            pad_token_id=0,
+        )
+    )  # fmt: skip
+
+
 def test_only_answers_are_predicted() -> None:
     tokenizer = tiny_tokenizer("llama")
     rows = ToldScenes(tokenizer, seed=0, start=3, count=2)
     batch = rows.collate([rows[0], rows[1]])
     assert batch["input_ids"].shape[1] % 64 == 0
-    model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=420, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    )
-    logits, targets = answer_logits(model, batch)
+    model = tiny_llama()
+    logits, targets = answer_logits(model, batch, scene_embeddings(model, Merger(16), batch))
     assert logits.shape == (len(targets), 420)
     text = tokenizer.decode(targets)
     answers = [answer for index in (3, 4) for dialogue in tell(0, index).dialogues for _, answer in dialogue]
     assert text == "".join(f" {answer}</s>" for answer in answers)
+
+
+def test_a_glance_is_the_sum_of_its_turned_words() -> None:
+    tokenizer, merger = tiny_tokenizer("llama"), Merger(16)
+    embeddings = torch.randn(len(tokenizer), 16)
+    told = tell(0, 1, plain_share=0.0)
+    merged = merger(embeddings, *merged_words(told.glances, tokenizer))
+    assert merged.shape == (len(told.glances), 16)
+    for glance, found in zip(told.glances, merged, strict=True):
+        wanted = torch.zeros(16)
+        for slot, text, weight in glance:
+            word = embeddings[tokenizer(text)["input_ids"]].mean(0)
+            wanted += weight * word @ merger.slots[slot]
+        assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_glances_stand_where_the_panorama_will() -> None:
+    tokenizer, model, merger = tiny_tokenizer("llama"), tiny_llama(), Merger(16)
+    rows = ToldScenes(tokenizer, seed=0, start=0, count=3, plain_share=0.0)
+    batch = rows.collate([rows[index] for index in range(3)])
+    inputs = scene_embeddings(model, merger, batch)
+    plain = model.get_input_embeddings()(batch["input_ids"])
+    head = len(tokenizer("<s>[INST] ")["input_ids"])
+    merged = merger(model.get_input_embeddings().weight, batch["words"], batch["weights"])
+    for row in range(3):
+        count = len(rows[row][1])
+        assert torch.equal(inputs[row, head : head + count], merged[:count])
+        merged = merged[count:]
+        assert torch.equal(inputs[row, :head], plain[row, :head])
+        assert torch.equal(inputs[row, head + count :], plain[row, head + count :])
+    noisy = scene_embeddings(model, merger, batch, noise=0.5) - inputs
+    assert ((noisy != 0).any(-1).sum() == sum(len(rows[row][1]) for row in range(3))).item()

@@ -1,10 +1,10 @@
-"""The stand-ins' tokenizer: single digits, any text survives, and a prompt does not depend on what follows it."""
+"""The stand-ins' tokenizer: whole numbers, any text survives, and a prompt does not depend on what follows it."""
 
 import pytest
 from tiny_backbones import tiny_tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from panollava.backbones.tokenizer import CHAT_TEMPLATES, chat_template
+from panollava.backbones.tokenizer import CHAT_TEMPLATES, NUMBERS, chat_template, train_tokenizer
 
 FAMILIES = ["llama", "vicuna", "mistral"]
 TEXTS = [
@@ -33,10 +33,13 @@ def test_every_text_survives(tokenizer: PreTrainedTokenizerBase, text: str) -> N
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_no_token_holds_two_digits(tokenizer: PreTrainedTokenizerBase) -> None:
-    for token in tokenizer.get_vocab():
-        assert sum(character.isdigit() for character in tokenizer.convert_tokens_to_string([token])) <= 1
-    assert len(tokenizer("120")["input_ids"]) == 3
+def test_every_whole_degree_is_one_token_wherever_it_stands() -> None:
+    tokenizer = train_tokenizer([NUMBERS] * 3, "llama", vocabulary=1000)
+    for number in range(-180, 181):
+        (token,) = tokenizer(str(number))["input_ids"]
+        for text in (f" {number}, 5", f"[{number}, 3]", f" [5, {number}, 7]; red", f"yaw {number}?"):
+            assert token in tokenizer(text)["input_ids"], text
+    assert len(tokenizer("1234")["input_ids"]) == 2  # pieces of three digits, as in Llama 3
 
 
 def test_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -34,7 +34,7 @@ def imported(module: Path) -> set[str]:
 
 def test_no_pixel_and_no_ray_can_enter() -> None:
     modules = imported(Path(told_module.__file__))
-    assert {"corpus.questions", "corpus.wording", "corpus.world.scenes"} <= modules
+    assert {"backbones.glances", "corpus.questions", "corpus.wording", "corpus.world.scenes"} <= modules
     assert not [name for name in modules if name.startswith("vlm") or "render" in name or "views" in name]
 
 
@@ -45,7 +45,7 @@ def test_the_scenes_are_not_those_of_the_pipeline() -> None:
 
 def test_seed_and_index_decide_everything() -> None:
     assert [tell(1, index) for index in range(20)] == [tell(1, index) for index in range(20)]
-    assert len({tell(1, index).text for index in range(20)}) == 20
+    assert len({str(tell(1, index)) for index in range(20)}) == 20
     assert tell(1, 3) != tell(2, 3)
 
 
@@ -68,9 +68,9 @@ def test_a_scene_is_told_completely(language: str) -> None:
 
 
 def test_dialogues_are_many_and_in_both_languages() -> None:
-    told = [tell(0, index) for index in range(200)]
-    assert all(0 < len(t.dialogues) <= 12 for t in told)
-    assert sum(len(t.dialogues) for t in told) / len(told) > 10
+    told = [tell(0, index, plain_share=1.0) for index in range(200)]
+    assert all(0 < len(t.dialogues) <= 16 for t in told)
+    assert sum(len(t.dialogues) for t in told) / len(told) > 14
     korean = [bool(re.search(r"[가-힣]", question)) for t in told for d in t.dialogues for question, _ in d]
     assert 0.25 < sum(korean) / len(korean) < 0.45
     assert {len(d) for t in told for d in t.dialogues} == {1, 3}
@@ -82,3 +82,9 @@ def test_dialogues_are_many_and_in_both_languages() -> None:
         for question, _ in d
     ]
     assert 0.05 < sum(mixed) / len(mixed) < 0.3
+
+
+def test_most_scenes_are_told_in_glances_and_none_in_both_ways() -> None:
+    told = [tell(0, index) for index in range(400)]
+    assert all(bool(t.text) != bool(t.glances) for t in told)
+    assert 0.18 < sum(bool(t.text) for t in told) / len(told) < 0.32

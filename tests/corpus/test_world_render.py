@@ -1,6 +1,9 @@
 """Pictures of the synthetic world: labels agree with the boxes, with solid angles and with the geometry."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -148,3 +151,19 @@ def test_objects_stand_out_by_their_colour() -> None:
 def test_too_small_a_picture_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 16 x 32"):
         render(SCENES[0], 8, 16)
+
+
+def test_bytes_do_not_depend_on_the_kernels_of_the_linear_algebra() -> None:
+    code = (
+        "import hashlib; from panollava.corpus.world.render import render;"
+        "from panollava.corpus.world.scenes import sample_scene;"
+        "print(hashlib.sha256(b''.join(render(sample_scene(11, split='test', index=i), 128, 256)[0].tobytes() "
+        "for i in range(12))).hexdigest())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"OPENBLAS_CORETYPE": core}, capture_output=True, check=True
+        ).stdout
+        for core in ("Haswell", "Prescott", "Nehalem")
+    }
+    assert len(found) == 1

@@ -218,7 +218,7 @@ def test_a_frozen_encoder_keeps_no_graph_and_no_dropout(make_model: Make, inputs
     model.activation_checkpointing_enable()  # makes the encoder's embeddings require gradients, as its hooks see them
     with torch.enable_grad():
         assert model.model.encode_views(inputs["pixel_values"]).grad_fn is None
-        assert model.model.trunk_features(inputs["pixel_values"]).requires_grad
+        assert model.model.resampler.trunk(model.model.encode_views(inputs["pixel_values"])).requires_grad
         model(**with_labels(inputs)).loss.backward()
     assert all(parameter.grad is not None for parameter in model.model.resampler.parameters())
     model.model.vision_tower.requires_grad_(True)

@@ -1,13 +1,15 @@
 """Train the stand-in image encoders: small checkpoints in the CLIP, SigLIP and DINOv2 formats, pretrained on views.
 
-CLIP and SigLIP learn from words: view against caption, and patch against the phrase that names what covers it, with
-the softmax loss of CLIP and the sigmoid loss of SigLIP. DINOv2 learns without words, by self-distillation of the class
-token and of masked patches (DINO and iBOT). Only the image half is kept, as a hub checkpoint lies on disk.
+CLIP and SigLIP learn from words: view against caption, and patch against the phrases that name what covers it and how
+large that is, with the softmax loss of CLIP and the sigmoid loss of SigLIP. DINOv2 learns without words, by
+self-distillation of the class token and of masked patches (DINO and iBOT). Only the image half is kept, as a hub
+checkpoint lies on disk.
 """
 
 import copy
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from transformers import (
 )
 
 from panollava.backbones.standin_views import (
+    PART_COLUMNS,
+    PART_ROWS,
     Panoramas,
     Vocabulary,
     captions,
@@ -37,14 +41,16 @@ from panollava.backbones.standin_views import (
 )
 from panollava.corpus.world.scenes import COLOURS, SHAPES
 
-IMAGE_SIZE, PATCH = 96, 8
+IMAGE_SIZE, PATCH = 120, 10
 GRID = IMAGE_SIZE // PATCH
 SHAPE: dict[str, Any] = {
-    "hidden_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4, "image_size": IMAGE_SIZE, "patch_size": PATCH,
+    "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": IMAGE_SIZE, "patch_size": PATCH,
 }  # fmt: skip
-VISION = SHAPE | {"intermediate_size": 512}
+VISION = SHAPE | {"intermediate_size": 384}
+# CLIP's last layer is not read: the same four layers do the work in all families.
+LAYERS = {"clip": 5, "siglip": 4}
 TEXT: dict[str, Any] = {
-    "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 32,
 }  # fmt: skip
 SEEDS = {"clip": 201, "dinov2": 202, "siglip": 203}
@@ -60,17 +66,18 @@ class WordsAndViews(nn.Module):
     def __init__(self, family: str, words: int) -> None:
         super().__init__()
         self.family = family
+        vision = VISION | {"num_hidden_layers": LAYERS[family]}
         if family == "clip":
             text = TEXT | {"vocab_size": words, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 0}
-            self.model: Any = CLIPModel(CLIPConfig(vision_config=VISION, text_config=text, projection_dim=128))
+            self.model: Any = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=96))
         else:
             text = TEXT | {"vocab_size": words, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 0}
-            self.model = SiglipModel(SiglipConfig(vision_config=VISION, text_config=text))
+            self.model = SiglipModel(SiglipConfig(vision_config=vision, text_config=text))
             nn.init.constant_(self.model.logit_scale, math.log(10.0))
             nn.init.constant_(self.model.logit_bias, -10.0)
         # Phrases are many and alike, captions few: each pairing has a temperature of its own.
-        self.patch_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-        self.patch_bias = nn.Parameter(torch.tensor(-6.0))
+        self.patch_scales = nn.Parameter(torch.full((2,), math.log(10.0)))
+        self.patch_biases = nn.Parameter(torch.full((2,), -6.0))
 
     def embed_text(self, ids: Tensor) -> Tensor:
         """Return unit text embeddings `[n, width]` of padded token ids `[n, L]`."""
@@ -90,25 +97,27 @@ class WordsAndViews(nn.Module):
             return F.normalize(projection(out.pooler_output), dim=-1), F.normalize(patches, dim=-1)
         return F.normalize(out.pooler_output, dim=-1), F.normalize(out.last_hidden_state, dim=-1)
 
-    def loss(self, views: Tensor, caption: Tensor, phrase: Tensor, is_object: Tensor, table: Tensor) -> Tensor:
-        """Return the sum of the caption loss and the phrase loss of a batch."""
+    def loss(self, views: Tensor, caption: Tensor, pairings: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """Return the sum of the caption loss and of the losses of (phrase, weight, table) pairings of the patches."""
         view, patches = self.embed_views(views)
-        text, phrases = self.embed_text(caption), self.embed_text(table)
-        patches, phrase = patches.flatten(0, 1), phrase.flatten()
-        weight = torch.where(is_object.flatten(), 1.0, BACKGROUND_WEIGHT)
-        logits = self.model.logit_scale.exp() * view @ text.T
-        patch_logits = self.patch_scale.exp() * patches @ phrases.T
+        logits = self.model.logit_scale.exp() * view @ self.embed_text(caption).T
         if self.family == "clip":
             pairs = torch.arange(len(view), device=view.device)
-            caption_loss = (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
-            phrase_loss = F.cross_entropy(patch_logits.float(), phrase, reduction="none")
+            loss = (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
         else:
             sign = 2 * torch.eye(len(view), device=view.device) - 1
-            caption_loss = -F.logsigmoid(sign * (logits + self.model.logit_bias)).sum(-1).mean()
-            hit = F.one_hot(phrase, len(table)).bool()
-            shifted = (patch_logits + self.patch_bias).float()
-            phrase_loss = -F.logsigmoid(torch.where(hit, shifted, -shifted)).sum(-1)
-        return caption_loss + (weight * phrase_loss).sum() / weight.sum()
+            loss = -F.logsigmoid(sign * (logits + self.model.logit_bias)).sum(-1).mean()
+        for number, (phrase, weight, table) in enumerate(pairings):
+            scores = self.patch_scales[number].exp() * patches.flatten(0, 1) @ self.embed_text(table).T
+            losses = self._phrase_loss(scores.float() + self.patch_biases[number], phrase.flatten())
+            loss = loss + (weight.flatten() * losses).sum() / weight.sum()
+        return loss
+
+    def _phrase_loss(self, scores: Tensor, phrase: Tensor) -> Tensor:
+        if self.family == "clip":
+            return F.cross_entropy(scores, phrase, reduction="none")
+        hit = F.one_hot(phrase, scores.shape[-1]).bool()
+        return -F.logsigmoid(torch.where(hit, scores, -scores)).sum(-1)
 
 
 class SelfDistillation(nn.Module):
@@ -145,8 +154,9 @@ class SelfDistillation(nn.Module):
 
 
 def _head(prototypes: int) -> nn.Sequential:
+    width = SHAPE["hidden_size"]
     last = nn.utils.parametrizations.weight_norm(nn.Linear(128, prototypes, bias=False))
-    layers = nn.Sequential(nn.Linear(128, 512), nn.GELU(), nn.Linear(512, 128), _UnitLength())
+    layers = nn.Sequential(nn.Linear(width, 512), nn.GELU(), nn.Linear(512, 128), _UnitLength())
     return nn.Sequential(*layers, last)
 
 
@@ -192,7 +202,7 @@ def train_standin_encoder(
     parameters = [p for p in trained.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
     generator = torch.Generator(device).manual_seed(SEEDS[family])
-    table = words.table.to(device)
+    tables = words.table.to(device), words.extent_table.to(device)
     losses = []
     for step in tqdm(range(steps), desc=f"{family} on views", mininterval=10):
         for group in optimizer.param_groups:
@@ -202,17 +212,18 @@ def train_standin_encoder(
         which = torch.randint(len(data.images), (batch,), generator=generator, device=device)
         poses = random_poses(data, which, generator)
         views, labels = cut(data, which, poses, IMAGE_SIZE)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
             if family == "dinov2":
                 near = poses.clone()
                 near[:, 0] += 0.15 * (torch.rand(batch, generator=generator, device=device) - 0.5)
                 other, _ = cut(data, which, near, IMAGE_SIZE)
                 loss = trained.loss(normalise(_jitter(views, generator)), normalise(_jitter(other, generator)))
             else:
-                phrase, is_object = patch_phrases(data, which, poses, labels, GRID)
+                phrase, extent, is_object = patch_phrases(data, which, poses, labels, GRID)
                 caption = captions(data, which, poses, labels, words)
-                views = normalise(_jitter(views, generator))
-                loss = trained.loss(views, caption, phrase, is_object, table)
+                named = torch.where(is_object, 1.0, BACKGROUND_WEIGHT), is_object.float()
+                pairings = list(zip((phrase, extent), named, tables, strict=True))
+                loss = trained.loss(normalise(_jitter(views, generator)), caption, pairings)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -233,8 +244,8 @@ def train_standin_encoder(
 
 
 OBJECTIVES = {
-    "clip": "softmax contrastive: views with captions, patches with the phrase of what covers them",
-    "siglip": "sigmoid contrastive: views with captions, patches with the phrase of what covers them",
+    "clip": "softmax contrastive: views with captions, patches with phrases of what covers them and how large it is",
+    "siglip": "sigmoid contrastive: views with captions, patches with phrases of what covers them and how large it is",
     "dinov2": "self-distillation without words: DINO on class tokens, iBOT on masked patches, KoLeo",
 }
 
@@ -276,14 +287,14 @@ def probe(
         which = torch.randint(low, high, (views,), generator=generator, device=device)
         poses = random_poses(data, which, generator)
         cut_views, labels = cut(data, which, poses, IMAGE_SIZE)
-        phrase, is_object = patch_phrases(data, which, poses, labels, GRID)
+        phrase, _, is_object = patch_phrases(data, which, poses, labels, GRID)
         rows = [
             encoder(pixel_values=normalise(v), output_hidden_states=True).hidden_states[layer]
             for v in cut_views.split(250)
         ]
         patches = torch.cat(rows)[:, -GRID * GRID :].view(views, GRID, GRID, -1)
         features[name] = F.layer_norm(patches[is_object], patches.shape[-1:])
-        targets[name] = phrase[is_object] // 27
+        targets[name] = phrase[is_object] // (len(PART_ROWS) * len(PART_COLUMNS))
     result: dict[str, float] = {}
     for what, read, classes in (
         ("colour", lambda kind: kind // len(SHAPES), COLOURS),

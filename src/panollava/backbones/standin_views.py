@@ -1,8 +1,9 @@
 """Views with words: what the stand-in encoders learn from. Random views of synthetic panoramas, on any device.
 
-Every view comes with a caption, and every patch with the phrase that names what covers it: "upper left of small red
-cube" or a surface of the background. Captions have a fixed grammar, so they are built as token ids on the device.
-The panoramas are drawn under the split name `views`, which no split of the pipeline uses.
+Every view comes with a caption, and every patch with a phrase that names what covers it ("upper far left of red cube",
+or a surface of the background) and, on an object, one that tells its extent ("14 wide 17 high", in degrees). Captions
+have a fixed grammar, so they are built as token ids on the device. The panoramas are drawn under the split name
+`views`, which no split of the pipeline uses.
 """
 
 import math
@@ -26,9 +27,12 @@ HEIGHT, WIDTH = 256, 512
 MAX_OBJECTS, SURFACES = 8, 3
 SIZES, SIZE_LIMITS_DEG = ("small", "medium", "large"), (14.0, 24.0)
 ROWS, COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
+PART_ROWS = ("top", "upper", "middle", "lower", "bottom")
+PART_COLUMNS = ("far left", "left", "centre", "right", "far right")
+EXTENTS_DEG = (9, 11, 14, 17, 21, 26, 33)
 PAD, END = 0, 1
 CAPTION_OBJECTS = 4
-OBJECT_COVERAGE = 0.25
+OBJECT_COVERAGE = 0.15
 
 
 @dataclass(frozen=True)
@@ -120,19 +124,23 @@ def cut(data: Panoramas, which: Tensor, poses: Tensor, size: int) -> tuple[Tenso
 
 
 class Vocabulary:
-    """The words of captions and phrases, and the phrases as one table of token ids `[R, L]`."""
+    """The words of captions and phrases, and both kinds of phrases as tables of token ids `[R, L]`."""
 
     def __init__(self, surface_words: Sequence[str]) -> None:
-        surface = sorted({w for words in surface_words for w in words.split()})
-        words = ["<pad>", "<end>", "of", *ROWS, *COLUMNS, *SIZES, *COLOURS, *SHAPES, *surface]
-        self.ids = {word: number for number, word in enumerate(dict.fromkeys(words))}
-        self.object_phrases = [
-            f"{row} {column} of {size} {colour} {shape}"
-            for colour in COLOURS for shape in SHAPES for size in SIZES for row in ROWS for column in COLUMNS
+        parts = [
+            f"{row} {column} of {colour} {shape}"
+            for colour in COLOURS for shape in SHAPES for row in PART_ROWS for column in PART_COLUMNS
         ]  # fmt: skip
-        self.phrases = [*self.object_phrases, *surface_words]
-        longest = max(len(p.split()) for p in self.phrases) + 1
-        self.table = torch.tensor([self.encode(p, longest) for p in self.phrases])
+        self.phrases = [*parts, *surface_words]
+        self.extents = [f"{width} wide {height} high" for width in EXTENTS_DEG for height in EXTENTS_DEG]
+        named = [word for phrase in (*self.phrases, *self.extents) for word in phrase.split()]
+        words = ["<pad>", "<end>", *ROWS, *COLUMNS, *SIZES, *COLOURS, *SHAPES, *named]
+        self.ids = {word: number for number, word in enumerate(dict.fromkeys(words))}
+        self.table, self.extent_table = self._table(self.phrases), self._table(self.extents)
+
+    def _table(self, phrases: Sequence[str]) -> Tensor:
+        longest = max(len(phrase.split()) for phrase in phrases) + 1
+        return torch.tensor([self.encode(phrase, longest) for phrase in phrases])
 
     def encode(self, phrase: str, length: int) -> list[int]:
         """Return the token ids of a phrase, ended and padded to `length`."""
@@ -149,15 +157,25 @@ def size_class(boxes: Tensor) -> Tensor:
     return torch.bucketize(boxes[..., 2:].amax(-1).rad2deg(), torch.tensor(SIZE_LIMITS_DEG, device=boxes.device))
 
 
-def _thirds(x: Tensor) -> Tensor:
-    return (x > -1 / 3).long() + (x > 1 / 3).long()
+def extent_class(boxes: Tensor) -> Tensor:
+    """Return which extent phrase tells width and height of boxes `[..., 4]` best, by ratio."""
+    sizes = torch.tensor(EXTENTS_DEG, device=boxes.device).log()
+    width, height = torch.bucketize(boxes[..., 2:].rad2deg().log(), (sizes[1:] + sizes[:-1]) / 2).unbind(-1)
+    return width * len(EXTENTS_DEG) + height
 
 
-def patch_phrases(data: Panoramas, which: Tensor, poses: Tensor, labels: Tensor, grid: int) -> tuple[Tensor, Tensor]:
-    """Return the phrase id and whether it names an object, for each patch of views, both `[B, grid, grid]`.
+def _part(x: Tensor, parts: int) -> Tensor:
+    """Return in which of so many equal parts of [-1, 1] a coordinate lies; what is outside counts to the nearest."""
+    return ((x + 1) / 2 * parts).floor().clamp(0, parts - 1).long()
 
-    A patch is an object's where the object covers a quarter of it; the phrase says which part of the object's box the
-    patch centre is in, nine parts, and how large the object is.
+
+def patch_phrases(
+    data: Panoramas, which: Tensor, poses: Tensor, labels: Tensor, grid: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return phrase, extent phrase and whether they are an object's, for each patch of views, all `[B, grid, grid]`.
+
+    A patch is an object's where the object covers enough of it; the phrase says which of 5 x 5 parts of the object's
+    box the patch centre is in. Elsewhere the extent means nothing.
     """
     count, size = labels.shape[0], labels.shape[1]
     cell = size // grid
@@ -170,14 +188,14 @@ def patch_phrases(data: Panoramas, which: Tensor, poses: Tensor, labels: Tensor,
     boxes, kinds = data.boxes[which][rows, item], data.kinds[which][rows, item].clamp_min(0)
     turn = rotation(boxes[..., 0], boxes[..., 1], torch.zeros_like(boxes[..., 0]))
     x, y, z = torch.einsum("...ij,...i->...j", turn, view_rays(poses, grid, grid)).unbind(-1)
-    column = _thirds(x / z.clamp_min(1e-3) / (boxes[..., 2] / 2).tan().clamp_min(1e-3))
-    row = 2 - _thirds(y / z.clamp_min(1e-3) / (boxes[..., 3] / 2).tan().clamp_min(1e-3))
-    object_phrase = ((kinds * len(SIZES) + size_class(boxes)) * 3 + row) * 3 + column
+    column = _part(x / z.clamp_min(1e-3) / (boxes[..., 2] / 2).tan().clamp_min(1e-3), len(PART_COLUMNS))
+    row = _part(-y / z.clamp_min(1e-3) / (boxes[..., 3] / 2).tan().clamp_min(1e-3), len(PART_ROWS))
+    object_phrase = (kinds * len(PART_ROWS) + row) * len(PART_COLUMNS) + column
     surface = cover[..., :SURFACES].argmax(-1)
-    objects = len(COLOURS) * len(SHAPES) * len(SIZES) * 9
+    objects = len(COLOURS) * len(SHAPES) * len(PART_ROWS) * len(PART_COLUMNS)
     # Label -1 is the ground, -2 the walls, -3 what is above: the surfaces of a panorama in the order of its words.
     surface_phrase = objects + data.surfaces[which][rows, 2 - surface]
-    return torch.where(is_object, object_phrase, surface_phrase), is_object
+    return torch.where(is_object, object_phrase, surface_phrase), extent_class(boxes), is_object
 
 
 def captions(data: Panoramas, which: Tensor, poses: Tensor, labels: Tensor, words: Vocabulary) -> Tensor:
@@ -193,8 +211,8 @@ def captions(data: Panoramas, which: Tensor, poses: Tensor, labels: Tensor, word
         words.lookup(SIZES, device)[size_class(boxes)],
         words.lookup(COLOURS, device)[kinds // len(SHAPES)],
         words.lookup(SHAPES, device)[kinds % len(SHAPES)],
-        words.lookup(ROWS, device)[2 - _thirds(y)],
-        words.lookup(COLUMNS, device)[_thirds(x)],
+        words.lookup(ROWS, device)[_part(-y, len(ROWS))],
+        words.lookup(COLUMNS, device)[_part(x, len(COLUMNS))],
     )
     told = torch.stack(parts, dim=-1) * (area > 0)[..., None]
     ids = told.flatten(1)

@@ -1,4 +1,4 @@
-"""The stand-ins' tokenizer: a byte-level BPE trained on their own text, with single digits as Llama has them."""
+"""The stand-ins' tokenizer: a byte-level BPE trained on their own text, in which a whole number is one piece."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,9 +7,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
-# Single digits; words with the space before them; `, -`, ` [-` and ` -` before a digit; other punctuation; space.
-# No piece but white space ends in a space, so a prompt has the same tokens whatever answer follows it.
-PIECES = r"\d| ?\p{L}+|, -?(?=\d)| ?\[-?(?=\d)| ?-(?=\d)| ?[^\s\p{L}\d]+|\s+"
+# Numbers of up to three digits with their sign; what stands before a number; words with the space before them; other
+# punctuation; space. No piece but white space ends in a space (`, ` before a number aside), so a prompt has the same
+# tokens whatever answer follows it.
+PIECES = r"-?\d{1,3}|, (?=-?\d)| ?\[(?=-?\d)| (?=-?\d)| ?\p{L}+| ?[^\s\p{L}\d]+|\s+"
+# Every yaw and every pitch in whole degrees shall be one token.
+NUMBERS = " ".join(str(number) for number in range(-180, 181))
 
 
 def chat_template(family: str) -> str:

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import datasets
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -23,27 +24,44 @@ from panollava.vlm.processing_panollava import PANORAMA_TOKEN, PanoLlavaProcesso
 
 @dataclass(frozen=True)
 class Draw:
-    """One panorama and the records of it that a step trains on."""
+    """One panorama, or its patch grids `[V, h, w, C]`, or neither; and the records of it that a step trains on."""
 
-    image: Image.Image
+    image: Image.Image | None
     records: list[Record]
+    grids: Tensor | None = None
 
 
 class Draws(Dataset):
-    """Endless draws of panoramas, epoch after epoch in fresh orders, each with at most `records` of its records."""
+    """Endless draws of panoramas, epoch after epoch in fresh orders, each with at most `records` of its records.
 
-    def __init__(self, split: datasets.Dataset, *, seed: int, count: int, records: int) -> None:
-        self.split, self.seed, self.count, self.records = split, seed, count, records
+    With `grids` `[P, V, h, w, C]` of all panoramas, or without `images`, no image is decoded.
+    """
+
+    def __init__(
+        self,
+        split: datasets.Dataset,
+        *,
+        seed: int,
+        count: int,
+        records: int,
+        grids: Tensor | None = None,
+        images: bool = True,
+    ) -> None:
+        self.images = images and grids is None
+        self.split = split if self.images else split.select_columns(["image_id", "records"])
+        self.seed, self.count, self.records, self.grids = seed, count, records, grids
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Draw:
         epoch, place = divmod(index, len(self.split))
-        row = self.split[self._order(epoch)[place]]
+        panorama = self._order(epoch)[place]
+        row = self.split[panorama]
         records = panorama_records(row)
         chosen = Random(f"{self.seed}/{epoch}/{row['image_id']}").sample(records, min(self.records, len(records)))
-        return Draw(row["image"], chosen)
+        image = row["image"] if self.images else None
+        return Draw(image, chosen, None if self.grids is None else self.grids[panorama])
 
     def _order(self, epoch: int) -> list[int]:
         order = list(range(len(self.split)))
@@ -73,13 +91,17 @@ class Collator:
         self.visual_tokens = 0 if blind else views * processor.tokens_per_side**2
 
     def __call__(self, draws: Sequence[Draw]) -> dict[str, Any]:
-        """Return `input_ids`, `position_ids`, `labels` `[B, S]`, the packed `layout`, and the views."""
+        """Return `input_ids`, `position_ids`, `labels` `[B, S]`, the packed `layout`, and the views or their grids."""
         rows = [self.packed(draw.records) for draw in draws]
         batch: dict[str, Any] = dict(stack(rows, self.processor.tokenizer.pad_token_id))
         batch["layout"] = packed_layout(batch.pop("segments"))
-        if not self.blind:
-            views = self.processor.image_processor([draw.image for draw in draws], return_tensors="pt")
-            batch |= {"pixel_values": views["pixel_values"], "view_poses": views["view_poses"]}
+        if self.blind:
+            return batch
+        grids = [draw.grids for draw in draws if draw.grids is not None]
+        if grids:
+            batch["patch_grids"] = torch.stack(grids)
+        else:
+            batch |= _views(self.processor.image_processor, draws)
         return batch
 
     def packed(self, records: Sequence[Record]) -> Packed:
@@ -133,8 +155,13 @@ class ViewCollator:
 
     def __call__(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
         """Return `pixel_values` `[P, V, 3, S, S]` and `view_poses` `[P, V, 6]`."""
-        views = self.image_processor([draw.image for draw in draws], return_tensors="pt")
-        return {"pixel_values": views["pixel_values"], "view_poses": views["view_poses"]}
+        return _views(self.image_processor, draws)
+
+
+def _views(image_processor: PanoLlavaImageProcessor, draws: Sequence[Draw]) -> dict[str, Tensor]:
+    images = [draw.image for draw in draws if draw.image is not None]
+    views = image_processor(images, return_tensors="pt")
+    return {"pixel_values": views["pixel_values"], "view_poses": views["view_poses"]}
 
 
 def _black() -> Image.Image:

@@ -28,18 +28,22 @@ def content_hash(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
+def scratch_root() -> Path:
+    """Return the folder for what is needed again, but no result; DVC sets DVC_ROOT to the project's own root."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".scratch"
+
+
 @contextmanager
 def scratch(stage: str, settings: Any, inputs: Sequence[Path]) -> Iterator[Path]:
     """Give a stage the folder for its checkpoints, and remove it once the stage has written its results.
 
-    `settings` must be JSON; together with the content of `inputs` it names the folder. DVC sets DVC_ROOT to the
-    project's own root in all its runs.
+    `settings` must be JSON; together with the content of `inputs` it names the folder.
 
     Raises:
         RuntimeError: another process runs the same stage on the same inputs.
     """
     key = hashlib.sha256(json.dumps([settings, content_hash(inputs)], sort_keys=True).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("DVC_ROOT", ".")) / ".scratch" / stage / key
+    folder = scratch_root() / stage / key
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"))
     try:

@@ -27,6 +27,7 @@ from panollava.backbones.assemble import (
 from panollava.backbones.presets import Backbone
 from panollava.corpus.store import open_split
 from panollava.training.data import Collator, Draws, ViewCollator
+from panollava.training.features import frozen_features
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
@@ -115,10 +116,23 @@ def _fit(model: Any, recipe: Recipe, checkpoints: Path, *, draws: Draws, collato
     return Outcome(history, counts, total, _moved(model, before, counts))
 
 
-def _draws(store: Path, recipe: Recipe, records: int) -> Draws:
+def _count(recipe: Recipe) -> int:
     # Each index is one panorama, and every process of a distributed run takes its own.
-    count = recipe.steps * recipe.batch_size * recipe.accumulation * PartialState().num_processes
-    return Draws(open_split(store, "train"), seed=recipe.seed, count=count, records=records)
+    return recipe.steps * recipe.batch_size * recipe.accumulation * PartialState().num_processes
+
+
+def _draws(store: Path, recipe: Recipe, records: int, **options: Any) -> Draws:
+    return Draws(open_split(store, "train"), seed=recipe.seed, count=_count(recipe), records=records, **options)
+
+
+def _draws_of_features(
+    model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, store: Path, recipe: Recipe, records: int
+) -> Draws:
+    """Return draws for stages behind the frozen encoder: with its features, where keeping them pays."""
+    model.model.vision_tower.requires_grad_(False).to(PartialState().device)
+    model.train()  # a frozen encoder has no dropout
+    grids = frozen_features(model, processor.image_processor, open_split(store, "train"), uses=_count(recipe))
+    return _draws(store, recipe, records, grids=grids)
 
 
 def train_vision(
@@ -177,8 +191,8 @@ def train_resampler(
     """Align the resampler with the frozen language model; its projection is born here."""
     model, processor, names = _assembled(parts, previous, recipe, dtype, settings)
     recipe = replace(recipe, learning_rates={RESAMPLER: recipe.learning_rates["resampler"]})
-    collator = Collator(processor)
-    outcome = _fit(model, recipe, checkpoints, draws=_draws(store, recipe, records), collator=collator)
+    draws = _draws_of_features(model, processor, store, recipe, records)
+    outcome = _fit(model, recipe, checkpoints, draws=draws, collator=Collator(processor))
     _write(model, processor, parts, names, out)
     return outcome
 
@@ -189,13 +203,17 @@ def finetune_lora(
 ) -> Outcome:  # fmt: skip
     """Train LoRA adapters and the resampler; the blind twin takes the same steps without panorama and resampler."""
     model, processor, names = _assembled(parts, previous, recipe, dtype, settings)
+    if blind:
+        draws = _draws(store, recipe, records, images=False)
+    else:
+        draws = _draws_of_features(model, processor, store, recipe, records)
     adapted: Any = get_peft_model(model, lora_config(**lora))
     rates = {RESAMPLER: recipe.learning_rates["resampler"], LORA: recipe.learning_rates["lora"]}
     if blind:
         del rates[RESAMPLER]
     recipe = replace(recipe, learning_rates=rates)
     collator = Collator(processor, blind=blind)
-    outcome = _fit(adapted, recipe, checkpoints, draws=_draws(store, recipe, records), collator=collator)
+    outcome = _fit(adapted, recipe, checkpoints, draws=draws, collator=collator)
     _write(model, processor, parts, names, out)
     adapted.save_pretrained(str(out))
     if not save_lora_only:

@@ -42,6 +42,7 @@ class Recipe:
     workers: int = 0
     activation_checkpointing: bool = False
     overlap: tuple[str, str] | None = None
+    schedule: str = "cosine"
 
 
 def _group(name: str, parts: Iterable[str]) -> str | None:
@@ -88,7 +89,7 @@ class PanoTrainer(Trainer):
             per_device_train_batch_size=recipe.batch_size,
             gradient_accumulation_steps=recipe.accumulation,
             warmup_steps=recipe.warmup,
-            lr_scheduler_type="cosine",
+            lr_scheduler_type=recipe.schedule,
             weight_decay=0.0,
             max_grad_norm=1.0,
             adam_beta2=0.98,

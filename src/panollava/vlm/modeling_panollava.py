@@ -99,31 +99,40 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         """Return the patch grids `[P, V, h, w, C]` of views `[P, V, 3, S, S]`; a frozen encoder keeps no graph."""
         return encode_views(self.vision_tower, pixel_values, self.config.vision_feature_layer)
 
-    def trunk_features(self, pixel_values: Tensor) -> Tensor:
-        """Return the resampler's trunk features `[P, V, t, t, C']` of views `[P, V, 3, S, S]`."""
-        return self.resampler.trunk(self.encode_views(pixel_values))
-
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: Tensor, view_poses: Tensor | None = None, **kwargs: Any
+        self,
+        pixel_values: Tensor | None = None,
+        view_poses: Tensor | None = None,
+        patch_grids: Tensor | None = None,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Return the language tokens of panoramas, one `[N, D]` tensor each, as `pooler_output`.
 
         `pixel_values` is `[P, V, 3, S, S]`; `view_poses` `[P, V, 6]` comes with it from the image processor and is by
-        default that of the configured view strategy. `last_hidden_state` holds the trunk features `[P, V, t, t, C']`.
+        default that of the configured view strategy. `patch_grids` `[P, V, h, w, C]`, what the encoder made of the
+        views before, can take the place of the pixel values. `last_hidden_state` holds the trunk features
+        `[P, V, t, t, C']`.
 
         Raises:
-            ValueError: poses of another number of panoramas or views than the pixel values.
+            ValueError: both or neither of pixel values and patch grids, or poses of another number of panoramas or
+                views than these.
         """
-        features = self.trunk_features(pixel_values)
+        if pixel_values is not None and patch_grids is None:
+            grids = self.encode_views(pixel_values)
+        elif patch_grids is not None and pixel_values is None:
+            grids = patch_grids
+        else:
+            raise ValueError("give exactly one of pixel_values and patch_grids")
+        features = self.resampler.trunk(grids)
         if view_poses is None:
             config = self.config
             poses = strategy_poses(config.view_strategy, fov_deg=config.fov_deg, stride_deg=config.stride_deg)
-            view_poses = poses.to(pixel_values.device).expand(len(pixel_values), -1, -1)
-        if view_poses.shape[:2] != pixel_values.shape[:2]:
+            view_poses = poses.to(grids.device).expand(len(grids), -1, -1)
+        if view_poses.shape[:2] != grids.shape[:2]:
             raise ValueError(
-                f"pixel_values hold {list(pixel_values.shape[:2])} panoramas and views, "
-                f"view_poses describe {list(view_poses.shape[:2])}"
+                f"there are {list(grids.shape[:2])} panoramas and views, view_poses describe "
+                f"{list(view_poses.shape[:2])}"
             )
         tokens = self.resampler.project(features, view_poses)
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=list(tokens))  # type: ignore[arg-type]
@@ -182,6 +191,7 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         view_poses: Tensor | None = None,
+        patch_grids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -191,7 +201,8 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
     ) -> PanoLlavaModelOutputWithPast:
         """Run the language model over prompts `[B, S]` whose placeholders are filled with visual tokens.
 
-        A 4-D boolean `attention_mask` `[B, 1, S, S]` and `position_ids` reach the language model as they are.
+        A 4-D boolean `attention_mask` `[B, 1, S, S]` and `position_ids` reach the language model as they are. For
+        `patch_grids` see `get_image_features`.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`; pixel values twice, or with embeddings; a
@@ -200,10 +211,10 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         images = (mm_encoder_outputs or {}).get("image")
-        if pixel_values is not None:
+        if pixel_values is not None or patch_grids is not None:
             if images is not None:
                 raise ValueError("give pixel_values or mm_encoder_outputs, not both")
-            images = self.get_image_features(pixel_values, view_poses, return_dict=True)
+            images = self.get_image_features(pixel_values, view_poses, patch_grids, return_dict=True)
         features = None
         if images is not None:
             features = torch.cat(images.pooler_output)  # type: ignore[arg-type] # a list, as generation wants it
@@ -287,6 +298,7 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         view_poses: Tensor | None = None,
+        patch_grids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -314,6 +326,7 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
             input_ids=input_ids,
             pixel_values=pixel_values,
             view_poses=view_poses,
+            patch_grids=patch_grids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,

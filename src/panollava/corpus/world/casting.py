@@ -9,6 +9,11 @@ from panollava.corpus.world.scenes import SceneObject
 from panollava.corpus.world.textures import Floats
 
 
+def dot(a: Floats, b: Floats) -> Floats:
+    """Return the inner products of vectors `[..., 3]`; plain sums, for a BLAS rounds as its processor's kernel does."""
+    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
+
+
 def cast(item: SceneObject, rays: Floats) -> Floats:
     """Return the distance `[n]` in metres at which each ray meets the object, infinity where it passes by."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -51,8 +56,8 @@ def _turn(vectors: Floats, heading: float) -> Floats:
 
 def _cast_ball(item: SceneObject, rays: Floats) -> Floats:
     centre = np.asarray(item.centre)
-    along = rays @ centre.astype(np.float32)
-    inside = along * along - np.float32(centre @ centre - item.radius**2)
+    along = dot(rays, centre.astype(np.float32))
+    inside = along * along - np.float32(dot(centre, centre) - item.radius**2)
     return np.where((inside >= 0) & (along > 0), along - np.sqrt(np.maximum(inside, 0)), np.inf)
 
 

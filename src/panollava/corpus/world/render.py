@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from panollava.corpus.world.background import GROUND, draw_background
 from panollava.corpus.world.boxes import cap_radius
-from panollava.corpus.world.casting import cast, normals
+from panollava.corpus.world.casting import cast, dot, normals
 from panollava.corpus.world.scenes import CAMERA_HEIGHT, Scene, SceneObject
 from panollava.corpus.world.textures import Floats, lookup
 
@@ -111,10 +111,9 @@ def _shade(scene: Scene, item: SceneObject, rays: Floats, near: Floats) -> Float
     yaw, pitch = math.radians(scene.sun_yaw_deg), math.radians(scene.sun_pitch_deg)
     sun = np.asarray((math.cos(pitch) * math.sin(yaw), math.sin(pitch), math.cos(pitch) * math.cos(yaw)), np.float32)
     aside = np.asarray((math.cos(yaw), 0.3, -math.sin(yaw)), np.float32)  # a fill light, so that faces differ in shade
-    facing = np.einsum("ij,ij->i", normal, rays)
-    lit = normal @ sun
-    light = 0.66 + 0.13 * normal[:, 1] + 0.28 * np.maximum(lit, 0) + 0.10 * (normal @ aside) - 0.14 * facing
-    shine = np.maximum((lit - facing) / np.sqrt(np.maximum(2 - 2 * (rays @ sun), np.float32(1e-6))), 0) ** 2
+    facing, lit = dot(normal, rays), dot(normal, sun)
+    light = 0.66 + 0.13 * normal[:, 1] + 0.28 * np.maximum(lit, 0) + 0.10 * dot(normal, aside) - 0.14 * facing
+    shine = np.maximum((lit - facing) / np.sqrt(np.maximum(2 - 2 * dot(rays, sun), np.float32(1e-6))), 0) ** 2
     for _ in range(4):
         shine = shine * shine
     x, y, z = points.T * np.float32(60 / item.radius)

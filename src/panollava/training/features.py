@@ -1,0 +1,90 @@
+"""What the frozen encoder makes of a split, computed once and shared by all stages that train behind it.
+
+One file per encoder weights, feature layer, view settings and split, so that a change of any of them means another
+file: patch grids `[P, V, h, w, C]` in the encoder's dtype, memory-mapped. The oldest files make room for new ones.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate import PartialState
+from filelock import FileLock
+from torch import Tensor
+from tqdm import tqdm
+
+from panollava.training.scratch import content_hash, scratch_root
+from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
+
+LIMIT_BYTES = 16 * 2**30
+PANORAMAS_AT_ONCE = 8
+
+
+def frozen_features(
+    model: Any, image_processor: PanoLlavaImageProcessor, split: datasets.Dataset, *, uses: int
+) -> Tensor | None:
+    """Return the patch grids `[P, V, h, w, C]` of all panoramas of a split, from the store or computed now.
+
+    None where that would not pay: where a stage draws fewer panoramas (`uses`) than there are, or where the grids would
+    take more than the limit.
+    """
+    path = scratch_root() / "features" / f"{_key(model, image_processor, split)}.bin"
+    with torch.no_grad():
+        shape = (len(split), *_encode(model, image_processor, split, 0, 1).shape[1:])
+    size = torch.Size(shape).numel() * model.dtype.itemsize
+    if not path.is_file() and (uses < len(split) or size > LIMIT_BYTES):
+        return None
+    with PartialState().main_process_first():
+        _write_once(path, size, model, image_processor, split)
+    return torch.from_file(str(path), size=torch.Size(shape).numel(), dtype=model.dtype).view(shape)
+
+
+def _key(model: Any, image_processor: PanoLlavaImageProcessor, split: datasets.Dataset) -> str:
+    digest = hashlib.sha256(f"{model.config.vision_feature_layer} {image_processor.to_json_string()}".encode())
+    for name, value in sorted(model.model.vision_tower.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+    digest.update(content_hash([Path(file["filename"]) for file in split.cache_files]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _encode(
+    model: Any, image_processor: PanoLlavaImageProcessor, split: datasets.Dataset, start: int, end: int
+) -> Tensor:
+    images = [split[index]["image"] for index in range(start, min(end, len(split)))]
+    pixels = image_processor(images, return_tensors="pt")["pixel_values"]
+    return model.model.encode_views(pixels.to(model.device)).cpu()
+
+
+def _write_once(
+    path: Path, size: int, model: Any, image_processor: PanoLlavaImageProcessor, split: datasets.Dataset
+) -> None:
+    """Compute the file unless it is there; it appears only when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if path.is_file():
+            path.touch()
+            return
+        _make_room(path.parent, size)
+        temporary = path.with_suffix(".tmp")
+        try:
+            with torch.no_grad(), temporary.open("wb") as file:
+                for start in tqdm(range(0, len(split), PANORAMAS_AT_ONCE), desc="encoder", mininterval=1):
+                    grids = _encode(model, image_processor, split, start, start + PANORAMAS_AT_ONCE)
+                    file.write(grids.contiguous().view(torch.uint8).numpy().tobytes())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _make_room(folder: Path, size: int) -> None:
+    """Remove the files that were used longest ago until `size` more bytes fit under the limit."""
+    files = sorted(folder.glob("*.bin"), key=lambda file: file.stat().st_mtime)
+    total = sum(file.stat().st_size for file in files)
+    for file in files:
+        if total + size <= LIMIT_BYTES:
+            return
+        total -= file.stat().st_size
+        file.unlink()
