@@ -117,9 +117,5 @@ class _Counting:
         }
 
 
-def _majority(answers: list[str]) -> float:
-    return max(Counter(answers).values()) / len(answers)
-
-
 if __name__ == "__main__":
     main()

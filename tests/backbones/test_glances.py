@@ -9,7 +9,7 @@ import pytest
 from panollava.backbones import glances as module
 from panollava.backbones.glances import SCENERY, SLOTS, Glance, glances
 from panollava.corpus.wording import LANGUAGES, WORDS
-from panollava.corpus.world.scenes import Scene, sample_scene
+from panollava.corpus.world.scenes import sample_scene
 
 SCENES = [sample_scene(3, split="text", index=index) for index in range(150)]
 
@@ -97,9 +97,9 @@ def test_a_number_between_two_degrees_is_both_in_proportion(plain: None) -> None
 
 
 def test_languages_use_their_own_words() -> None:
-    scene: Scene = SCENES[0]
     for language in LANGUAGES:
-        words = {w.text.strip() for g in glances(scene, language, Random(0)) for w in g if SLOTS[w.slot] == "colour"}
-        assert words <= {WORDS[language][o.colour] for o in scene.objects} | {
-            WORDS[language][colour] for colour in module.COLOURS
-        }
+        told = [word for g in glances(SCENES[0], language, Random(0)) if not is_scenery(g) for word in g]
+        for slot, names in (("colour", module.COLOURS), ("shape", module.SHAPES)):
+            words = {word.text for word in told if SLOTS[word.slot] == slot}
+            assert words
+            assert words <= {f" {WORDS[language][name]}" for name in names}

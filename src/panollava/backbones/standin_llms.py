@@ -163,9 +163,7 @@ def answer_logits(model: Any, batch: dict[str, Tensor], inputs: Tensor) -> tuple
     return model.lm_head(hidden[:, :-1][keep]), batch["labels"][:, 1:][keep]
 
 
-def train_standin_llm(
-    family: str, folder: Path, *, steps: int, batch: int, workers: int, device: str, rate: float = 2e-3
-) -> None:
+def train_standin_llm(family: str, folder: Path, *, steps: int, batch: int, workers: int, device: str) -> None:
     """Train one stand-in language model and write its folder with a card.
 
     Held-out exact-match accuracy of answers, teacher forced, goes into `card.json`: of scenes told as a text, and of
@@ -177,7 +175,7 @@ def train_standin_llm(
     model.to(device)
     merger = Merger(model.config.hidden_size).to(device)
     parameters = [*model.parameters(), *merger.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(parameters, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, steps))
     rows = ToldScenes(tokenizer, seed=SEEDS[family], start=0, count=steps * batch)
     loader = DataLoader(rows, batch_size=batch, num_workers=workers, collate_fn=rows.collate)
