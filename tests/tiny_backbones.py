@@ -61,6 +61,7 @@ MODEL: dict[str, Any] = {
     "fov_deg": 90,
     "stride_deg": 60,
     "tokens_per_side": 4,
+    "token_reduction": "none",
     "resampler": "mlp",
     "resampler_hidden_size": 32,
     "resampler_layers": 1,

@@ -88,6 +88,7 @@ class Model(Strict):
     fov_deg: float
     stride_deg: float
     tokens_per_side: PositiveInt
+    token_reduction: Literal["none", "unique"]
     resampler: Literal["mlp", "pooling", "perceiver"]
     resampler_hidden_size: PositiveInt
     resampler_layers: PositiveInt

@@ -252,19 +252,21 @@ def test_accumulated_overlap_losses_are_averaged(parts: Parts, store: Path, tmp_
     for index in range(2):
         stages.set_seed(RECIPE.seed)
         drawn = stages._draws(store, RECIPE, 0)[index]
-        model, views = vision_stage(parts)
+        model, views = vision_stage(parts, store)
         batch = ViewCollator(views)([drawn])
         losses.append(float(vicreg(model.train()(**batch), batch["view_poses"][0], "exact").detach()))
     assert losses[0] != losses[1]
     assert first["loss"] == pytest.approx(sum(losses) / 2, rel=1e-3)
 
 
-def vision_stage(parts: Parts) -> tuple[stages.VisionStage, Any]:
-    """Return the module that train_vision trains, as it is drawn, and its image processor."""
+def vision_stage(parts: Parts, store: Path) -> tuple[stages.VisionStage, Any]:
+    """Return the module that train_vision trains, as it is drawn and fitted, and its image processor."""
     tower = stages.load_encoder(parts.encoder, torch.float32)
     config = stages.PanoLlavaConfig(vision_config=tower.config, vision_feature_layer=-2, **MODEL)
     views = {name: MODEL[name] for name in stages.VIEWS}
-    return stages.VisionStage(tower, config), stages.load_image_processor(parts.encoder, 32, **views)
+    model, image_processor = stages.VisionStage(tower, config), stages.load_image_processor(parts.encoder, 32, **views)
+    stages._fit_whitening(model, image_processor, open_split(store, "train"))
+    return model, image_processor
 
 
 def test_mixed_precision_reaches_the_overlap_stage(
@@ -283,13 +285,15 @@ def test_mixed_precision_reaches_the_overlap_stage(
     assert seen == [torch.bfloat16]
 
 
-def test_without_pairing_the_trunk_is_written_as_it_is_drawn(parts: Parts, store: Path, tmp_path: Path) -> None:
+def test_without_pairing_the_trunk_is_written_as_it_is_drawn_and_fitted(
+    parts: Parts, store: Path, tmp_path: Path
+) -> None:
     outcome = adapt(parts, store, tmp_path / "none", replace(RECIPE, overlap=("vicreg", "none")))
     assert outcome.history == []
     assert set(outcome.moved.values()) == {0.0}
     written = load_file(tmp_path / "none" / "trained.safetensors")
     stages.set_seed(RECIPE.seed)
-    model, _ = vision_stage(parts)
+    model, _ = vision_stage(parts, store)
     drawn = model.state_dict()
     assert set(written) == declared(drawn, *DECLARED["train_vision"])
     assert all(torch.equal(drawn[name], value) for name, value in written.items())

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from panollava import PanoLlavaConfig, PanoLlavaForConditionalGeneration
 from panollava.vlm.geometry import directions_to_rays
-from panollava.vlm.resampler import Resampler, build_trunk, pool_grid, position_features
+from panollava.vlm.resampler import Resampler, Whitening, build_trunk, pool_grid, position_features
 from panollava.vlm.views import view_poses
 
 KINDS = ("mlp", "pooling", "perceiver")
@@ -20,6 +20,8 @@ Config = Callable[..., PanoLlavaConfig]
 @pytest.mark.parametrize("patches", [4, 5])
 def test_a_token_depends_on_the_patches_of_its_cell(make_config: Config, kind: str, patches: int) -> None:
     trunk = build_trunk(make_config(resampler=kind)).eval()
+    for block in getattr(trunk, "blocks", ()):  # a new perceiver reads nothing but its cells' means
+        torch.nn.init.normal_(block.out.weight)
     grid = torch.randn(2, 3, patches, patches, 32)
     changed = grid.clone()
     changed[1, 2, patches - 1, 0] += torch.randn(32)  # the lower left patch of one view
@@ -37,8 +39,56 @@ def test_a_token_depends_on_the_patches_of_its_cell(make_config: Config, kind: s
 def test_the_mlp_concatenates_whole_neighbourhoods(make_config: Config) -> None:
     trunk = build_trunk(make_config(resampler="mlp"))
     grid = torch.randn(1, 1, 4, 4, 32)
-    cell = grid[0, 0, 0:2, 2:4].flatten()  # row 0, column 1
+    cell = trunk.whiten(grid)[0, 0, 0:2, 2:4].flatten()  # row 0, column 1
     assert torch.allclose(trunk(grid)[0, 0, 0, 1], trunk.linear(trunk.norm(cell)), atol=1e-6)
+
+
+def correlated(count: int, width: int = 32) -> torch.Tensor:
+    """Return patches as encoders give them: a large common part, a few loud directions, and quiet ones."""
+    loudness = torch.logspace(0, -2, width)
+    return 3 * torch.randn(width) + torch.randn(count, width) * loudness @ torch.randn(width, width)
+
+
+def test_whitened_patches_have_no_mean_and_no_correlations() -> None:
+    patches = correlated(20_000)
+    whiten = Whitening(32)
+    assert torch.allclose(whiten(patches), F.layer_norm(patches, (32,)), atol=1e-6)  # the identity before it is fitted
+    whiten.fit(patches)
+    white = whiten(patches).detach()
+    before = F.layer_norm(patches, (32,))
+    assert white.mean(0).abs().max() < 1e-3 < 0.1 < before.mean(0).abs().max()
+    assert white.square().mean() == pytest.approx(1, abs=1e-3)
+
+    def conditions(values: torch.Tensor) -> float:
+        variances = torch.linalg.eigvalsh(values.T.cov().double())[1:]  # a normalised patch has one direction less
+        return float(variances[-1] / variances[-8])
+
+    assert conditions(white) < 1.3 < 5 < conditions(before)
+
+
+def test_whitening_does_not_blow_up_what_is_noise() -> None:
+    patches = torch.cat((torch.randn(5000, 4), 1e-4 * torch.randn(5000, 28)), dim=1)
+    whiten = Whitening(32)
+    whiten.fit(patches)
+    variances = torch.linalg.eigvalsh(whiten(patches).T.cov())
+    assert variances[:28].max() < 1e-3 * variances[28:].min()
+    assert torch.isfinite(whiten.weight).all()
+
+
+def test_whitening_knows_the_statistics_again(make_config: Config) -> None:
+    trunk, other = build_trunk(make_config()), build_trunk(make_config())
+    trunk.whiten.fit(correlated(2000))
+    other.load_state_dict(trunk.state_dict())
+    patches = torch.randn(1, 1, 4, 4, 32)
+    assert torch.equal(trunk(patches), other(patches))
+
+
+def test_a_new_perceiver_reads_the_means_of_its_cells(make_config: Config) -> None:
+    trunk = build_trunk(make_config(resampler="perceiver"))
+    grid = torch.randn(1, 1, 4, 4, 32)
+    with torch.no_grad():
+        means = pool_grid(trunk.embed(trunk.whiten(grid)), 2) + trunk.latents
+        assert torch.allclose(trunk(grid), trunk.norm_out(means), atol=1e-5)
 
 
 def test_pooling_averages_cells_and_refuses_more_cells_than_patches() -> None:

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from panollava.vlm.geometry import angular_distance, erp_rays
 from panollava.vlm.views import (
+    TIE,
     VIEW_STRATEGIES,
     WHOLE,
     correspondences,
+    kept_tokens,
     project,
     sample_views,
     token_solid_angles,
@@ -141,3 +143,52 @@ def test_shifting_columns_pairs_the_wrong_tokens() -> None:
 def test_impossible_views_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         view_poses(**arguments)
+
+
+def covering(poses: Tensor, kept: Tensor, rays: Tensor) -> Tensor:
+    """Return how many kept tokens have each of `rays` `[R, 3]` in their cell."""
+    size, count = kept.shape[-1], torch.zeros(len(rays))
+    for pose, mask in zip(poses, kept, strict=True):
+        x, y, inside = project(rays, pose)
+        column = ((x + 1) / 2 * size).floor().long().clamp(0, size - 1)
+        row = ((1 - y) / 2 * size).floor().long().clamp(0, size - 1)
+        count += inside & mask[row, column]
+    return count
+
+
+def test_unique_tokens_keep_each_direction_of_a_ring_once() -> None:
+    rays = F.normalize(torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    poses = view_poses("e2p", fov_deg=90, stride_deg=45)
+    everything = torch.ones(len(poses), 32, 32, dtype=torch.bool)
+    seen = covering(poses, everything, rays) > 0
+    assert covering(poses, everything, rays)[seen].mean() > 1.8
+    count = covering(poses, kept_tokens(poses, 32, "unique"), rays)[seen]
+    # A cell that the border between two views crosses is kept or dropped whole: a few directions have none or two.
+    assert (count == 1).float().mean() > 0.93
+    assert count.mean() == pytest.approx(1, abs=0.07)
+    assert count.max() <= 2
+
+
+def test_unique_tokens_are_those_of_the_nearest_centre() -> None:
+    poses = view_poses("e2p", fov_deg=100, stride_deg=30)
+    rays, centres = view_rays(poses, 8, 8), view_rays(poses, 1, 1)[:, 0, 0]
+    for view, mask in enumerate(kept_tokens(poses, 8, "unique")):
+        for ray in rays[view][mask]:
+            seeing = [other for other, pose in enumerate(poses) if project(ray, pose)[2]]
+            assert ray @ centres[view] > max(ray @ centres[other] for other in seeing) - 2 * TIE
+
+
+def test_the_whole_panorama_is_another_scale_and_disjoint_views_lose_nothing() -> None:
+    poses = view_poses("anyres_e2p", fov_deg=90, stride_deg=45)
+    kept = kept_tokens(poses, 4, "unique")
+    assert kept[0].all()
+    assert kept[1:].sum() < 0.6 * 8 * 16
+    assert kept_tokens(view_poses("cubemap"), 6, "unique").all()
+    assert kept_tokens(poses, 4, "none").all()
+
+
+def test_turned_together_views_keep_the_same_tokens() -> None:
+    poses = view_poses("e2p", fov_deg=90, stride_deg=45)
+    turned = poses.clone()
+    turned[:, 0] = torch.remainder(turned[:, 0] + 0.3 + math.pi, 2 * math.pi) - math.pi
+    assert torch.equal(kept_tokens(poses, 4, "unique"), kept_tokens(turned, 4, "unique"))

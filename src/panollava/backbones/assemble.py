@@ -111,6 +111,7 @@ def assemble(
         load_image_processor(parts.encoder, vision.config.image_size, **views),
         load_tokenizer(parts.llm),
         tokens_per_side=settings["tokens_per_side"],
+        token_reduction=settings["token_reduction"],
         context_length=context,
     )
     layer = -1 if parts.encoder.feature_layer is None else parts.encoder.feature_layer
@@ -170,8 +171,8 @@ def load_finetuned(
     """
     parts = read_parts(folder)
     config = PanoLlavaConfig.from_pretrained(folder)
-    fields = ("view_strategy", "fov_deg", "stride_deg", "tokens_per_side", "resampler", "resampler_hidden_size",
-              "resampler_layers", "position_code", "position_frequencies")  # fmt: skip
+    fields = ("view_strategy", "fov_deg", "stride_deg", "tokens_per_side", "token_reduction", "resampler",
+              "resampler_hidden_size", "resampler_layers", "position_code", "position_frequencies")  # fmt: skip
     values = config.to_dict()
     # A configuration read from a file may hold its dtype by name.
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32

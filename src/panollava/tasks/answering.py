@@ -103,7 +103,7 @@ def compute_prefix(
 ) -> Prefix:
     """Return the prefix of P panoramas: `head`, the visual tokens, and the keys and values of both."""
     inputs = processor.image_processor(list(panoramas), return_tensors="pt").to(model.device)
-    visual = inputs["pixel_values"].shape[1] * processor.tokens_per_side**2
+    visual = processor.tokens_of_panorama(inputs["view_poses"][0])
     ids = head + [model.config.image_token_id] * visual
     cache = DynamicCache(config=model.config.text_config)
     batch = torch.tensor(ids, device=model.device).expand(len(panoramas), -1)

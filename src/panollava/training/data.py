@@ -87,14 +87,14 @@ class Collator:
 
     def __init__(self, processor: PanoLlavaProcessor, *, blind: bool = False) -> None:
         self.processor, self.blind = processor, blind
-        views = processor.image_processor(_black(), return_tensors="pt")["pixel_values"].shape[1]
-        self.visual_tokens = 0 if blind else views * processor.tokens_per_side**2
+        poses = processor.image_processor(_black(), return_tensors="pt")["view_poses"][0]
+        self.visual_tokens = 0 if blind else processor.tokens_of_panorama(poses)
 
     def __call__(self, draws: Sequence[Draw]) -> dict[str, Any]:
         """Return `input_ids`, `position_ids`, `labels` `[B, S]`, the packed `layout`, and the views or their grids."""
         rows = [self.packed(draw.records) for draw in draws]
         batch: dict[str, Any] = dict(stack(rows, self.processor.tokenizer.pad_token_id))
-        batch["layout"] = packed_layout(batch.pop("segments"))
+        batch["layout"] = packed_layout(batch.pop("segments"), batch["position_ids"])
         if self.blind:
             return batch
         grids = [draw.grids for draw in draws if draw.grids is not None]

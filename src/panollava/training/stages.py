@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from accelerate import PartialState
 from peft import LoraConfig, get_peft_model
@@ -30,6 +31,7 @@ from panollava.training.data import Collator, Draws, ViewCollator
 from panollava.training.features import frozen_features
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
+from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.packing import PACKED_ATTENTION
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
@@ -38,6 +40,8 @@ from panollava.vlm.vision import encode_views
 
 RESAMPLER, LORA = "model.resampler.", ".lora_"
 VIEWS = ("view_strategy", "fov_deg", "stride_deg")
+# Some ten thousand patches at least, for the covariance of a few hundred channels.
+WHITENED_PANORAMAS, WHITENED_AT_ONCE = 64, 8
 
 
 @dataclass(frozen=True)
@@ -50,18 +54,23 @@ class Outcome:
     moved: dict[str, float]
 
 
+class _Trunk(nn.Module):
+    def __init__(self, config: PanoLlavaConfig) -> None:
+        super().__init__()
+        self.trunk = build_trunk(config)
+
+
 class _Half(nn.Module):
     """The half of the model in front of the language model, under the names that it has in the whole."""
 
     def __init__(self, encoder: PreTrainedModel, config: PanoLlavaConfig) -> None:
         super().__init__()
         self.layer = config.vision_feature_layer
-        self.vision_tower = encoder
-        self.resampler = nn.ModuleDict({"trunk": build_trunk(config)})
+        self.vision_tower, self.resampler = encoder, _Trunk(config)
 
-    def trunk_features(self, pixel_values: Tensor) -> Tensor:
-        """Return trunk features `[P, V, t, t, C']` of views `[P, V, 3, S, S]`."""
-        return self.resampler["trunk"](encode_views(self.vision_tower, pixel_values, self.layer))
+    def encode_views(self, pixel_values: Tensor) -> Tensor:
+        """Return patch grids `[P, V, h, w, C]` of views `[P, V, 3, S, S]`."""
+        return encode_views(self.vision_tower, pixel_values, self.layer)
 
 
 class VisionStage(nn.Module):
@@ -73,7 +82,7 @@ class VisionStage(nn.Module):
 
     def forward(self, pixel_values: Tensor, view_poses: Tensor) -> Tensor:
         """Return trunk features `[P, V, t, t, C']`."""
-        return self.model.trunk_features(pixel_values)
+        return self.model.resampler.trunk(self.model.encode_views(pixel_values))
 
 
 def last_blocks(encoder: PreTrainedModel, count: int, layer: int) -> list[str]:
@@ -135,13 +144,25 @@ def _draws_of_features(
     return _draws(store, recipe, records, grids=grids)
 
 
+def _fit_whitening(model: VisionStage, image_processor: PanoLlavaImageProcessor, split: datasets.Dataset) -> None:
+    """Fit the trunk's whitening to what the encoder makes of the first panoramas of a split."""
+    half, device, patches = model.model, PartialState().device, []
+    half.vision_tower.to(device).eval()
+    for start in range(0, min(len(split), WHITENED_PANORAMAS), WHITENED_AT_ONCE):
+        images = [split[i]["image"] for i in range(start, min(len(split), start + WHITENED_AT_ONCE))]
+        pixels = image_processor(images, return_tensors="pt")["pixel_values"].to(device)
+        with torch.no_grad():
+            patches.append(half.encode_views(pixels).flatten(0, -2).cpu())
+    half.resampler.trunk.whiten.fit(torch.cat(patches))
+
+
 def train_vision(
     encoder: Backbone, store: Path, out: Path, checkpoints: Path, *, recipe: Recipe, blocks: int, dtype: torch.dtype,
     settings: dict[str, Any],
 ) -> Outcome:  # fmt: skip
     """Adapt the encoder's last blocks and the resampler's trunk with the overlap loss; no language model is involved.
 
-    With the pairing `none` nothing trains: the trunk is written as it was drawn.
+    The trunk's whitening is fitted to the encoder first. With the pairing `none` nothing trains after that.
     """
     set_seed(recipe.seed)
     tower = load_encoder(encoder, dtype)
@@ -149,6 +170,7 @@ def train_vision(
     config = PanoLlavaConfig(vision_config=tower.config, vision_feature_layer=layer, **settings)
     model = VisionStage(tower, config)
     image_processor = load_image_processor(encoder, tower.config.image_size, **{k: settings[k] for k in VIEWS})
+    _fit_whitening(model, image_processor, open_split(store, "train"))
     parts = last_blocks(tower, blocks, layer)
     rates = dict.fromkeys(parts, recipe.learning_rates["vision_tower"])
     rates[f"{RESAMPLER}trunk."] = recipe.learning_rates["resampler"]

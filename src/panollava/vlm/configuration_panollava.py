@@ -18,6 +18,7 @@ class PanoLlavaConfig(PreTrainedConfig):
         vision_feature_layer: index into the encoder's hidden states; -1 is its last hidden state, final norm included.
         view_strategy, fov_deg, stride_deg: the views of a panorama, see `views.view_poses`.
         tokens_per_side: t; each view becomes t x t language tokens.
+        token_reduction: which of these tokens the language model reads, see `views.kept_tokens`.
         resampler: how patches become tokens, see `resampler.py`.
         resampler_hidden_size: width of the resampler's trunk (`pooling` keeps the encoder's) and of its projection.
         resampler_layers: blocks of the perceiver.
@@ -43,6 +44,7 @@ class PanoLlavaConfig(PreTrainedConfig):
     fov_deg: float | int = 90.0
     stride_deg: float | int = 45.0
     tokens_per_side: int = 6
+    token_reduction: Literal["none", "unique"] = "none"
     resampler: Literal["mlp", "pooling", "perceiver"] = "mlp"
     resampler_hidden_size: int = 1024
     resampler_layers: int = 2

@@ -17,7 +17,7 @@ from transformers.utils import torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_panollava import PanoLlavaConfig
-from .resampler import PerceiverBlock, PerceiverTrunk, Resampler, ScaledLinear
+from .resampler import PerceiverBlock, PerceiverTrunk, Resampler, ScaledLinear, Whitening
 from .views import view_poses as strategy_poses
 from .vision import encode_views, is_frozen
 
@@ -58,7 +58,7 @@ class PanoLlavaPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, ScaledLinear | PerceiverTrunk):
+        if isinstance(module, ScaledLinear | PerceiverTrunk | Whitening):
             module.reset_parameters()
         elif isinstance(module, PerceiverBlock):
             init.ones_(module.locality)

@@ -4,17 +4,19 @@ Segment 0 is the prefix (everything up to and including the panorama), segments 
 Position ids of each record restart where the prefix ends, so a packed record computes what it would compute alone.
 
 Two ways to attend, equal to rounding: SDPA under the boolean mask of `packed_mask`, which costs S^2, or
-`packed_attention`, which gives each record the prefix's keys and its own and never sees the others. The second one
-needs the `layout` of the batch as an argument of the model's forward.
+`packed_attention`, which masks only what follows the prefix. The second one needs the `layout` of the batch as an
+argument of the model's forward.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
@@ -79,14 +81,15 @@ def packed_mask(segments: Tensor, positions: Tensor, sliding_window: int | None 
 
 
 PACKED_ATTENTION = "panollava_packed"
-BUCKET = 8
+# All but cuDNN's, whose gradients are NaN at some lengths of masked attention on recent GPUs (PyTorch issue 196678).
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
-def packed_layout(segments: Tensor) -> dict[str, Any]:
-    """Return where the prefix and the records of packed rows lie, from `segments` `[B, S]`.
+def packed_layout(segments: Tensor, positions: Tensor) -> dict[str, Any]:
+    """Return what `packed_attention` needs to know of packed rows, from `segments` and `positions` `[B, S]`.
 
-    `prefix` is the prefix's length, the same in all rows. `buckets` holds records of similar length together: their
-    tokens `[R, L]` as indices into the flattened batch, the row `[R]` that each belongs to, and their lengths `[R]`.
+    `prefix` is the prefix's length, the same in all rows; `mask` `[B, 1, S - prefix, S]` is what the tokens behind it
+    may see; `span` is the number of positions, `positions` where each token stands.
 
     Raises:
         ValueError: rows with prefixes of different lengths.
@@ -97,42 +100,8 @@ def packed_layout(segments: Tensor) -> dict[str, Any]:
         raise ValueError(
             f"the rows of a packed batch have prefixes of {sorted(set(prefixes.tolist()))} tokens, not one"
         )
-    by_size: dict[int, list[tuple[int, int, int]]] = {}
-    for row, values in enumerate(segments):
-        counts = values[values > 0].unique_consecutive(return_counts=True)[1]
-        starts = prefix + F.pad(counts.cumsum(0), (1, 0))[:-1]
-        for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-            size = -(-count // BUCKET) * BUCKET
-            by_size.setdefault(size, []).append((row, row * segments.shape[1] + start, count))
-    buckets = []
-    for size, records in sorted(by_size.items()):
-        rows, starts, lengths = (torch.tensor(column) for column in zip(*records, strict=True))
-        offsets = torch.arange(size).expand(len(records), -1).minimum(lengths[:, None] - 1)
-        buckets.append({"tokens": starts[:, None] + offsets, "rows": rows, "lengths": lengths})
-    return {"prefix": prefix, "buckets": buckets}
-
-
-def _causal(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-    """Return the mask `[queries, keys]` of tokens that end together, within a sliding window where there is one."""
-    distance = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)
-    return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
-
-
-def _take(flat: Tensor, tokens: Tensor) -> Tensor:
-    """Return the records `[R, H, L, d]` at `tokens` `[R, L]` of a flattened batch `[B S, H, d]`."""
-    # index_select, for its gradient is a plain addition where that of an index is a scattered one.
-    return flat.index_select(0, tokens.flatten()).unflatten(0, tokens.shape).transpose(1, 2)
-
-
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scaling: float | None, dropout: float
-) -> Tensor:
-    """Attend with many short queries `[R, H, L, d]`; on a CPU without the fused kernel, whose backward pass is slow."""
-    if query.is_cuda:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = ((query * scale) @ key.transpose(-1, -2)).masked_fill(~mask, float("-inf"))
-    return F.dropout(scores.softmax(dim=-1), dropout) @ value
+    mask = packed_mask(segments, positions)[:, :, prefix:]
+    return {"prefix": prefix, "mask": mask, "positions": positions, "span": int(positions.max()) + 1}
 
 
 def packed_attention(
@@ -148,36 +117,24 @@ def packed_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within a packed batch; `query` `[B, H, S, d]`, result `[B, S, H, d]`, zero at padding.
+    """Attend within a packed batch; `query` `[B, H, S, d]`, result `[B, S, H, d]`.
 
-    The prefix is causal. Each record attends to the prefix of its row and to its own earlier tokens. No pair of tokens
-    from two records is ever computed.
+    The prefix is causal and needs no mask. What follows it attends under the mask of the layout, to the prefix and to
+    its own record.
     """
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    prefix = layout["prefix"]
-    options: dict[str, Any] = {"scaling": scaling, "dropout": dropout}
-    window = _causal(prefix, prefix, sliding_window, query.device)
+    prefix, mask, window = layout["prefix"], layout["mask"], None
+    if sliding_window is not None and layout["span"] > sliding_window:
+        positions = layout["positions"]
+        near = positions[:, None, :, None] - positions[:, None, None, :] < sliding_window
+        mask, window = mask & near[:, :, prefix:], near[:, :, :prefix, :prefix].tril()
+    attend = partial(F.scaled_dot_product_attention, scale=scaling, dropout_p=dropout)
     first, own_key, own_value = (x[:, :, :prefix] for x in (query, key, value))
-    head = _attend(first, own_key, own_value, window, **options)
-    flat_query, flat_key, flat_value = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
-    out = torch.zeros_like(flat_query).unflatten(0, (len(query), -1))
-    out = torch.cat((head.transpose(1, 2), out[:, prefix:]), dim=1).flatten(0, 1)
-    places, results = [], []
-    for bucket in layout["buckets"]:
-        tokens, rows = bucket["tokens"], bucket["rows"]
-        keys, values = (
-            torch.cat((shared.index_select(0, rows), _take(flat, tokens)), dim=2)
-            for shared, flat in ((own_key, flat_key), (own_value, flat_value))
-        )
-        mask = _causal(tokens.shape[1], keys.shape[2], sliding_window, query.device)
-        read = _attend(_take(flat_query, tokens), keys, values, mask, **options).transpose(1, 2)
-        real = torch.arange(tokens.shape[1], device=tokens.device) < bucket["lengths"][:, None]
-        kept = real.flatten().nonzero()[:, 0]
-        places.append(tokens.flatten().index_select(0, kept))
-        results.append(read.flatten(0, 1).index_select(0, kept))
-    out = out.index_copy(0, torch.cat(places), torch.cat(results).to(out.dtype))
-    return out.unflatten(0, (len(query), -1)), None
+    with sdpa_kernel(KERNELS):
+        head = attend(first, own_key, own_value, attn_mask=window, is_causal=window is None)
+        rest = attend(query[:, :, prefix:], key, value, attn_mask=mask)
+    return torch.cat((head, rest), dim=2).transpose(1, 2), None
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)

@@ -2,9 +2,12 @@
 
 from typing import Any, Self
 
+import torch
+from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from .image_processing_panollava import PanoLlavaImageProcessor
+from .views import kept_tokens
 
 PANORAMA_TOKEN = "<pano>"
 
@@ -30,8 +33,9 @@ FLATTEN_CONTENT = (
 class PanoLlavaProcessor(ProcessorMixin):
     """Join the image processor and a tokenizer that knows `<pano>`.
 
-    `tokens_per_side` is the model's: each `<pano>` is expanded to V t t placeholder tokens. A prompt longer than the
-    tokenizer's `model_max_length` is refused. Padding goes to the left, so that all prompts of a batch end together.
+    `tokens_per_side` and `token_reduction` are the model's: each `<pano>` is expanded to as many placeholder tokens as
+    the model makes of its views. A prompt longer than the tokenizer's `model_max_length` is refused. Padding goes to
+    the left, so that all prompts of a batch end together.
     """
 
     text_kwargs = {"padding": False, "padding_side": "left"}  # noqa: RUF012
@@ -41,9 +45,10 @@ class PanoLlavaProcessor(ProcessorMixin):
         image_processor: PanoLlavaImageProcessor,
         tokenizer: PreTrainedTokenizerBase,
         tokens_per_side: int,
+        token_reduction: str = "none",
         chat_template: str | None = None,
     ):
-        self.tokens_per_side = tokens_per_side
+        self.tokens_per_side, self.token_reduction = tokens_per_side, token_reduction
         self.image_token = PANORAMA_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(PANORAMA_TOKEN)
         if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
@@ -57,6 +62,7 @@ class PanoLlavaProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         *,
         tokens_per_side: int,
+        token_reduction: str = "none",
         context_length: int,
     ) -> Self:
         """Return a processor on a language model's own tokenizer, which gains `<pano>` and the model's context length.
@@ -74,11 +80,16 @@ class PanoLlavaProcessor(ProcessorMixin):
         tokenizer.model_max_length = context_length
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        return cls(image_processor, tokenizer, tokens_per_side, chat_template=FLATTEN_CONTENT + tokenizer.chat_template)
+        template = FLATTEN_CONTENT + tokenizer.chat_template
+        return cls(image_processor, tokenizer, tokens_per_side, token_reduction, chat_template=template)
+
+    def tokens_of_panorama(self, poses: Tensor) -> int:
+        """Return how many visual tokens the model makes of a panorama that is seen at `poses` `[V, 6]`."""
+        return int(kept_tokens(poses, self.tokens_per_side, self.token_reduction).sum())
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
-        """Return the placeholders of one panorama, V t t of them."""
-        return self.image_token * (len(image_inputs["pixel_values"][image_idx]) * self.tokens_per_side**2)
+        """Return the placeholders of one panorama."""
+        return self.image_token * self.tokens_of_panorama(torch.as_tensor(image_inputs["view_poses"][image_idx]))
 
     def __call__(self, *args: Any, **kwargs: Any) -> BatchFeature:
         """Return the model's inputs for `images` and `text`, see `ProcessorMixin`.

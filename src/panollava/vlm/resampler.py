@@ -14,9 +14,11 @@ from transformers import initialization as init
 
 from .configuration_panollava import PanoLlavaConfig
 from .geometry import rays_to_directions
-from .views import token_solid_angles, view_rays
+from .views import kept_tokens, token_solid_angles, view_rays
 
 HEAD_WIDTH = 32
+# Directions of less than this share of the largest variance are not blown up to full size: they are noise.
+WHITENING_FLOOR = 0.01
 # E[gelu(x)^2] for standard normal x: keeps the scale of what follows a GELU.
 GELU_POWER = 0.4252
 
@@ -35,6 +37,39 @@ class ScaledLinear(nn.Linear):
         """Draw the weights anew; weights that a checkpoint has just filled stay."""
         init.normal_(self.weight, std=self.scale / math.sqrt(self.in_features))
         init.zeros_(self.bias)
+
+
+class Whitening(nn.Linear):
+    """Normalise each patch over its channels, then remove the mean and the correlations that patches have.
+
+    Half of a patch's power is what all patches share, and most of the rest is the scenery; the directions that name an
+    object are small ones. Whitened, all start alike, and a language model finds them in a fraction of the steps. The
+    identity until it is fitted.
+    """
+
+    def __init__(self, width: int):
+        super().__init__(width, width)
+
+    def reset_parameters(self) -> None:
+        """Return to the identity; weights that a checkpoint has just filled stay."""
+        init.eye_(self.weight)
+        init.zeros_(self.bias)
+
+    @torch.no_grad()
+    def fit(self, patches: Tensor) -> None:
+        """Take over the statistics of patches `[..., C]`: zero-phase whitening (Bell and Sejnowski, 1997)."""
+        normed = F.layer_norm(patches.flatten(0, -2).double(), self.weight.shape[:1])
+        mean = normed.mean(0)
+        centred = normed - mean
+        variances, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
+        matrix = axes @ (variances + WHITENING_FLOOR * variances[-1]).rsqrt().diag() @ axes.T
+        matrix /= (centred @ matrix).square().mean().sqrt()
+        self.weight.copy_(matrix)
+        self.bias.copy_(-matrix @ mean)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Map `[..., C]` to `[..., C]`."""
+        return super().forward(F.layer_norm(patches, self.weight.shape[:1]))
 
 
 def pool_grid(grid: Tensor, side: int) -> Tensor:
@@ -62,11 +97,12 @@ class PoolingTrunk(nn.Module):
     def __init__(self, width: int, config: PanoLlavaConfig):
         super().__init__()
         self.side, self.out_width = config.tokens_per_side, width
+        self.whiten = Whitening(width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, grid: Tensor) -> Tensor:
         """Map `[..., h, w, C]` to `[..., t, t, C]`."""
-        return self.norm(pool_grid(grid, self.side))
+        return self.norm(pool_grid(self.whiten(grid), self.side))
 
 
 class MLPTrunk(nn.Module):
@@ -81,27 +117,31 @@ class MLPTrunk(nn.Module):
         self.side, self.out_width = config.tokens_per_side, config.resampler_hidden_size
         patches = config.vision_config.image_size // config.vision_config.patch_size
         self.block = max(patches // self.side, 1)
+        self.whiten = Whitening(width)
         self.norm = nn.LayerNorm(self.block**2 * width)
         self.linear = ScaledLinear(self.block**2 * width, self.out_width)
 
     def forward(self, grid: Tensor) -> Tensor:
         """Map `[..., h, w, C]` to `[..., t, t, C']`."""
-        grid = pool_grid(grid, self.side * self.block)
+        grid = pool_grid(self.whiten(grid), self.side * self.block)
         cells = grid.unflatten(-2, (self.side, self.block)).unflatten(-4, (self.side, self.block))
         return self.linear(self.norm(cells.transpose(-4, -3).flatten(-3)))
 
 
 class PerceiverBlock(nn.Module):
-    """Let the latents of a view read the patches of the same view, nearby patches first."""
+    """Let the latents of a view read the patches of the same view, nearby patches first.
+
+    What is read is added to the latents; at the start it is nothing, so that training begins from their cells' means.
+    """
 
     def __init__(self, width: int):
         super().__init__()
         self.heads = width // HEAD_WIDTH
         self.norm_latents, self.norm_patches = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key_value = ScaledLinear(width, width), ScaledLinear(width, 2 * width)
-        self.out = ScaledLinear(width, width, scale=0.5)
+        self.out = ScaledLinear(width, width, scale=0.0)
         self.norm_mlp = nn.LayerNorm(width)
-        self.expand, self.contract = ScaledLinear(width, 2 * width), ScaledLinear(2 * width, width, scale=0.5)
+        self.expand, self.contract = ScaledLinear(width, 2 * width), ScaledLinear(2 * width, width, scale=0.0)
         self.locality = nn.Parameter(torch.ones(self.heads))
 
     def forward(self, latents: Tensor, patches: Tensor, distance: Tensor) -> Tensor:
@@ -124,7 +164,7 @@ class PerceiverTrunk(nn.Module):
     def __init__(self, width: int, config: PanoLlavaConfig):
         super().__init__()
         self.side, self.out_width = config.tokens_per_side, config.resampler_hidden_size
-        self.norm_in = nn.LayerNorm(width)
+        self.whiten = Whitening(width)
         self.embed = ScaledLinear(width, self.out_width)
         self.latents = nn.Parameter(torch.empty(self.side, self.side, self.out_width))
         self.blocks = nn.ModuleList(PerceiverBlock(self.out_width) for _ in range(config.resampler_layers))
@@ -138,7 +178,7 @@ class PerceiverTrunk(nn.Module):
     def forward(self, grid: Tensor) -> Tensor:
         """Map `[..., h, w, C]` to `[..., t, t, C']`."""
         lead, (height, width) = grid.shape[:-3], grid.shape[-3:-1]
-        grid = self.embed(self.norm_in(grid)).reshape(-1, height, width, self.out_width)
+        grid = self.embed(self.whiten(grid)).reshape(-1, height, width, self.out_width)
         latents = (pool_grid(grid, self.side) + self.latents).flatten(1, 2)
         distance = _squared_distance(self.side, height, width, device=grid.device)
         for block in self.blocks:
@@ -213,13 +253,15 @@ class Resampler(nn.Module):
     def __init__(self, config: PanoLlavaConfig):
         super().__init__()
         self.code, self.frequencies = config.position_code, config.position_frequencies
+        self.reduction = config.token_reduction
         self.trunk = build_trunk(config)
         self.projection = Projection(self.trunk.out_width, config)
 
     def project(self, features: Tensor, poses: Tensor) -> Tensor:
         """Return language tokens `[P, N, D]` of trunk features `[P, V, t, t, C']` seen at `poses` `[P, V, 6]`.
 
-        The N = V t t tokens of a panorama run over views, then rows, then columns.
+        The tokens of a panorama run over views, then rows, then columns: N = V t t of them, or those that the token
+        reduction keeps of the first panorama's poses.
         """
         side = features.shape[-2]
         # Mixed precision would compute the rays in half precision, a degree off.
@@ -227,8 +269,8 @@ class Resampler(nn.Module):
             poses = poses.float()
             rays, solid_angles = view_rays(poses, side, side), token_solid_angles(poses, side, side)
             code = position_features(self.code, rays, solid_angles, self.frequencies)
-        tokens = self.projection(torch.cat((features, code.to(features)), dim=-1))
-        return tokens.flatten(1, 3)
+            kept = kept_tokens(poses[0], side, self.reduction)
+        return self.projection(torch.cat((features, code.to(features)), dim=-1)[:, kept])
 
     def forward(self, grids: Tensor, poses: Tensor) -> Tensor:
         """Return language tokens `[P, N, D]` of patch grids `[P, V, h, w, C]` seen at `poses` `[P, V, 6]`."""

@@ -16,6 +16,8 @@ from .geometry import rays_to_pixels, rotation
 
 POSE_SIZE = 6
 PINHOLE, ERP_WINDOW = 0.0, 1.0
+# Two view centres are equally near a direction when the cosines of its distances differ by less.
+TIE = 1e-4
 
 
 def _pinhole(yaw_deg: float, pitch_deg: float, fov_deg: float) -> tuple[float, ...]:
@@ -122,6 +124,28 @@ def correspondences(source: Tensor, target: Tensor, size: int) -> tuple[Tensor, 
     x, y, inside = project(view_rays(source, size, size), target)
     reach = 1 - 1 / size
     return torch.stack((x, y), dim=-1), inside & (x.abs() <= reach) & (y.abs() <= reach)
+
+
+def kept_tokens(poses: Tensor, size: int, reduction: str) -> Tensor:
+    """Return which tokens `[V, size, size]` of views at poses `[V, 6]` become language tokens.
+
+    `none`: all. `unique`: of the views of one kind and field of view, only the one with the nearest centre keeps a
+    direction, the first of two equally near; so each direction is kept once at each scale. Turning all poses together
+    keeps the same tokens.
+    """
+    if reduction == "none":
+        return torch.ones(len(poses), size, size, dtype=torch.bool, device=poses.device)
+    rays, centres = view_rays(poses, size, size), view_rays(poses, 1, 1)[:, 0, 0]
+    nearness = rays @ centres.T
+    own = nearness.diagonal(dim1=0, dim2=3).permute(2, 0, 1)[..., None]
+    order = torch.arange(len(poses), device=poses.device)
+    first = order < order[:, None, None, None]
+    nearer = (nearness > own + TIE) | (first & (nearness > own - TIE))
+    sees = torch.stack([project(rays, pose)[2] for pose in poses], dim=-1)
+    same_scale = (poses[:, None, 3:] == poses[None, :, 3:]).all(-1)[:, None, None, :] & (
+        order != order[:, None, None, None]
+    )
+    return ~(nearer & sees & same_scale).any(-1)
 
 
 @lru_cache(maxsize=64)
