@@ -8,7 +8,7 @@ VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test check fresh standins grid results gate accept clean
+.PHONY: help repro test check fresh standins grid ablation results gate accept clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -35,6 +35,9 @@ standins: $(VENV)/.installed  ## train the small stand-in backbones again (slow;
 
 grid: $(VENV)/.installed  ## run every encoder with every language model; write the combination table
 	python -m panollava.report.combinations
+
+ablation: $(VENV)/.installed  ## run the ablation study, three seeds an arm (ARMS="none-ray exact-ray": these alone)
+	python -m panollava.report.ablation $(ARMS)
 
 results: $(VENV)/.installed  ## write the results of the last run into the README
 	python -m panollava.report.readme

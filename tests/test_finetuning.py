@@ -9,8 +9,7 @@ from tiny_backbones import write_parts as write_backbones
 from tiny_models import write_dataset, write_resampler_folder
 
 from panollava import PanoDataset, PanoLLaVAModel, PanoLLaVATrainer
-from panollava.finetuning import Epochs
-from panollava.training.data import Collator
+from panollava.training.data import Collator, Draws
 from panollava.training.trainer import PanoTrainer
 
 FAST: dict[str, Any] = {"batch_size": 2, "learning_rate": 1e-2, "resampler_learning_rate": 1e-2, "rank": 2, "alpha": 4}
@@ -60,7 +59,7 @@ def test_a_dataset_groups_records_by_panorama_and_opens_images_when_asked(root: 
 
 def test_every_epoch_shows_every_panorama_once_with_some_of_its_records(root: Path) -> None:
     dataset = PanoDataset(root / "train")
-    draws = [Epochs(dataset, seed=0, count=20, records=2)[index] for index in range(20)]
+    draws = [Draws(dataset, seed=0, count=20, records=2)[index] for index in range(20)]
     names = [draw.records[0].image_id for draw in draws]
     assert all({*names[start : start + 2]} == {"1_0", "1_1"} for start in range(0, 20, 2))
     assert len({tuple(names[start : start + 2]) for start in range(0, 20, 2)}) == 2

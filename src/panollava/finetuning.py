@@ -6,11 +6,8 @@ that is started again from the same model, on the same data and with the same se
 
 import hashlib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -29,11 +26,11 @@ from panollava.corpus.reading import image_file, record_file
 from panollava.corpus.records import Record
 from panollava.corpus.splits import image_contents
 from panollava.corpus.validation import read_dataset
-from panollava.training.data import Collator, Draw
+from panollava.training.data import Collator, Draw, Draws
 from panollava.training.scratch import scratch
 from panollava.training.stages import LORA, RESAMPLER, lora_config
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
-from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
+from panollava.vlm.attending import attending
 from panollava.vlm.packing import IGNORE, PACKED_ATTENTION
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -71,29 +68,6 @@ class PanoDataset(Dataset):
     def image_files(self) -> list[Path]:
         """Return the image file of each panorama."""
         return [image_file(self.file.parent, records[0].image_path) for records in self.panoramas]
-
-
-class Epochs(Dataset):
-    """Endless draws of a dataset's panoramas, epoch after epoch in fresh orders, with at most `records` records each.
-
-    A draw is a pure function of its index, so a resumed run continues with the batches it would have had.
-    """
-
-    def __init__(self, dataset: PanoDataset, *, seed: int, count: int, records: int) -> None:
-        self.dataset, self.seed, self.count, self.records = dataset, seed, count, records
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Draw:
-        epoch, place = divmod(index, len(self.dataset))
-        order = list(range(len(self.dataset)))
-        Random(f"{self.seed}/{epoch}").shuffle(order)
-        draw = self.dataset[order[place]]
-        chosen = Random(f"{self.seed}/{epoch}/{order[place]}").sample(
-            draw.records, min(self.records, len(draw.records))
-        )
-        return Draw(draw.image, chosen)
 
 
 @dataclass(frozen=True)
@@ -149,6 +123,7 @@ class PanoLLaVATrainer:
             batch_size=batch_size,
             accumulation=accumulation,
             warmup=0.05,
+            schedule="cosine",
             save_steps=save_steps,
             seed=seed,
             bf16=torch.cuda.is_available(),
@@ -181,7 +156,7 @@ class PanoLLaVATrainer:
     def evaluate(self, dataset: PanoDataset) -> float:
         """Return the mean loss of an answer's token over all records of a dataset."""
         model, total, tokens = self.model.model, 0.0, 0
-        with packed(model):
+        with attending(model, PACKED_ATTENTION):
             for panorama in tqdm(range(len(dataset)), desc="evaluate", unit="panorama"):
                 whole = dataset[panorama]
                 for start in range(0, len(whole.records), self.records):
@@ -210,8 +185,8 @@ class PanoLLaVATrainer:
         self.model.adapted = adapted
         print(trainable_table(adapted, set_trainable(adapted, recipe.learning_rates)), flush=True)
         count = recipe.steps * recipe.batch_size * recipe.accumulation * PartialState().num_processes
-        draws = Epochs(self.train_dataset, seed=recipe.seed, count=count, records=self.records)
-        with packed(self.model.model):
+        draws = Draws(self.train_dataset, seed=recipe.seed, count=count, records=self.records)
+        with attending(self.model.model, PACKED_ATTENTION):
             history = PanoTrainer(adapted, recipe, checkpoints, draws=draws, collator=self.collator).run()
         adapted.eval()
         return history
@@ -248,15 +223,3 @@ def check_disjoint(train: PanoDataset, validation: PanoDataset) -> None:
                 f"{validation.file}: image_id {name!r} is the image of {known[content]!r} in {train.file}; "
                 "one panorama is trained on or validated on, not both"
             )
-
-
-@contextmanager
-def packed(model: PanoLlavaForConditionalGeneration) -> Iterator[None]:
-    """Let the language model read packed rows for a while, as the collator makes them."""
-    language_model = model.model.language_model
-    usual = language_model.config._attn_implementation
-    language_model.set_attn_implementation(PACKED_ATTENTION)
-    try:
-        yield
-    finally:
-        language_model.set_attn_implementation(usual)

@@ -92,7 +92,7 @@ def test_refusals_come_before_any_run(miniature):
     with pytest.raises(ValueError, match=r"'clip-llama' of this commit was run with another seed"):
         run_grid(miniature.root)
     assert len(miniature.stages_run()) == 3
-    with kept_workspace(miniature.root, ()), pytest.raises(ValueError, match="another grid"):
+    with kept_workspace(miniature.root, ()), pytest.raises(ValueError, match="another table"):
         run_grid(miniature.root)
 
 

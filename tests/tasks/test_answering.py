@@ -10,7 +10,7 @@ from PIL import Image
 from panollava import PanoLlavaForConditionalGeneration, PanoLlavaProcessor
 from panollava.corpus.records import Record
 from panollava.tasks import answering
-from panollava.tasks.answering import Answer, Prefix, Row, answer_blind, answer_dialogues, batches, compute_prefix
+from panollava.tasks.answering import Answer, Prefix, Row, answer_blind, answer_dialogues, batches
 from panollava.tasks.prompts import Message, panorama_questions
 from panollava.training.data import Collator
 from panollava.vlm.packing import IGNORE
@@ -103,28 +103,16 @@ def test_a_sliding_window_shorter_than_the_prompt_changes_no_answer(
     assert_like_alone(lively(model), processor, panoramas)
 
 
-def test_beyond_a_sliding_window_nothing_is_padded(
-    make_model: Make, processor: PanoLlavaProcessor, panoramas: list[Image.Image]
-) -> None:
-    model = make_model("clip", "mistral")
-    rows = [Row(index, 0, [5] * length, 6) for index, length in enumerate((3, 9, 4, 9, 30, 31, 31))]
-    for window, wanted in ((None, [7]), (30, [1, 1, 2, 1, 2]), (40, [4, 1, 2]), (4096, [7])):
-        model.config.text_config.sliding_window = window
-        prefix = compute_prefix(model, processor, panoramas[:1], [3, 4])
-        assert len(prefix.ids) == 22
-        assert [len(batch) for batch in batches(rows, prefix)] == wanted
-
-
 def test_batches_hold_one_longest_answer_and_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answering, "TOKENS_PER_BATCH", 100)
     rows = [Row(index, 0, [5] * (index % 7 + 1), 4 + 4 * (index % 2)) for index in range(60)]
-    found = list(batches(rows, Prefix([1] * 10)))
+    found = list(batches(rows))
     assert sorted(row.index for batch in found for row in batch) == list(range(60))
     for batch in found:
         assert len({row.max_new_tokens for row in batch}) == 1
-        assert len(batch) * max(10 + len(row.ids) + row.max_new_tokens for row in batch) <= 100
+        assert len(batch) * max(len(row.ids) + row.max_new_tokens for row in batch) <= 100
     huge = [Row(0, 0, [5] * 500, 4)]
-    assert list(batches(huge, Prefix([]))) == [huge]
+    assert list(batches(huge)) == [huge]
 
 
 def test_an_answer_ends_where_the_context_ends(

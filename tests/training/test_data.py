@@ -13,7 +13,7 @@ from panollava import PanoLlavaProcessor
 from panollava.backbones.assemble import load_image_processor
 from panollava.corpus.records import Record
 from panollava.corpus.store import open_split, panorama_records
-from panollava.training.data import Collator, Draw, Draws, ViewCollator, messages
+from panollava.training.data import Collator, Draw, Draws, StoredPanoramas, ViewCollator, messages
 from panollava.vlm.packing import IGNORE, Packed
 
 PANORAMAS = 5
@@ -71,12 +71,12 @@ def by_record(packed: Packed) -> list[tuple[list[int], list[int]]]:
 
 def drawn(split: datasets.Dataset, index: int, **changes: int) -> tuple[bytes, list[Record]]:
     options = {"seed": 3, "count": 100, "records": 4} | changes
-    draw = Draws(split, **options)[index]
+    draw = Draws(StoredPanoramas(split), **options)[index]
     return draw.image.tobytes(), draw.records
 
 
 def test_a_draw_is_a_function_of_its_index(split: datasets.Dataset) -> None:
-    draws = Draws(split, seed=3, count=100, records=4)
+    draws = Draws(StoredPanoramas(split), seed=3, count=100, records=4)
     forwards = [(d.image.tobytes(), d.records) for d in (draws[i] for i in range(12))]
     assert [drawn(split, i) for i in reversed(range(12))] == forwards[::-1]
     assert [drawn(split, i, seed=4) for i in range(12)] != forwards
@@ -84,7 +84,7 @@ def test_a_draw_is_a_function_of_its_index(split: datasets.Dataset) -> None:
 
 
 def test_every_epoch_shows_every_panorama_in_a_new_order_with_new_records(split: datasets.Dataset) -> None:
-    draws = Draws(split, seed=0, count=100, records=4)
+    draws = Draws(StoredPanoramas(split), seed=0, count=100, records=4)
     epochs = [[draws[e * PANORAMAS + i] for i in range(PANORAMAS)] for e in range(6)]
     orders = [[d.records[0].image_id for d in epoch] for epoch in epochs]
     assert all(set(order) == set(split["image_id"]) for order in orders)
@@ -97,7 +97,7 @@ def test_a_draw_holds_distinct_records_of_its_own_panorama(split: datasets.Datas
     stored = {row["image_id"]: panorama_records(row) for row in split}
     for limit in (4, 1000):
         for index in range(PANORAMAS):
-            draw = Draws(split, seed=0, count=10, records=limit)[index]
+            draw = Draws(StoredPanoramas(split), seed=0, count=10, records=limit)[index]
             own = stored[draw.records[0].image_id]
             assert len(draw.records) == min(limit, len(own))
             wanted, found = Counter(map(str, own)), Counter(map(str, draw.records))

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import FullDisk
 from tiny_backbones import MODEL, write_panoramas, write_parts
 
 from panollava.backbones.assemble import assemble
 from panollava.corpus.store import open_split
 from panollava.training import features
-from panollava.training.data import Collator, Draws
+from panollava.training.data import Collator, Draws, StoredPanoramas
 from panollava.training.features import frozen_features
 
 PANORAMAS = 5
@@ -43,7 +44,7 @@ def test_a_batch_with_kept_features_has_the_loss_and_gradients_of_one_with_views
     assert grids is not None
     losses, gradients = [], []
     for options in ({}, {"grids": grids}):
-        draws = Draws(made.split, seed=1, count=20, records=3, **options)
+        draws = Draws(StoredPanoramas(made.split, **options), seed=1, count=20, records=3)
         batch = Collator(made.processor)([draws[index] for index in (0, 3, 11)])
         assert ("patch_grids" in batch) == bool(options)
         assert ("pixel_values" in batch) != bool(options)
@@ -123,4 +124,11 @@ def test_a_killed_computation_leaves_no_file(made: SimpleNamespace, monkeypatch:
         kept(made)
     assert not files(made)
     assert not list(made.folder.glob("*.tmp"))
+    assert kept(made) is not None
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(made: SimpleNamespace, full_disk: FullDisk) -> None:
+    with full_disk(1000), pytest.raises(OSError, match=r"nothing was written: .*\.bin"):
+        kept(made)
+    assert [path.name for path in made.folder.iterdir()] == ["lock"]
     assert kept(made) is not None

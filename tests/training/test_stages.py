@@ -33,6 +33,7 @@ RECIPE = Recipe(
     batch_size=2,
     accumulation=1,
     warmup=0.0,
+    schedule="cosine",
     save_steps=2,
     seed=0,
     bf16=False,

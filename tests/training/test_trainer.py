@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import FullDisk
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -55,6 +56,7 @@ def recipe(**changes) -> Recipe:
         "batch_size": 4,
         "accumulation": 1,
         "warmup": 0.0,
+        "schedule": "cosine",
         "save_steps": 2,
         "seed": 0,
         "bf16": False,
@@ -158,6 +160,21 @@ def test_an_interrupted_run_continues_to_the_same_weights(tmp_path: Path) -> Non
     again = trainer(tmp_path / "cut")
     again.run()
     assert not torn.exists()
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(again)[name]), name
+
+
+def test_a_full_disk_while_a_checkpoint_is_written_loses_nothing(tmp_path: Path, full_disk: FullDisk) -> None:
+    whole = trainer(tmp_path / "whole")
+    whole.run()
+    run = trainer(tmp_path / "cut", save_steps=4)
+    # Room for the weights and the optimizer's state, but not for that of the random generators.
+    with full_disk(8000), pytest.raises((OSError, RuntimeError)):
+        run.run()
+    assert list((tmp_path / "cut").glob("checkpoint-*"))
+    assert last_checkpoint(tmp_path / "cut") is None
+    again = trainer(tmp_path / "cut")
+    again.run()
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(again)[name]), name
 

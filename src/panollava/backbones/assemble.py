@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -26,6 +26,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from panollava.backbones.presets import Backbone, check_unchanged
 from panollava.backbones.tokenizer import chat_template
+from panollava.corpus.store import replacing
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
@@ -136,9 +137,8 @@ def trained_state(model: nn.Module, names: set[str]) -> dict[str, Tensor]:
 def write_trained(state: dict[str, Tensor], folder: Path) -> None:
     """Write trained parameters to a folder, in place of what was there only when complete."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{TRAINED}.tmp"
-    save_file(state, temporary, metadata={"format": "pt"})
-    temporary.replace(folder / TRAINED)
+    with replacing(folder / TRAINED) as file:
+        file.write(save(state, metadata={"format": "pt"}))
 
 
 def load_trained(model: nn.Module, folder: Path) -> list[str]:

@@ -234,7 +234,8 @@ def ask(scene: Scene, rng: Random, *, per_type: dict[str, int], tries: int = 4) 
             if len(found) == number:
                 break
             turns = dialogue(scene, rng) if kind == "dialogue" else [GENERATORS[kind](scene, rng)]
-            if turns and None not in turns and turns not in found:
-                found.append(turns)  # type: ignore[arg-type]
+            possible = [turn for turn in turns if turn is not None]
+            if possible and len(possible) == len(turns) and possible not in found:
+                found.append(possible)
         asked.extend(found)
     return asked

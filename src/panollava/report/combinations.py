@@ -1,28 +1,21 @@
 """The combination table: every encoder preset with every language-model preset, each a named DVC experiment.
 
-The experiments run one after another in the workspace, under the name ENCODER-LLM and on top of HEAD. Those that HEAD
-has already are skipped, so an interrupted grid goes on where it stopped; the workspace ends as it began.
+The experiments are named ENCODER-LLM; see `experiments.py` for how they run.
 """
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from dvc.exceptions import DvcException
-from dvc.repo import Repo
 from ruamel.yaml import YAML
 
+from panollava.report.experiments import README, own_files, run_missing, write_table
 from panollava.report.gate import flatten
 from panollava.report.tables import NOTHING, markdown_table, share, update_between_markers
-from panollava.report.workspace import dvc, kept_workspace
 
 MARKER = "combinations"
-JSON = Path("metrics/combinations.json")
-CSV = Path("metrics/combinations.csv")
-README = Path("README.md")
 
 # Name in the table's files -> key in a language's block of metrics/evaluate.json.
 QUALITY = {
@@ -45,79 +38,17 @@ def grid(params: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     }
 
 
-def params_at(repo: Repo, revision: str) -> dict[str, object]:
-    """Return the leaves of params.yaml at a git revision under dotted keys."""
-    with repo.scm.get_fs(revision).open("params.yaml", encoding="utf-8") as file:
-        return flatten(YAML(typ="safe").load(file))
-
-
-def finished_experiments(repo: Repo, cells: Mapping[str, dict[str, str]]) -> dict[str, str]:
-    """Return name -> commit of the cells that HEAD has as experiments already.
-
-    Raises:
-        ValueError: An experiment has the name of a cell but was run with other parameters.
-    """
-    here = {name: commit for found in repo.experiments.ls().values() for name, commit in found}
-    finished = {name: here[name] for name in cells if name in here}
-    committed = params_at(repo, "HEAD")
-    for name, commit in finished.items():
-        expected, found = committed | cells[name], params_at(repo, commit)
-        if differing := sorted(key for key in expected | found if expected.get(key) != found.get(key)):
-            raise ValueError(
-                f"grid: the experiment {name!r} of this commit was run with another {', '.join(differing)}; "
-                f"remove it with `dvc exp remove {name}` and call again"
-            )
-    return finished
-
-
 def run_grid(root: Path = Path()) -> dict[str, dict[str, Any]]:
     """Run what is missing of the grid, write metrics/combinations.* and the README's table, and return the rows.
 
-    A failing combination does not stop the others, but then no table is written.
-
     Raises:
-        ValueError: The README has no place for the table, something besides results is uncommitted, an experiment
-            of the same name has other parameters, or a combination failed.
+        ValueError: The README has no place for the table, or what `run_missing` raises; no table is written then.
     """
     update_between_markers((root / README).read_text(encoding="utf-8"), MARKER, "")
-    with kept_workspace(root, {JSON.as_posix(), CSV.as_posix()}) as lock:
-        cells = grid(YAML(typ="safe").load(root / "params.yaml"))
-        with Repo(str(root)) as repo:
-            finished = finished_experiments(repo, cells)
-        failed = []
-        for number, (name, settings) in enumerate(cells.items(), start=1):
-            print(f"grid: {name} ({number} of {len(cells)}){', already there' if name in finished else ''}", flush=True)
-            overrides = [part for key, value in settings.items() for part in ("--set-param", f"{key}={value}")]
-            if name not in finished and dvc(root, "exp", "run", "--name", name, *overrides, keep_open=(lock,)):
-                failed.append(name)
-    if failed:
-        raise ValueError(f"grid: {', '.join(failed)} failed, see above; the other combinations are kept")
-    with Repo(str(root)) as repo:
-        rows = collect(repo, finished_experiments(repo, cells))
-    write(root, rows)
-    return rows
-
-
-def collect(repo: Repo, experiments: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return one row per experiment: the numbers of each language under its name, and the latency.
-
-    Raises:
-        ValueError: A metrics file of an experiment cannot be read.
-    """
-    shown = repo.metrics.show(revs=list(experiments.values()), hide_workspace=False)
-    rows = {}
-    for name, commit in experiments.items():
-        metrics: dict[str, Any] = {}
-        for path, file in shown[commit].get("data", {}).items():
-            # The table of an earlier grid is declared as a metric too.
-            if path == JSON.as_posix():
-                continue
-            if "error" in file:
-                raise ValueError(f"grid: {path} of the experiment {name} cannot be read: {file['error']!r}")
-            metrics |= file["data"]
-        if "evaluate" not in metrics:
-            raise ValueError(f"grid: the experiment {name} has no metrics under 'evaluate'")
-        rows[name] = combination_row(metrics)
+    cells = grid(YAML(typ="safe").load(root / "params.yaml"))
+    metrics = run_missing(root, cells, own_files(MARKER))
+    rows = {name: combination_row(measured) for name, measured in metrics.items()}
+    write_table(root, MARKER, rows, markdown(rows))
     return rows
 
 
@@ -158,21 +89,6 @@ def markdown(rows: Mapping[str, dict[str, Any]]) -> str:
 
 def _largest(rows: Mapping[str, dict[str, Any]], language: str, key: str) -> float | None:
     return max((row[language][key] for row in rows.values() if key in row[language]), default=None)
-
-
-def write(root: Path, rows: Mapping[str, dict[str, Any]]) -> None:
-    """Write the rows as a DVC metric and as CSV, and the table into the README; each file whole or not at all."""
-    table = pd.DataFrame([{"combination": name, **flatten(row)} for name, row in rows.items()])
-    readme = update_between_markers((root / README).read_text(encoding="utf-8"), MARKER, markdown(rows))
-    texts = {
-        JSON: json.dumps({"combinations": rows}, indent=2) + "\n",
-        CSV: table.to_csv(index=False, lineterminator="\n"),
-        README: readme,
-    }
-    for path, text in texts.items():
-        temporary = root / path.with_name(f".{path.name}.new")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(root / path)
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
 """Keep a workspace safe while experiments run in it: put back what they change, even after a kill.
 
 `dvc exp run` rewrites params.yaml, dvc.lock, metrics/ and plots/ in place; killed, it leaves them so and HEAD detached.
-`kept_workspace` therefore records the state first, in .dvc/tmp/grid.json and a stash commit that no branch sees, and
-puts it back at the end; after a kill its next call does so before anything else.
+`kept_workspace` therefore records the state first, in .dvc/tmp/experiments.json and a stash commit that no branch sees,
+and puts it back at the end; after a kill its next call does so before anything else.
 """
 
 import fcntl
@@ -58,7 +58,7 @@ def require_committed(root: Path, own: Collection[str]) -> None:
     ]
     if foreign:
         raise ValueError(
-            f"grid: commit or stash {', '.join(foreign)} first; the experiments of one table must share one commit"
+            f"experiments: commit or stash {', '.join(foreign)} first; those of one table must share one commit"
         )
 
 
@@ -78,15 +78,15 @@ def dvc(root: Path, *arguments: str, keep_open: Sequence[int] = ()) -> int:
 
 
 def _state_file(root: Path) -> Path:
-    return root / ".dvc/tmp/grid.json"
+    return root / ".dvc/tmp/experiments.json"
 
 
 def save(root: Path) -> State:
     """Record the workspace's state and return it."""
     results = git(root, "stash", "create") or None
     if results:
-        # A ref, lest git prune the commit while a long grid runs.
-        git(root, "update-ref", "refs/panollava/grid", results)
+        # A ref, lest git prune the commit while a long table runs.
+        git(root, "update-ref", "refs/panollava/experiments", results)
     state = State(current_branch(root), git(root, "rev-parse", "HEAD"), results)
     file = _state_file(root)
     temporary = file.with_suffix(".new")
@@ -105,7 +105,7 @@ def restore(root: Path) -> None:
     moved = branch is not None and (branch != state.branch or head != state.commit)
     if moved or git(root, "rev-parse", state.branch or state.commit) != state.commit:
         kept = f"; its uncommitted results: git stash apply {state.results}" if state.results else ""
-        print(f"grid: the workspace has moved on from {state.commit[:10]} and is left as it is{kept}")
+        print(f"experiments: the workspace has moved on from {state.commit[:10]} and is left as it is{kept}")
     else:
         if branch is None and state.branch:
             git(root, "symbolic-ref", "HEAD", state.branch)
@@ -120,7 +120,7 @@ def restore(root: Path) -> None:
         # Outputs of a killed stage are in no cache, and so may be those of this state: neither stops the others.
         dvc(root, "checkout", "--quiet", "--force", "--allow-missing")
     if state.results:
-        git(root, "update-ref", "-d", "refs/panollava/grid")
+        git(root, "update-ref", "-d", "refs/panollava/experiments")
     _state_file(root).unlink()
 
 
@@ -130,19 +130,21 @@ def kept_workspace(root: Path, own: Collection[str]) -> Iterator[int]:
 
     `own` are the files that the caller itself writes: they may be new.
 
-    The lock is held for as long as any process has the descriptor: the experiment of a killed grid keeps it.
+    The lock is held for as long as any process has the descriptor: the experiment of a killed table keeps it.
 
     Raises:
-        ValueError: Another grid runs here, or something besides results is uncommitted.
+        ValueError: Another table of experiments runs here, or something besides results is uncommitted.
     """
     _state_file(root).parent.mkdir(exist_ok=True)
-    with (root / ".dvc/tmp/grid.lock").open("w") as lock:
+    with (root / ".dvc/tmp/experiments.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError("grid: another grid, or an experiment that one has left, still runs here") from error
+            raise ValueError(
+                "experiments: another table of experiments, or one that it has left, still runs here"
+            ) from error
         if _state_file(root).exists():
-            print("grid: an earlier one was killed; putting the workspace back")
+            print("experiments: an earlier one was killed; putting the workspace back")
             restore(root)
         require_committed(root, own)
         save(root)

@@ -1,28 +1,30 @@
 """Greedy answers to many questions, each panorama computed once for all of its questions.
 
-The tokens up to and including the panorama are the same in every prompt. Their keys and values are computed once per
-panorama and copied to one row per question; a row is then prefix, padding, rest of the prompt. Padding is masked and
-takes no position, so every answer is the one that its question gets alone. The exception is a sliding window that a row
-outgrows: it counts padding too, so there only prompts of one length share a batch, and nothing is padded.
+The tokens up to and including the panorama are the same in every prompt. Their keys and values are computed and stored
+once per panorama; a row holds the rest of its prompt, padded on the left. Padding is masked and takes no position, so
+every answer is the one that its question gets alone.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
-from transformers.cache_utils import DynamicSlidingWindowLayer
+from transformers import DynamicCache
 
 from panollava.tasks.prompts import Message
+from panollava.vlm.attending import attending
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
+from panollava.vlm.shared_prefix import SHARED_ATTENTION, SharedPrefix
 
-# Tokens of all rows of one batch, answers included; keys and values of a 7B model take half a megabyte for each.
+# Own tokens of all rows of one batch, answers included; keys and values of a 7B model take half a megabyte for each.
 TOKENS_PER_BATCH = 16384
+# After how many tokens one looks which rows have ended; a look makes a GPU wait.
+LOOK_EVERY = {"cpu": 1, "cuda": 8}
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,14 @@ class Prefix:
     ids: list[int]
     cache: DynamicCache | None = None
 
-    @property
-    def window(self) -> int | None:
-        """Return the shortest sliding window of the language model's layers."""
-        layers = [] if self.cache is None else self.cache.layers
-        return min((x.sliding_window for x in layers if isinstance(x, DynamicSlidingWindowLayer)), default=None)
+    def shared(self, owners: Tensor, padding: Tensor) -> SharedPrefix:
+        """Return the prefixes as rows read them that belong to the panoramas `owners` `[R]`, with so much padding."""
+        if self.cache is None:
+            nothing = [torch.empty(1, 1, 0, 1, device=owners.device)]
+            return SharedPrefix.of(nothing, nothing, owners, padding)
+        layers: Sequence[Any] = self.cache.layers
+        keys, values = zip(*((layer.keys, layer.values) for layer in layers), strict=True)
+        return SharedPrefix.of(list(keys), list(values), owners, padding)
 
 
 @dataclass(frozen=True)
@@ -55,18 +60,6 @@ class Row:
     panorama: int
     ids: list[int]
     max_new_tokens: int
-
-
-class GreedyProbability(LogitsProcessor):
-    """Record the log-probability of each step's most likely token; the logits of all steps would fill the memory."""
-
-    def __init__(self) -> None:
-        self.steps: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return the scores `[R, vocabulary]` as they came."""
-        self.steps.append(scores.amax(dim=-1) - scores.logsumexp(dim=-1))
-        return scores
 
 
 def prompt_ids(processor: PanoLlavaProcessor, dialogues: Sequence[list[Message]]) -> list[list[int]]:
@@ -105,7 +98,7 @@ def compute_prefix(
     inputs = processor.image_processor(list(panoramas), return_tensors="pt").to(model.device)
     visual = processor.tokens_of_panorama(inputs["view_poses"][0])
     ids = head + [model.config.image_token_id] * visual
-    cache = DynamicCache(config=model.config.text_config)
+    cache = DynamicCache()  # whole even where the language model has a sliding window: each row's lies elsewhere
     batch = torch.tensor(ids, device=model.device).expand(len(panoramas), -1)
     model(input_ids=batch, past_key_values=cache, use_cache=True, logits_to_keep=1, **inputs)
     return Prefix(ids, cache)
@@ -180,25 +173,22 @@ def answer_rows(
 ) -> list[Answer]:
     """Return one answer per row, in the order of `Row.index`."""
     answers: dict[int, Answer] = {}
-    for batch in batches(rows, prefix):
+    for batch in batches(rows):
         found = generate(model, processor, prefix, batch)
         answers |= {row.index: answer for row, answer in zip(batch, found, strict=True)}
     return [answers[index] for index in range(len(rows))]
 
 
-def batches(rows: Sequence[Row], prefix: Prefix) -> Iterator[list[Row]]:
+def batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
     """Yield rows that are answered together: one longest answer, similar lengths, no more tokens than fit.
 
-    Short answers never wait for long ones. Beyond a sliding window all rows of a batch have one length.
+    Short answers never wait for long ones.
     """
     ordered = sorted(rows, key=lambda row: (row.max_new_tokens, len(row.ids)))
     for budget, group in groupby(ordered, key=lambda row: row.max_new_tokens):
         batch: list[Row] = []
         for row in group:
-            length = len(prefix.ids) + len(row.ids) + budget
-            exceeds_window = prefix.window is not None and length > prefix.window
-            longer = bool(batch) and len(row.ids) > len(batch[0].ids)
-            if batch and ((len(batch) + 1) * length > TOKENS_PER_BATCH or (exceeds_window and longer)):
+            if batch and (len(batch) + 1) * (len(row.ids) + budget) > TOKENS_PER_BATCH:
                 yield batch
                 batch = []
             batch.append(row)
@@ -215,39 +205,58 @@ def generate(
     min_new_tokens: int = 0,
 ) -> list[Answer]:
     """Return the greedy answers of rows with the same longest answer, at least `min_new_tokens` long."""
-    tokenizer, longest = processor.tokenizer, max(len(row.ids) for row in batch)
-    padding = [longest - len(row.ids) for row in batch]
-    ids = [prefix.ids + [tokenizer.pad_token_id] * pad + row.ids for pad, row in zip(padding, batch, strict=True)]
-    mask = [[1] * len(prefix.ids) + [0] * pad + [1] * (longest - pad) for pad in padding]
-    probability = GreedyProbability()
-    output = model.generate(  # type: ignore[misc] # the library types `self` as a protocol
-        input_ids=torch.tensor(ids, device=model.device),
-        attention_mask=torch.tensor(mask, device=model.device),
-        past_key_values=None if prefix.cache is None else _cache_rows(prefix.cache, batch, model.device),
-        do_sample=False,
-        min_new_tokens=min_new_tokens,
-        max_new_tokens=batch[0].max_new_tokens,
-        logits_processor=LogitsProcessorList([probability]),
-        pad_token_id=tokenizer.pad_token_id,
-        use_cache=True,
-    )
-    said = output[:, len(ids[0]) :]
-    texts = tokenizer.batch_decode(said, skip_special_tokens=True)
-    # Generation on a GPU looks for the end of sequence some steps late and takes those steps back.
-    steps = torch.stack(probability.steps[: said.shape[1]], dim=1)
-    scores = _until_end(said, steps, model.generation_config.eos_token_id).exp().tolist()
-    return [Answer(text.strip(), score) for text, score in zip(texts, scores, strict=True)]
+    eos = model.generation_config.eos_token_id
+    ends = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    with attending(model, SHARED_ATTENTION):
+        said, scores = _decode(model, prefix, batch, ends, processor.tokenizer.pad_token_id, min_new_tokens)
+    tokens = [_until_end(row, ends) for row in said.tolist()]
+    texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return [Answer(text.strip(), score) for text, score in zip(texts, scores.exp().tolist(), strict=True)]
 
 
-def _cache_rows(cache: DynamicCache, batch: Sequence[Row], device: torch.device) -> DynamicCache:
-    """Return a copy of the prefix's cache with the panorama of each row."""
-    rows = copy.deepcopy(cache)
-    rows.batch_select_indices(torch.tensor([row.panorama for row in batch], device=device))
-    return rows
+def _until_end(tokens: list[int], ends: list[int]) -> list[int]:
+    """Return an answer's tokens up to its first end of sequence, which is included."""
+    return tokens[: next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))]
 
 
-def _until_end(said: Tensor, steps: Tensor, eos_token_id: int | list[int] | None) -> Tensor:
-    """Return the sums `[R]` of log-probabilities `[R, T]` up to the first end of sequence in `said` `[R, T]`."""
-    ends = torch.isin(said, torch.tensor([] if eos_token_id is None else eos_token_id, device=said.device))
-    over = ends.cumsum(dim=1) - ends.long() > 0
-    return steps.double().masked_fill(over, 0).sum(dim=1)
+def _decode(
+    model: PanoLlavaForConditionalGeneration,
+    prefix: Prefix,
+    batch: Sequence[Row],
+    ends: list[int],
+    pad: int,
+    min_new_tokens: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the likeliest tokens `[R, T]` of rows, and the log-probabilities `[R]` of what comes before their ends.
+
+    The end of sequence counts as said. Rows that have ended leave the batch once they are half of it.
+    """
+    device, longest, budget = model.device, max(len(row.ids) for row in batch), batch[0].max_new_tokens
+    ids = torch.tensor([[pad] * (longest - len(row.ids)) + row.ids for row in batch], device=device)
+    padding = torch.tensor([longest - len(row.ids) for row in batch], device=device)
+    owners = torch.tensor([row.panorama for row in batch], device=device)
+    positions = len(prefix.ids) + (torch.arange(longest, device=device) - padding[:, None]).clamp(min=0)
+    said = torch.full((len(batch), budget), pad, device=device)
+    scores = torch.zeros(len(batch), dtype=torch.double, device=device)
+    ended = torch.zeros(len(batch), dtype=torch.bool, device=device)
+    end_ids = torch.tensor(ends, dtype=torch.long, device=device)
+    live, cache, shared = torch.arange(len(batch), device=device), DynamicCache(), prefix.shared(owners, padding)
+    for step in range(budget):
+        state = {"past_key_values": cache, "shared": shared, "use_cache": True}
+        logits = model(input_ids=ids, position_ids=positions, logits_to_keep=1, **state).logits[:, -1].float()
+        if step < min_new_tokens:
+            logits[:, end_ids] = float("-inf")
+        best = logits.max(dim=-1)
+        ids, positions = best.indices[:, None], positions[:, -1:] + 1
+        said[live, step] = best.indices
+        scores[live] += (best.values - logits.logsumexp(dim=-1)).double().masked_fill(ended[live], 0)
+        ended[live] |= torch.isin(best.indices, end_ids)
+        if (step + 1) % LOOK_EVERY[device.type] == 0:
+            going = (~ended[live]).nonzero()[:, 0]
+            if len(going) == 0:
+                break
+            if 2 * len(going) <= len(live):
+                live, ids, positions = live[going], ids[going], positions[going]
+                cache.batch_select_indices(going)
+                shared = prefix.shared(owners[live], padding[live])
+    return said, scores

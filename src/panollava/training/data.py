@@ -1,13 +1,13 @@
-"""What a training step sees: draws of panoramas from the store, and batches of them.
+"""What a training step sees: draws of panoramas, and batches of them.
 
 A draw is a pure function of its index (which epoch, which panorama, which of its records), so a resumed run continues
 with exactly the batches that an uninterrupted one would have had. Nothing here knows of a stage.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 import torch
@@ -31,40 +31,49 @@ class Draw:
     grids: Tensor | None = None
 
 
-class Draws(Dataset):
-    """Endless draws of panoramas, epoch after epoch in fresh orders, each with at most `records` of its records.
+class Panoramas(Protocol):
+    """Panoramas by index, each with all of its records."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Draw: ...
+
+
+class StoredPanoramas(Dataset):
+    """The panoramas of a split of the store, each with all of its records.
 
     With `grids` `[P, V, h, w, C]` of all panoramas, or without `images`, no image is decoded.
     """
 
-    def __init__(
-        self,
-        split: datasets.Dataset,
-        *,
-        seed: int,
-        count: int,
-        records: int,
-        grids: Tensor | None = None,
-        images: bool = True,
-    ) -> None:
-        self.images = images and grids is None
-        self.split = split if self.images else split.select_columns(["image_id", "records"])
-        self.seed, self.count, self.records, self.grids = seed, count, records, grids
+    def __init__(self, split: datasets.Dataset, *, grids: Tensor | None = None, images: bool = True) -> None:
+        self.images, self.grids = images and grids is None, grids
+        self.split = split if self.images else split.select_columns(["records"])
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Draw:
+        row = self.split[index]
+        grids = None if self.grids is None else self.grids[index]
+        return Draw(row["image"] if self.images else None, panorama_records(row), grids)
+
+
+class Draws(Dataset):
+    """Endless draws of `panoramas`, epoch after epoch in fresh orders, each with at most `records` of its records."""
+
+    def __init__(self, panoramas: Panoramas, *, seed: int, count: int, records: int) -> None:
+        self.panoramas, self.seed, self.count, self.records = panoramas, seed, count, records
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Draw:
-        epoch, place = divmod(index, len(self.split))
-        panorama = self._order(epoch)[place]
-        row = self.split[panorama]
-        records = panorama_records(row)
-        chosen = Random(f"{self.seed}/{epoch}/{row['image_id']}").sample(records, min(self.records, len(records)))
-        image = row["image"] if self.images else None
-        return Draw(image, chosen, None if self.grids is None else self.grids[panorama])
+        epoch, place = divmod(index, len(self.panoramas))
+        whole = self.panoramas[self._order(epoch)[place]]
+        rng = Random(f"{self.seed}/{epoch}/{whole.records[0].image_id}")
+        return replace(whole, records=rng.sample(whole.records, min(self.records, len(whole.records))))
 
     def _order(self, epoch: int) -> list[int]:
-        order = list(range(len(self.split)))
+        order = list(range(len(self.panoramas)))
         Random(f"{self.seed}/{epoch}").shuffle(order)
         return order
 

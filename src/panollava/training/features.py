@@ -15,6 +15,7 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
+from panollava.corpus.store import replacing
 from panollava.training.scratch import content_hash, scratch_root
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 
@@ -63,20 +64,15 @@ def _write_once(
 ) -> None:
     """Compute the file unless it is there; it appears only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with FileLock(path.parent / "lock"):
         if path.is_file():
             path.touch()
             return
         _make_room(path.parent, size)
-        temporary = path.with_suffix(".tmp")
-        try:
-            with torch.no_grad(), temporary.open("wb") as file:
-                for start in tqdm(range(0, len(split), PANORAMAS_AT_ONCE), desc="encoder", mininterval=1):
-                    grids = _encode(model, image_processor, split, start, start + PANORAMAS_AT_ONCE)
-                    file.write(grids.contiguous().view(torch.uint8).numpy().tobytes())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with torch.no_grad(), replacing(path) as file:
+            for start in tqdm(range(0, len(split), PANORAMAS_AT_ONCE), desc="encoder", mininterval=1):
+                grids = _encode(model, image_processor, split, start, start + PANORAMAS_AT_ONCE)
+                file.write(grids.contiguous().view(torch.uint8).numpy().tobytes())
 
 
 def _make_room(folder: Path, size: int) -> None:

@@ -27,7 +27,7 @@ from panollava.backbones.assemble import (
 )
 from panollava.backbones.presets import Backbone
 from panollava.corpus.store import open_split
-from panollava.training.data import Collator, Draws, ViewCollator
+from panollava.training.data import Collator, Draws, StoredPanoramas, ViewCollator
 from panollava.training.features import frozen_features
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
@@ -131,7 +131,8 @@ def _count(recipe: Recipe) -> int:
 
 
 def _draws(store: Path, recipe: Recipe, records: int, **options: Any) -> Draws:
-    return Draws(open_split(store, "train"), seed=recipe.seed, count=_count(recipe), records=records, **options)
+    panoramas = StoredPanoramas(open_split(store, "train"), **options)
+    return Draws(panoramas, seed=recipe.seed, count=_count(recipe), records=records)
 
 
 def _draws_of_features(

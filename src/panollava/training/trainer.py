@@ -36,13 +36,13 @@ class Recipe:
     batch_size: int
     accumulation: int
     warmup: float
+    schedule: str
     save_steps: int
     seed: int
     bf16: bool
     workers: int = 0
     activation_checkpointing: bool = False
     overlap: tuple[str, str] | None = None
-    schedule: str = "cosine"
 
 
 def _group(name: str, parts: Iterable[str]) -> str | None:

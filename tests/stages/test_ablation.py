@@ -1,0 +1,69 @@
+"""The ablation study: its arms are parameters that exist, its table and figure say what was measured."""
+
+import pytest
+from conftest import PROJECT
+from ruamel.yaml import YAML
+
+from panollava.params import Params
+from panollava.report.ablation import ARMS, SEEDS, cells, figure, markdown, summarise
+from panollava.report.style import png_bytes
+
+
+def changed(params: dict, settings: dict[str, str]) -> dict:
+    yaml = YAML(typ="safe")
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        section = params
+        for part in path:
+            section = section[part]
+        assert last in section, key
+        section[last] = yaml.load(value)
+    return params
+
+
+@pytest.mark.parametrize("weights", ["standin", "hub"])
+def test_every_arm_is_a_valid_set_of_parameters(weights: str) -> None:
+    yaml = YAML(typ="safe")
+    default = Params.model_validate(yaml.load(PROJECT / "params.yaml"))
+    found = cells(list(ARMS), SEEDS, weights)
+    assert len(found) == len(ARMS) * len(SEEDS)
+    seen = [Params.model_validate(changed(yaml.load(PROJECT / "params.yaml"), settings)) for settings in found.values()]
+    assert {params.seed for params in seen} == set(SEEDS)
+    same_seed = [params for params in seen if params.seed == default.seed]
+    assert default in same_seed
+    if weights == default.weights:
+        assert all(same_seed.count(params) == 1 for params in same_seed)
+
+
+def test_the_first_nine_arms_differ_in_two_parameters_alone() -> None:
+    assert list(ARMS)[:9] == [
+        f"{pairing}-{code}" for pairing in ("none", "strip", "exact") for code in ("none", "yaw", "ray")
+    ]
+    assert {key for arm in list(ARMS)[:9] for key in ARMS[arm]} == {"train_vision.pairing", "model.position_code"}
+
+
+def test_an_unknown_arm_is_refused() -> None:
+    with pytest.raises(ValueError, match="no arm is called exact-rya; choose from none-none, "):
+        cells(["exact-ray", "exact-rya"], SEEDS, "standin")
+
+
+def test_rows_are_means_over_seeds_with_the_lowest_and_the_highest() -> None:
+    def run(value: float, **more: dict) -> dict:
+        return {"evaluate": {"en": {"accuracy": {"value": value, "blind": 0.25}, **more}, "ko": {}}}
+
+    metrics = {
+        "none-ray-s0": run(0.5, direction={"median_deg": 4.0}),
+        "none-ray-s1": run(0.75, direction={"median_deg": 6.0}),
+        "mlp-s0": run(0.5, direction={"median_deg": 90.0}),
+        "mlp-s1": run(0.5),  # without directions: no number is made of one seed alone
+    }
+    rows = summarise(metrics, ["none-ray", "mlp"], (0, 1))
+    assert rows["none-ray"]["accuracy"] == {"mean": 0.625, "low": 0.5, "high": 0.75}
+    assert "median_deg" not in rows["mlp"]
+    lines = markdown(rows).splitlines()
+    assert lines[2] == "| none-ray | 2 | 0.625 [0.500, 0.750] | 0.250 [0.250, 0.250] | 5.0° [4.0°, 6.0°] | – | – |"
+    assert lines[3].startswith("| mlp | 2 | 0.500 [0.500, 0.500] |")
+    assert lines[-1].endswith("(plots/ablation.png)")
+    drawn = figure(rows)
+    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["none-ray", "mlp"]
+    assert png_bytes(drawn) == png_bytes(figure(rows))
