@@ -81,6 +81,31 @@ def test_validate_lists_every_problem(root: Path, tmp_path: Path, capsys: pytest
     assert "no such file or folder" in capsys.readouterr().err
 
 
+def test_import_writes_a_dataset_that_validates(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, out = tmp_path / "train.tsv", tmp_path / "out"
+    table.write_text("url\tquery\tannotation\n0_0.png\tart\tA wall.\n0_0.png\tart\tNone\ngone.png\tart\tA door.\n")
+    command = ["import", "quic360", str(table), str(out), "--images", str(root / "set")]
+    assert main(command) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("panollava: 1 of 2 images are missing or cannot be used:\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.tsv"]
+    assert main([*command, "--drop-bad-images", "--licence", "as agreed"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{out}: 1 records, 1 images, 1 turns"
+    assert lines[2:] == [
+        "licence: as agreed",
+        "left out: 1 images missing or not usable",
+        "left out: 1 records of such images",
+    ]
+    assert main(["validate", str(out)]) == 0
+    assert main(command) == 1
+    assert "exists and is not an empty folder" in capsys.readouterr().err
+    for wrong in (["import", "quic", "a", "b"], [*command, "--seed", "-1"]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -130,12 +155,12 @@ def test_gate_and_grid_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_names_every_command_and_needs_no_model(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--help"], ["ask", "--help"], ["gate", "--help"]):
+    for arguments in (["--help"], ["ask", "--help"], ["import", "--help"], ["gate", "--help"]):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 0
     output = capsys.readouterr().out
-    assert all(f"panollava {command} " in output for command in ("ask", "chat", "merge", "validate", "gate"))
+    assert all(f"panollava {command} " in output for command in ("ask", "chat", "merge", "import", "validate", "gate"))
     source = Path(cli.__file__).read_text(encoding="utf-8")
     imports = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert not [line for line in map(ast.unparse, imports) if "panollava" in line or "transformers" in line]

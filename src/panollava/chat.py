@@ -4,10 +4,6 @@
 transformers does with them. A `Chat` is one conversation about one panorama.
 """
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -21,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from panollava.backbones.assemble import ADAPTER, PARTS, TRAINED, Parts, load_finetuned, load_trained, read_parts
+from panollava.corpus.folders import new_folder
 from panollava.corpus.images import open_panorama
 from panollava.tasks.answering import Prefix, Row, compute_prefix, generate, prompt_ids, split_prompts
 from panollava.tasks.prompts import Message
@@ -280,27 +277,3 @@ def _differing_layers(model: nn.Module, folder: Path) -> list[str]:
                 problems.append(f"{name}: {rows} outputs there, {shapes[name][0]} here")
     targets = {name for name in shapes if check_target_module_exists(config, name)}
     return problems + [f"{name}: no weights for this layer" for name in sorted(targets - found)]
-
-
-def check_vacant(out: Path) -> None:
-    """Refuse to write where something is already; raises ValueError."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not an empty folder; choose another name or remove it first")
-
-
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """Give a folder to write into that becomes `out` once it is complete; on any error nothing is left of it.
-
-    Raises:
-        ValueError: `out` exists and is not an empty folder.
-    """
-    check_vacant(out)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        temporary.replace(out)
-    finally:
-        if temporary.exists():
-            shutil.rmtree(temporary)

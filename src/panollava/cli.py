@@ -1,4 +1,4 @@
-"""The command line: `panollava ask`, `chat`, `merge`, `validate`, `gate` and `grid`.
+"""The command line: `panollava ask`, `chat`, `merge`, `import`, `validate`, `gate` and `grid`.
 
 Answers and reports go to standard output, everything else to standard error. What a user can put right ends in a
 message and the exit code 1. Each command imports what it needs, so that asking for help costs nothing more.
@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from panollava.chat import Chat, PanoLLaVAModel
 
 MODEL = "data/finetune_lora"
+# The names of `corpus.importers.IMPORTERS`, spelt here so that asking for help imports nothing; a test compares them.
+FORMATS = ("quic360", "llava", "coco", "bench360", "vqa", "imagefolder", "stanford2d3d")
 EXAMPLES = """\
 examples:
   panollava ask panorama.jpg "What is to the left of the door?"
   panollava ask panorama.jpg "이 파노라마에서 어떤 객체들을 볼 수 있나요?" --model my/checkpoint
   panollava chat panorama.jpg
   panollava merge data/finetune_lora my/checkpoint
+  panollava import bench360 360Bench.tsv my/dataset --images ERP_images
   panollava validate my/dataset
   panollava gate --base main
 
@@ -88,7 +91,7 @@ def merge(options: argparse.Namespace) -> int:
     (with trust_remote_code=True there). Nothing is left of it should the writing fail.
     """
     from panollava.backbones.assemble import ADAPTER, PARTS
-    from panollava.chat import check_vacant
+    from panollava.corpus.folders import check_vacant
 
     folder = Path(options.lora)
     for name in (ADAPTER, PARTS):
@@ -97,6 +100,38 @@ def merge(options: argparse.Namespace) -> int:
     check_vacant(Path(options.out))
     open_model(options.lora).save_pretrained(options.out)
     print(f"{options.out}: a full checkpoint")
+    return 0
+
+
+def import_(options: argparse.Namespace) -> int:
+    """Turn a public data set into a dataset of records, with copies of its images.
+
+    NAME is the layout, SRC what was downloaded:
+
+      quic360       QuIC-360's .tsv or CORA's .csv; or the folder with train, valid and test
+      llava         a JSON list of LLaVA conversations
+      coco          panoramic detection in COCO's JSON: 360-Indoor, PANDORA
+      bench360      360Bench.tsv; the options are put in an order drawn with --seed
+      vqa           the folder with one *questions.json and one *annotations.json
+      imagefolder   OmniCoT: the folder with metadata.jsonl, or the one above train, validation and test
+      stanford2d3d  the folder with assets/ and area_*/pano/
+
+    DST must not exist, or be empty; it appears when it is complete. What is wrong is counted and shown, and nothing is
+    written; what is left out is counted and shown. Source and licence are in every record's metadata.
+    """
+    from panollava.corpus.importers import import_dataset
+    from panollava.corpus.importers.common import Request
+
+    report = import_dataset(
+        options.name,
+        Request(Path(options.src), None if options.images is None else Path(options.images), options.seed),
+        Path(options.dst),
+        source=options.source,
+        licence=options.licence,
+        allow_any_aspect=options.allow_any_aspect,
+        drop_bad_images=options.drop_bad_images,
+    )
+    print(report)
     return 0
 
 
@@ -141,6 +176,27 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """Return a whole number from 0 on; raises ArgumentTypeError."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def _add_import_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", metavar="NAME", choices=FORMATS, help=f"the layout: {', '.join(FORMATS)}")
+    command.add_argument("src", metavar="SRC", help="the annotations, a file or a folder")
+    command.add_argument("dst", metavar="DST", help="the folder to write; if it exists, it must be empty")
+    text = "the folder that image names are relative to (default: that of the annotations)"
+    command.add_argument("--images", metavar="DIR", help=text)
+    text = "decides the order of options and the wording of questions (default: %(default)s)"
+    command.add_argument("--seed", type=whole, default=0, metavar="N", help=text)
+    command.add_argument("--source", metavar="TEXT", help="where the data comes from, instead of what is known of NAME")
+    command.add_argument("--licence", metavar="TEXT", help="its licence, instead of what is known of NAME")
+    text = "leave out images that are missing, damaged or not 2:1, with their records, and count them"
+    command.add_argument("--drop-bad-images", action="store_true", help=text)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; a command's help is the docstring of its function, which it sets as `run`."""
     parser = argparse.ArgumentParser(
@@ -151,10 +207,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     added = {}
-    for function in (ask, chat, merge, validate, gate, grid):
+    for function in (ask, chat, merge, import_, validate, gate, grid):
         text = inspect.cleandoc(function.__doc__ or "")
         added[function] = commands.add_parser(
-            function.__name__,
+            function.__name__.rstrip("_"),  # `import` is no name for a function
             help=text.partition("\n")[0],
             description=text,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -169,9 +225,11 @@ def build_parser() -> argparse.ArgumentParser:
     added[ask].add_argument("question", metavar="QUESTION", help="the question, in quotes")
     added[merge].add_argument("lora", metavar="LORA", help=f"a folder that finetuning wrote, such as {MODEL}")
     added[merge].add_argument("out", metavar="OUT", help="the folder to write; if it exists, it must be empty")
+    _add_import_arguments(added[import_])
     added[validate].add_argument("dataset", metavar="DATASET", help="a .json or .jsonl file, or a folder with one")
     text = "accept images that are not twice as wide as high"
-    added[validate].add_argument("--allow-any-aspect", action="store_true", help=text)
+    for command in (added[import_], added[validate]):
+        command.add_argument("--allow-any-aspect", action="store_true", help=text)
     choice = added[gate].add_mutually_exclusive_group()
     choice.add_argument("--base", metavar="REV", help="a git revision to compare with instead")
     choice.add_argument("--accept", action="store_true", help="accept the present numbers")

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from panollava.backbones.assemble import trained_state, write_parts, write_trained
-from panollava.chat import PanoLLaVAModel, check_vacant, new_folder
+from panollava.chat import PanoLLaVAModel
+from panollava.corpus.folders import check_vacant, new_folder
 from panollava.corpus.images import open_panorama, to_working_size
 from panollava.corpus.reading import image_file, record_file
 from panollava.corpus.records import Record

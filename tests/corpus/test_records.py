@@ -80,6 +80,14 @@ def test_defaults_of_a_turn() -> None:
     assert typed.type == "choice"
 
 
+def test_references_hold_the_answer_and_may_repeat() -> None:
+    assert Turn(human="q", assistant="a").references == []
+    given = turn(references=["There.", "Over there.", "There."])
+    parsed = Turn.model_validate(given)
+    assert parsed.references == given["references"]
+    assert parsed.model_dump(exclude_unset=True) == given
+
+
 def test_the_task_decides_the_answer() -> None:
     box = {"label": "red cube", "box_deg": [35, -12, 20, 15]}
     answers = {
@@ -156,6 +164,8 @@ BAD_RECORDS: list[tuple[dict[str, Any], str, str]] = [
         "objects.0.mask.counts",
         "'15P'",
     ),
+    ({"conversations": [turn(references=["Here."])]}, "conversations.0.references", "lack the answer of `assistant`"),
+    ({"conversations": [turn(references=["There.", ""])]}, "conversations.0.references.1", "''"),
     ({"metadata": "Seoul"}, "metadata", "'Seoul'"),
     ({"location": "Seoul"}, "location", "known keys: image_id, image_path, conversations, objects, metadata"),
     ({"image_path": "images/none.jpg"}, "image_path", "'images/none.jpg' is missing"),

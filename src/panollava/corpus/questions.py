@@ -56,10 +56,15 @@ def _below_60(objects: Sequence[SceneObject]) -> list[SceneObject]:
     return [o for o in objects if abs(o.pitch_deg) < 60]
 
 
+def whole_box(box_deg: Sequence[float]) -> list[int]:
+    """Return a box in whole degrees, as the answers spell it; no side is shorter than one."""
+    yaw, pitch, width, height = (round(v) for v in box_deg)
+    return [(yaw + 180) % 360 - 180, pitch, max(width, 1), max(height, 1)]
+
+
 def box_answer(item: SceneObject) -> list[int]:
     """Return the box of an object in whole degrees, as the answers spell it."""
-    yaw, pitch, width, height = (round(v) for v in item.box_deg)
-    return [(yaw + 180) % 360 - 180, pitch, width, height]
+    return whole_box(item.box_deg)
 
 
 def _existence(scene: Scene, rng: Random) -> Question | None:

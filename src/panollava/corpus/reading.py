@@ -75,7 +75,8 @@ def record_file(path: Path) -> Path:
     return found[0]
 
 
-def _decode(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """Return the text of a UTF-8 file; raises RecordErrors that names the line of the first byte that is none."""
     try:
         # The byte-order mark that some editors write is dropped.
         return file.read_text(encoding="utf-8-sig")
@@ -92,7 +93,7 @@ def _json_problem(file: Path, error: json.JSONDecodeError, *, line: int) -> Prob
 
 def _parse(file: Path) -> tuple[list[tuple[Place, object]], list[Problem]]:
     """Return the raw records of a file with their places, and the lines that are not JSON."""
-    text = _decode(file)
+    text = read_text(file)
     if file.suffix == ".json":
         try:
             rows = json.loads(text)

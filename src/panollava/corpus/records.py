@@ -123,7 +123,10 @@ ANSWERS: dict[str, type[Answer]] = {
 
 
 class Turn(_Strict):
-    """One question and its answer; `task` decides which typed `answer` belongs to it, `type` names it in reports."""
+    """One question and its answer; `task` decides which typed `answer` belongs to it, `type` names it in reports.
+
+    `references` are all answers that people gave, `assistant` among them; empty where there is only that one.
+    """
 
     human: Text
     assistant: Text
@@ -131,6 +134,7 @@ class Turn(_Strict):
     type: Text = Field(default_factory=lambda earlier: str(earlier["task"]))
     language: Text = "en"
     answer: Answer | None = Field(default=None, validate_default=True)
+    references: list[Text] = Field(default_factory=list)
 
     @field_validator("answer", mode="before")
     @classmethod
@@ -146,6 +150,14 @@ class Turn(_Strict):
             keys = ", ".join(ANSWERS[task].model_fields)
             raise ValueError(f"a turn of task {task!r} needs an answer with the keys {keys}")
         return ANSWERS[task].model_validate(value)
+
+    @field_validator("references")
+    @classmethod
+    def _assistant_is_a_reference(cls, references: list[str], info: ValidationInfo) -> list[str]:
+        assistant = info.data.get("assistant")
+        if references and assistant is not None and assistant not in references:
+            raise ValueError(f"the references lack the answer of `assistant`, {assistant!r}; it is one of them")
+        return references
 
 
 class Record(_Strict):

@@ -3,6 +3,7 @@
 Texts give directions in whole degrees, yaw to the right and pitch up; a box reads `[yaw, pitch, width, height]`.
 """
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -97,6 +98,11 @@ def box_text(box_deg: list[int]) -> str:
     return f"[{', '.join(str(v) for v in box_deg)}]"
 
 
+def detection_text(objects: Sequence[tuple[str, list[int]]]) -> str:
+    """Return labelled boxes as answers spell them: `red cube [35, -12, 20, 15]; blue ball [..]`."""
+    return "; ".join(f"{name} {box_text(box_deg)}" for name, box_deg in objects)
+
+
 def _slot(name: str, value: Any, language: str) -> Any:
     if name in ("yaw", "pitch"):
         return value
@@ -128,7 +134,7 @@ def answer_text(question: Question, language: str) -> str:
     if kind == "grounding":
         return box_text(answer)
     if kind == "detection":
-        return "; ".join(f"{label(item, language)} {box_text(box)}" for item, box in answer)
+        return detection_text([(label(item, language), box) for item, box in answer])
     if kind == "description":
         return _description(answer, language)
     return str(answer) if kind == "count" else WORDS[language][answer]

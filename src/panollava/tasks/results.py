@@ -182,7 +182,7 @@ def _block(name: str, lines: Sequence[Prediction], interval: Interval) -> Block:
 def _chrf(lines: Sequence[Prediction]) -> float:
     references: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for line in lines:
-        references[_asked(line)].append(line["reference"])
+        references[_asked(line)] += line["references"]
     return chrf([line["prediction"] for line in lines], [references[_asked(line)] for line in lines])
 
 

@@ -84,6 +84,7 @@ def score(variant: Variant, question: Question, answer: Answer) -> Prediction:
         "type": turn.type,
         "question": turn.human,
         "reference": turn.assistant,
+        "references": turn.references or [turn.assistant],
         "answer": None if turn.answer is None else turn.answer.model_dump(mode="json"),
         "prediction": answer.text,
         "score": answer.score,

@@ -1,0 +1,49 @@
+"""Importers of public data sets into the record format: one module for each published layout, one function here.
+
+Each module says in which public source its layout was read. Source and licence travel in every record's metadata.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from panollava.corpus.folders import check_vacant
+from panollava.corpus.importers import bench360, coco, imagefolder, llava, quic360, stanford2d3d, vqa
+from panollava.corpus.importers.common import Imported, Origin, Request
+from panollava.corpus.importers.writing import ImportReport, write_dataset
+
+IMPORTERS: dict[str, Callable[[Request], Imported]] = {
+    "quic360": quic360.read,
+    "llava": llava.read,
+    "coco": coco.read,
+    "bench360": bench360.read,
+    "vqa": vqa.read,
+    "imagefolder": imagefolder.read,
+    "stanford2d3d": stanford2d3d.read,
+}
+
+
+def import_dataset(
+    name: str,
+    request: Request,
+    dst: Path,
+    *,
+    source: str | None = None,
+    licence: str | None = None,
+    allow_any_aspect: bool = False,
+    drop_bad_images: bool = False,
+) -> ImportReport:
+    """Read a public data set and write it as a dataset folder; `source` and `licence` replace what the importer knows.
+
+    Raises ValueError with all that is wrong: an unknown name, a layout that does not fit, images that are missing or
+    unusable, a folder that is already there. Nothing is written then.
+    """
+    if name not in IMPORTERS:
+        raise ValueError(f"no importer {name!r}; there are {', '.join(IMPORTERS)}")
+    check_vacant(dst)
+    imported = IMPORTERS[name](request)
+    known = imported.origin
+    origin = Origin(source or known.source, licence or known.licence)
+    return write_dataset(
+        replace(imported, origin=origin), dst, allow_any_aspect=allow_any_aspect, drop_bad_images=drop_bad_images
+    )

@@ -1,0 +1,72 @@
+"""LLaVA conversations: a JSON list of `id`, `image` and `conversations`, turns of `from` (human, gpt) and `value`.
+
+Layout as in https://github.com/haotian-liu/LLaVA (docs/Finetune_Custom_Data.md, read). The mark `<image>` is removed
+from the questions: the panorama stands before the first one in any case. Samples without `image`, which LLaVA's own
+mixtures have, are text only; they are left out and counted.
+"""
+
+import re
+from collections import Counter
+from typing import Any, Literal
+
+from pydantic import Field
+
+from panollava.corpus.importers.common import (
+    Imported,
+    Origin,
+    Request,
+    Source,
+    annotation_file,
+    entry,
+    read_json,
+    refuse,
+)
+
+ORIGIN = Origin("LLaVA conversations, https://github.com/haotian-liu/LLaVA", "not stated by the file")
+MARK = re.compile(r"\s*<image>\s*")
+
+
+class Said(Source):
+    """What one side says."""
+
+    side: Literal["human", "gpt"] = Field(alias="from")
+    value: str
+
+
+class Sample(Source):
+    """One dialogue about at most one image."""
+
+    id: str | int
+    image: str | None = None
+    conversations: list[Said]
+
+
+def _turns(sample: Sample) -> list[dict[str, Any]]:
+    """Return the turns; raises ValueError unless human and gpt take turns, human first."""
+    sides = [said.side for said in sample.conversations]
+    if not sides or sides != ["human", "gpt"] * (len(sides) // 2):
+        raise ValueError(f"the sides are {sides}; expected human and gpt in turn, human first, gpt last")
+    texts = [said.value for said in sample.conversations]
+    # Within a sentence the mark leaves one space, at the ends nothing.
+    questions = [MARK.sub(" ", text).strip() for text in texts[::2]]
+    return [{"human": human, "assistant": gpt} for human, gpt in zip(questions, texts[1::2], strict=True)]
+
+
+def read(request: Request) -> Imported:
+    """Return one record for each sample with an image, its dialogue whole."""
+    file = annotation_file(request.src, ".json")
+    entries, problems = [], []
+    dropped: Counter[str] = Counter()
+    for number, sample in enumerate(read_json(file, list[Sample])):
+        where = f"{file.name} sample {number} (id {sample.id!r})"
+        if sample.image is None:
+            dropped["samples without an image"] += 1
+            continue
+        try:
+            fields = {"conversations": _turns(sample), "metadata": {"id": sample.id}}
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+            continue
+        entries.append(entry(request, where, sample.image, fields))
+    refuse(f"dialogues of {file} cannot be read", problems)
+    return Imported(ORIGIN, entries, dropped)
