@@ -87,6 +87,10 @@ class Model(Strict):
     view_strategy: str
     fov_deg: float
     stride_deg: float
+    pitches_deg: list[float] = Field(min_length=1)
+    roll_deg: float
+    token_budget: PositiveInt | None
+    panorama_height: PositiveInt | None
     tokens_per_side: PositiveInt
     token_reduction: Literal["none", "unique"]
     resampler: Literal["mlp", "pooling", "perceiver"]

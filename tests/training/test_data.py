@@ -15,6 +15,7 @@ from panollava.corpus.records import Record
 from panollava.corpus.store import open_split, panorama_records
 from panollava.training.data import Collator, Draw, Draws, StoredPanoramas, ViewCollator, messages
 from panollava.vlm.packing import IGNORE, Packed
+from panollava.vlm.views import VIEW_SETTINGS
 
 PANORAMAS = 5
 TEMPLATES = ["llama", "vicuna", "mistral"]
@@ -40,7 +41,7 @@ def any_processor(request: pytest.FixtureRequest, encoder_folder: Path, tmp_path
 def make_processor(family: str, encoder_folder: Path, folder: Path, context: int = 2048) -> PanoLlavaProcessor:
     tiny_tokenizer(family).save_pretrained(folder)
     tokenizer = type(tiny_tokenizer(family)).from_pretrained(folder)
-    views = {name: MODEL[name] for name in ("view_strategy", "fov_deg", "stride_deg")}
+    views = {name: MODEL[name] for name in VIEW_SETTINGS} | {"tokens_per_side": 2}
     images = load_image_processor(write_encoder("clip", encoder_folder), 32, **views)
     return PanoLlavaProcessor.from_parts(images, tokenizer, tokens_per_side=2, context_length=context)
 

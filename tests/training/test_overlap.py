@@ -155,7 +155,7 @@ def test_neighbours_of_the_true_place_are_no_negatives() -> None:
 @pytest.mark.parametrize(("strategy", "stride_deg"), [("cubemap", 90), ("resize", 90), ("e2p", 120)])
 def test_views_without_overlap_are_refused(strategy: str, stride_deg: float) -> None:
     poses = view_poses(strategy, fov_deg=90, stride_deg=stride_deg)
-    with pytest.raises(ValueError, match=r"needs overlapping pinhole views.*pairing: none"):
+    with pytest.raises(ValueError, match=r"needs overlapping views.*pairing: none"):
         densecl(torch.randn(1, len(poses), 4, 4, 8), poses, "exact")
 
 

@@ -264,7 +264,7 @@ def vision_stage(parts: Parts, store: Path) -> tuple[stages.VisionStage, Any]:
     """Return the module that train_vision trains, as it is drawn and fitted, and its image processor."""
     tower = stages.load_encoder(parts.encoder, torch.float32)
     config = stages.PanoLlavaConfig(vision_config=tower.config, vision_feature_layer=-2, **MODEL)
-    views = {name: MODEL[name] for name in stages.VIEWS}
+    views = {name: MODEL[name] for name in stages.VIEW_SETTINGS}
     model, image_processor = stages.VisionStage(tower, config), stages.load_image_processor(parts.encoder, 32, **views)
     stages._fit_whitening(model, image_processor, open_split(store, "train"))
     return model, image_processor
@@ -306,7 +306,7 @@ def test_without_pairing_the_trunk_is_written_as_it_is_drawn_and_fitted(
 def test_views_without_overlap_stop_the_overlap_stage(parts: Parts, store: Path, tmp_path: Path) -> None:
     cube = {"dtype": torch.float32, "settings": MODEL | {"view_strategy": "cubemap"}}
     options = {"recipe": RECIPE, "blocks": 1, **cube}
-    with pytest.raises(ValueError, match="needs overlapping pinhole views"):
+    with pytest.raises(ValueError, match="needs overlapping views"):
         stages.train_vision(parts.encoder, store, tmp_path / "out", tmp_path / "checkpoints", **options)
     assert not (tmp_path / "out").exists()
 

@@ -37,6 +37,23 @@ def test_sizes_may_differ_within_a_batch_and_settings_per_call(
     assert image_processor(panorama, view_strategy="cubemap")["pixel_values"].shape[1] == 6
 
 
+def test_the_views_of_adaptive_are_the_same_whatever_the_panorama_s_size(
+    image_processor: PanoLlavaImageProcessor, panorama: Tensor
+) -> None:
+    settings = {"view_strategy": "adaptive", "token_budget": 40, "tokens_per_side": 2, "panorama_height": 64}
+    larger = torch.randint(0, 256, (3, 100, 200), dtype=torch.uint8)
+    inputs = image_processor([panorama, larger], **settings)
+    assert inputs["pixel_values"].shape[1] * 4 <= 40
+    wanted = view_poses("adaptive", view_size=32, token_budget=40, tokens_per_side=2, panorama_height=64)
+    assert torch.equal(inputs["view_poses"][1], wanted)
+
+
+def test_rows_and_roll_reach_the_views(image_processor: PanoLlavaImageProcessor, panorama: Tensor) -> None:
+    inputs = image_processor(panorama, view_strategy="e2p", pitches_deg=[30, -30], roll_deg=15, stride_deg=60)
+    wanted = view_poses("e2p", pitches_deg=[30, -30], roll_deg=15, stride_deg=60)
+    assert torch.equal(inputs["view_poses"][0], wanted)
+
+
 def test_small_panoramas_are_sampled_as_they_are(panorama: Tensor) -> None:
     poses = view_poses("e2p")
     assert torch.equal(views_of_panorama(panorama, poses, 32), sample_views(panorama[None].float(), poses, 32)[0])

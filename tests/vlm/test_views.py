@@ -27,9 +27,14 @@ def pinhole(yaw_deg: float, pitch_deg: float = 0.0, fov_deg: float = 90.0, roll_
     return torch.cat((angles, angles.new_zeros(1)))
 
 
+BUDGET = {"token_budget": 128, "tokens_per_side": 4, "panorama_height": 256, "view_size": 40}
+TILTED = {"fov_deg": 70, "stride_deg": 60, "pitches_deg": [40, 0, -55], "roll_deg": 20}
+
+
 @pytest.mark.parametrize("strategy", VIEW_STRATEGIES)
-def test_sampling_a_panorama_of_its_own_rays_gives_the_rays_of_the_views(strategy: str) -> None:
-    poses = view_poses(strategy)
+@pytest.mark.parametrize("settings", [{}, TILTED], ids=["default", "tilted"])
+def test_sampling_a_panorama_of_its_own_rays_gives_the_rays_of_the_views(strategy: str, settings: dict) -> None:
+    poses = view_poses(strategy, **BUDGET, **settings)
     panorama = erp_rays(256, 512).permute(2, 0, 1)[None]
     sampled = F.normalize(sample_views(panorama, poses, 40)[0].permute(0, 2, 3, 1), dim=-1)
     error = angular_distance(sampled, view_rays(poses, 40, 40))
@@ -58,6 +63,53 @@ def test_the_seam_leaves_no_trace() -> None:
     across = sample_views(panorama, pinhole(180)[None], 24)
     centred = sample_views(panorama.roll(32, -1), pinhole(0)[None], 24)
     assert torch.allclose(across, centred, atol=1e-5)
+
+
+def test_defaults_are_the_poses_of_old() -> None:
+    quarter, eighth = math.radians(90), math.radians(45)
+    ring = [(math.radians((i * 45 + 180) % 360 - 180), 0, 0, quarter, quarter, 0) for i in range(8)]
+    whole = [(0, 0, 0, 2 * math.pi, math.pi, 1)]
+    cube = [*ring[::2], (0, quarter, 0, quarter, quarter, 0), (0, -quarter, 0, quarter, quarter, 0)]
+    old = {"resize": whole, "e2p": ring, "anyres_e2p": whole + ring, "cubemap": cube}
+    for strategy, poses in old.items():
+        assert torch.equal(view_poses(strategy), torch.tensor(poses)), strategy
+    assert eighth == pytest.approx(ring[1][0])
+
+
+@pytest.mark.parametrize(("strategy", "whole"), [("e2p", 0), ("sliding_window", 0), ("anyres", 1), ("anyres_e2p", 1)])
+def test_rows_rolls_strides_and_fields_of_view_are_as_asked(strategy: str, whole: int) -> None:
+    poses = view_poses(strategy, **TILTED).rad2deg()
+    assert len(poses) == whole + 3 * 6
+    local = poses[whole:].view(3, 6, 6)
+    assert torch.allclose(local[..., 1], torch.tensor([[40.0], [0], [-55]]).expand(3, 6), atol=1e-4)
+    assert torch.allclose(local[..., 0] % 360, (torch.arange(6) * 60.0).expand(3, 6), atol=1e-4)
+    assert torch.allclose(poses[:, 2], torch.tensor(20.0))
+    assert torch.allclose(local[..., 3:5], torch.tensor(70.0))
+
+
+def test_windows_are_crops_of_the_panorama() -> None:
+    """At its own resolution a window is a rectangle of pixels, wherever it lies; across the seam it wraps."""
+    panorama = torch.rand(1, 3, 64, 128)
+    poses = view_poses("sliding_window", fov_deg=45, stride_deg=22.5, pitches_deg=[45, -11.25])
+    views = sample_views(panorama, poses, 16)[0]
+    for pose, view in zip(poses.rad2deg().tolist(), views, strict=True):
+        left, top = round((pose[0] + 180 - 22.5) / 360 * 128), round((90 - pose[1] - 22.5) / 180 * 64)
+        assert torch.allclose(view, panorama[0].roll(-left, -1)[:, top : top + 16, :16], atol=1e-4)
+
+
+def test_the_whole_panorama_and_its_tiles_are_those_of_anyres() -> None:
+    poses = view_poses("anyres", fov_deg=90, stride_deg=90, pitches_deg=[45, -45])
+    assert len(poses) == 1 + 8
+    angles = token_solid_angles(poses, 12, 12).sum((1, 2))
+    assert torch.allclose(angles[1:], torch.tensor(math.pi / 2), rtol=1e-5)
+    rays = view_rays(poses[1:], 8, 8)
+    for pose, own in zip(poses[1:], rays, strict=True):
+        x, y, inside = project(own, pose)
+        assert inside.all()
+        centres = (torch.arange(8) + 0.5) / 4 - 1
+        assert torch.allclose(x, centres.expand(8, 8), atol=1e-5)
+        assert torch.allclose(y, -centres[:, None].expand(8, 8), atol=1e-5)
+    assert kept_tokens(poses, 8, "unique").all()
 
 
 @pytest.mark.parametrize(
@@ -138,6 +190,10 @@ def test_shifting_columns_pairs_the_wrong_tokens() -> None:
         ({"strategy": "fisheye"}, "fisheye"),
         ({"strategy": "e2p", "fov_deg": 180}, "fov_deg is 180"),
         ({"strategy": "e2p", "stride_deg": 50}, "stride_deg is 50"),
+        ({"strategy": "e2p", "pitches_deg": []}, r"pitches_deg is \[\]; it must name different rows"),
+        ({"strategy": "e2p", "pitches_deg": [0, 0]}, r"pitches_deg is \[0, 0\]"),
+        ({"strategy": "e2p", "pitches_deg": [100]}, r"pitches_deg is \[100\]"),
+        ({"strategy": "anyres", "pitches_deg": [60]}, "a window of 90.0 degrees at pitch 60 reaches beyond a pole"),
     ],
 )
 def test_impossible_views_are_refused(arguments: dict, message: str) -> None:

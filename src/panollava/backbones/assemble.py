@@ -31,6 +31,7 @@ from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
+from panollava.vlm.views import VIEW_SETTINGS
 
 TRAINED, PARTS = "trained.safetensors", "parts.json"
 ADAPTER = "adapter_config.json"
@@ -96,17 +97,17 @@ def load_image_processor(encoder: Backbone, view_size: int, **views: Any) -> Pan
 
 
 def assemble(
-    parts: Parts, *, dtype: torch.dtype, view_strategy: str, fov_deg: float, stride_deg: float, **settings: Any
+    parts: Parts, *, dtype: torch.dtype, **settings: Any
 ) -> tuple[PanoLlavaForConditionalGeneration, PanoLlavaProcessor]:
     """Return a model with a new resampler between two loaded backbones, and its processor.
 
-    `settings` are the remaining fields of `PanoLlavaConfig`.
+    `settings` are the fields of `PanoLlavaConfig` that neither backbone decides.
 
     Raises:
         ValueError: a backbone that is not the one its pointer names; a visual prefix longer than the model's context.
     """
     vision, language = load_encoder(parts.encoder, dtype), load_llm(parts.llm, dtype)
-    views: dict[str, Any] = {"view_strategy": view_strategy, "fov_deg": fov_deg, "stride_deg": stride_deg}
+    views = {name: settings[name] for name in VIEW_SETTINGS}
     context = language.config.max_position_embeddings
     processor = PanoLlavaProcessor.from_parts(
         load_image_processor(parts.encoder, vision.config.image_size, **views),
@@ -121,7 +122,6 @@ def assemble(
         text_config=language.config,
         image_token_id=int(processor.image_token_id),  # type: ignore[arg-type] # one token has one id
         vision_feature_layer=layer,
-        **views,
         **settings,
     )
     model = PanoLlavaForConditionalGeneration.from_parts(vision, language, config)
@@ -171,8 +171,8 @@ def load_finetuned(
     """
     parts = read_parts(folder)
     config = PanoLlavaConfig.from_pretrained(folder)
-    fields = ("view_strategy", "fov_deg", "stride_deg", "tokens_per_side", "token_reduction", "resampler",
-              "resampler_hidden_size", "resampler_layers", "position_code", "position_frequencies")  # fmt: skip
+    fields = (*VIEW_SETTINGS, "token_reduction", "resampler", "resampler_hidden_size", "resampler_layers",
+              "position_code", "position_frequencies")  # fmt: skip
     values = config.to_dict()
     # A configuration read from a file may hold its dtype by name.
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32

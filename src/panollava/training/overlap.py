@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panollava.vlm.geometry import angular_distance
-from panollava.vlm.views import PINHOLE, correspondences, token_solid_angles, view_rays
+from panollava.vlm.views import WHOLE, correspondences, token_solid_angles, view_rays
 
 # VICReg's weights (Bardes et al. 2022) and DenseCL's temperature (Wang et al. 2021).
 INVARIANCE, VARIANCE, COVARIANCE = 25.0, 25.0, 1.0
@@ -31,26 +31,28 @@ class Overlap:
 
 
 def neighbours(poses: Tensor, size: int, pairing: str) -> list[Overlap]:
-    """Return the overlaps of all ordered pairs of pinhole views at `poses` `[V, 6]` whose tokens meet.
+    """Return the overlaps of all ordered pairs of views at `poses` `[V, 6]` whose tokens meet.
+
+    The whole panorama is left out: it meets every view, at another scale.
 
     `strip` pairs what the published systems pair: the right half of a view with the left half of the next one.
 
     Raises:
         ValueError: no two of the views overlap, or an unknown pairing.
     """
-    pinholes = [i for i, pose in enumerate(poses) if pose[5] == PINHOLE]
+    partial = [i for i, pose in enumerate(poses) if pose[3] < WHOLE[3]]
     if pairing == "exact":
-        pairs = [(i, j) for i in pinholes for j in pinholes if i != j]
+        pairs = [(i, j) for i in partial for j in partial if i != j]
         overlaps = [_exact(poses, i, j, size) for i, j in pairs]
     elif pairing == "strip":
-        ring = [i for i in pinholes if poses[i, 1] == 0]
+        ring = [i for i in partial if poses[i, 1] == 0]
         overlaps = [_strip(poses, i, j, size) for i, j in zip(ring, [*ring[1:], *ring[:1]], strict=True)]
     else:
         raise ValueError(f"pairing {pairing!r} is unknown; choose exact or strip (none trains nothing)")
     overlaps = [overlap for overlap in overlaps if len(overlap.tokens)]
     if not overlaps:
         raise ValueError(
-            "no token of any view lies inside another view: the overlap loss needs overlapping pinhole views, "
+            "no token of any view lies inside another view: the overlap loss needs overlapping views, "
             "such as e2p or anyres_e2p with stride_deg below fov_deg; set pairing: none for these views"
         )
     return overlaps

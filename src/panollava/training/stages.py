@@ -36,10 +36,10 @@ from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.packing import PACKED_ATTENTION
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 from panollava.vlm.resampler import build_trunk
+from panollava.vlm.views import VIEW_SETTINGS
 from panollava.vlm.vision import encode_views
 
 RESAMPLER, LORA = "model.resampler.", ".lora_"
-VIEWS = ("view_strategy", "fov_deg", "stride_deg")
 # Some ten thousand patches at least, for the covariance of a few hundred channels.
 WHITENED_PANORAMAS, WHITENED_AT_ONCE = 64, 8
 
@@ -170,7 +170,7 @@ def train_vision(
     layer = -1 if encoder.feature_layer is None else encoder.feature_layer
     config = PanoLlavaConfig(vision_config=tower.config, vision_feature_layer=layer, **settings)
     model = VisionStage(tower, config)
-    image_processor = load_image_processor(encoder, tower.config.image_size, **{k: settings[k] for k in VIEWS})
+    image_processor = load_image_processor(encoder, tower.config.image_size, **{k: settings[k] for k in VIEW_SETTINGS})
     _fit_whitening(model, image_processor, open_split(store, "train"))
     parts = last_blocks(tower, blocks, layer)
     rates = dict.fromkeys(parts, recipe.learning_rates["vision_tower"])

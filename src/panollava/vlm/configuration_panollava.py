@@ -16,8 +16,10 @@ class PanoLlavaConfig(PreTrainedConfig):
         vision_config, text_config: the two backbones; view size and patch size are the encoder's own.
         image_token_id: id of the placeholder token; it may lie beyond the vocabulary, it is never embedded.
         vision_feature_layer: index into the encoder's hidden states; -1 is its last hidden state, final norm included.
-        view_strategy, fov_deg, stride_deg: the views of a panorama, see `views.view_poses`.
+        view_strategy, fov_deg, stride_deg, pitches_deg, roll_deg: the views of a panorama, see `views.view_poses`.
         tokens_per_side: t; each view becomes t x t language tokens.
+        token_budget, panorama_height: for `adaptive`, how many tokens a panorama may take, and the height in pixels of
+            the panoramas that the model is made for. It sees them all through the same views.
         token_reduction: which of these tokens the language model reads, see `views.kept_tokens`.
         resampler: how patches become tokens, see `resampler.py`.
         resampler_hidden_size: width of the resampler's trunk (`pooling` keeps the encoder's) and of its projection.
@@ -43,6 +45,10 @@ class PanoLlavaConfig(PreTrainedConfig):
     view_strategy: str = "anyres_e2p"
     fov_deg: float | int = 90.0
     stride_deg: float | int = 45.0
+    pitches_deg: list[float | int] | tuple[float | int, ...] = (0.0,)
+    roll_deg: float | int = 0.0
+    token_budget: int | None = None
+    panorama_height: int | None = None
     tokens_per_side: int = 6
     token_reduction: Literal["none", "unique"] = "none"
     resampler: Literal["mlp", "pooling", "perceiver"] = "mlp"
@@ -53,6 +59,7 @@ class PanoLlavaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        self.pitches_deg = list(self.pitches_deg)
         # Tying is decided by the top-level value, while the language model's own checkpoint carries it in its config.
         self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
         for name, value in (

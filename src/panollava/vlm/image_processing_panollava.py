@@ -16,7 +16,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
-from .views import ERP_WINDOW, sample_views
+from .views import ERP_WINDOW, VIEW_SETTINGS, sample_views
 from .views import view_poses as strategy_poses
 
 ASPECT_TOLERANCE = 0.01
@@ -69,18 +69,24 @@ def reduce_panorama(panorama: Tensor, height: int, width: int) -> Tensor:
 
 
 class PanoLlavaImagesKwargs(ImagesKwargs, total=False):
-    """Settings of the image processor beyond the usual ones, in degrees."""
+    """Settings of the image processor beyond the usual ones: those of `view_poses`, angles in degrees."""
 
     view_strategy: str
     fov_deg: float | int
     stride_deg: float | int
+    pitches_deg: list[float | int]
+    roll_deg: float | int
+    token_budget: int | None
+    tokens_per_side: int | None
+    panorama_height: int | None
 
 
 class PanoLlavaImageProcessor(PilBackend):
     """Turn 2:1 panoramas into `pixel_values` `[P, V, 3, S, S]` and `view_poses` `[P, V, 6]` (float32, radians).
 
-    `size` is the view size S; `image_mean` and `image_std` must be those of the image encoder. Images may be PIL, numpy
-    or torch, of different sizes; arrays hold values from 0 to 255 unless `do_rescale=False`.
+    `size` is the view size S; `image_mean` and `image_std` must be those of the image encoder. `token_budget`,
+    `tokens_per_side` and `panorama_height` matter to `adaptive` alone. Images may be PIL, numpy or torch, of different
+    sizes; arrays hold values from 0 to 255 unless `do_rescale=False`.
     """
 
     valid_kwargs = PanoLlavaImagesKwargs
@@ -94,6 +100,11 @@ class PanoLlavaImageProcessor(PilBackend):
     view_strategy = "anyres_e2p"
     fov_deg = 90.0
     stride_deg = 45.0
+    pitches_deg = [0.0]  # noqa: RUF012
+    roll_deg = 0.0
+    token_budget = None
+    tokens_per_side = None
+    panorama_height = None
 
     def _preprocess(  # type: ignore[override] # only the settings that matter here, by name
         self,
@@ -106,14 +117,13 @@ class PanoLlavaImageProcessor(PilBackend):
         image_mean: tuple[float, ...],
         image_std: tuple[float, ...],
         view_strategy: str,
-        fov_deg: float,
-        stride_deg: float,
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         if size.height is None or size.height != size.width:
             raise ValueError(f"views are square, but size is {size.height} x {size.width}")
-        poses = strategy_poses(view_strategy, fov_deg=fov_deg, stride_deg=stride_deg)
+        settings = {name: kwargs[name] for name in VIEW_SETTINGS if name != "view_strategy"}
+        poses = strategy_poses(view_strategy, view_size=size.height, **settings)
         panoramas = [_checked_panorama(image, index) for index, image in enumerate(images)]
         pixels = torch.stack([views_of_panorama(panorama, poses, size.height) for panorama in panoramas])
         if do_rescale:

@@ -48,6 +48,11 @@ class PanoLlavaProcessor(ProcessorMixin):
         token_reduction: str = "none",
         chat_template: str | None = None,
     ):
+        if image_processor.tokens_per_side not in (None, tokens_per_side):
+            raise ValueError(
+                f"tokens_per_side is {tokens_per_side}, but the image processor chooses its views for "
+                f"{image_processor.tokens_per_side}; both are the model's"
+            )
         self.tokens_per_side, self.token_reduction = tokens_per_side, token_reduction
         self.image_token = PANORAMA_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(PANORAMA_TOKEN)

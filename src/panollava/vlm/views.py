@@ -1,18 +1,22 @@
 """Views: which parts of a panorama the encoder sees, and where each of their pixels and tokens lies on the sphere.
 
 A view is a pose of six numbers (yaw, pitch, roll, fov_x, fov_y, kind) in radians; kind 0 is a pinhole camera, kind 1
-an equirectangular window. All geometry follows from the poses, so a model needs nothing but `[V, 6]` poses to know the
-ray and the solid angle of each of its tokens. Sampling is bilinear, one call for all views, exact across the seam.
+an equirectangular window (a crop of the panorama). All geometry follows from the poses, so a model needs nothing but
+`[V, 6]` poses to know the ray and the solid angle of each of its tokens. Sampling is bilinear, one call for all views,
+exact across the seam.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .geometry import rays_to_pixels, rotation
+from .geometry import directions_to_rays, rays_to_pixels, rotation
+from .rings import covering_rings
 
 POSE_SIZE = 6
 PINHOLE, ERP_WINDOW = 0.0, 1.0
@@ -20,35 +24,153 @@ PINHOLE, ERP_WINDOW = 0.0, 1.0
 TIE = 1e-4
 
 
-def _pinhole(yaw_deg: float, pitch_deg: float, fov_deg: float) -> tuple[float, ...]:
+Pose = tuple[float, ...]
+WHOLE = (0.0, 0.0, 0.0, 2 * math.pi, math.pi, ERP_WINDOW)
+# What the views of a model follow from, next to the size of a view; the same names everywhere.
+VIEW_SETTINGS = (
+    "view_strategy", "fov_deg", "stride_deg", "pitches_deg", "roll_deg", "token_budget", "tokens_per_side",
+    "panorama_height",
+)  # fmt: skip
+# The widest view that `adaptive` chooses; wider ones waste most of their pixels on their corners.
+WIDEST_DEG = 120
+ABOUT_AS_FINE = 1.1
+
+
+@dataclass(frozen=True)
+class _Settings:
+    fov_deg: float
+    stride_deg: float
+    pitches_deg: tuple[float, ...]
+    roll_deg: float
+    token_budget: int | None
+    tokens_per_side: int | None
+    panorama_height: int | None
+    view_size: int | None
+
+
+def _pinhole(yaw_deg: float, pitch_deg: float, fov_deg: float) -> Pose:
     fov = math.radians(fov_deg)
     return (math.radians(yaw_deg), math.radians(pitch_deg), 0.0, fov, fov, PINHOLE)
 
 
-def _ring(fov_deg: float, stride_deg: float) -> list[tuple[float, ...]]:
-    count = round(360 / stride_deg)
-    return [_pinhole((i * 360 / count + 180) % 360 - 180, 0.0, fov_deg) for i in range(count)]
+def _ring(fov_deg: float, count: int, pitch_deg: float = 0.0) -> list[Pose]:
+    return [_pinhole((i * 360 / count + 180) % 360 - 180, pitch_deg, fov_deg) for i in range(count)]
 
 
-def _cube() -> list[tuple[float, ...]]:
-    return [*_ring(90.0, 90.0), _pinhole(0.0, 90.0, 90.0), _pinhole(0.0, -90.0, 90.0)]
+def _rows(settings: _Settings) -> list[Pose]:
+    count = round(360 / settings.stride_deg)
+    return [pose for pitch in settings.pitches_deg for pose in _ring(settings.fov_deg, count, pitch)]
 
 
-WHOLE = (0.0, 0.0, 0.0, 2 * math.pi, math.pi, ERP_WINDOW)
+def _windows(settings: _Settings) -> list[Pose]:
+    reach = 90 - settings.fov_deg / 2
+    for pitch in settings.pitches_deg:
+        if abs(pitch) > reach:
+            raise ValueError(
+                f"a window of {settings.fov_deg} degrees at pitch {pitch} reaches beyond a pole; "
+                f"with this fov_deg, pitches_deg lie between {-reach} and {reach}"
+            )
+    return [(*pose[:5], ERP_WINDOW) for pose in _rows(settings)]
 
-VIEW_STRATEGIES = {
-    "resize": lambda fov_deg, stride_deg: [WHOLE],
-    "e2p": lambda fov_deg, stride_deg: _ring(fov_deg, stride_deg),
-    "cubemap": lambda fov_deg, stride_deg: _cube(),
-    "anyres_e2p": lambda fov_deg, stride_deg: [WHOLE, *_ring(fov_deg, stride_deg)],
+
+def _cube() -> list[Pose]:
+    return [*_ring(90.0, 4), _pinhole(0.0, 90.0, 90.0), _pinhole(0.0, -90.0, 90.0)]
+
+
+def _sphere(fov_deg: float, stride_deg: float, roll_deg: float) -> list[Pose]:
+    roll = math.radians(roll_deg)
+    # A rolled square holds an upright one, and that one covers.
+    upright = 2 * math.atan(math.tan(math.radians(fov_deg) / 2) / (abs(math.cos(roll)) + abs(math.sin(roll))))
+    rings = covering_rings(upright, math.radians(stride_deg))
+    return [pose for pitch, count in rings for pose in _ring(fov_deg, count, math.degrees(pitch))]
+
+
+def _adaptive(settings: _Settings) -> list[Pose]:
+    """Return the whole panorama and, as far as the budget allows, views that are finer, but no finer than its pixels.
+
+    These cover the sphere; where the budget is too small for that, they are a ring around the horizon.
+    """
+    budget = _given("token_budget", settings.token_budget)
+    side = _given("tokens_per_side", settings.tokens_per_side)
+    height = _given("panorama_height", settings.panorama_height)
+    size = _given("view_size", settings.view_size)
+    views = budget // side**2
+    if not views:
+        raise ValueError(
+            f"token_budget is {budget}, but a single view of {side} x {side} tokens takes {side**2}; "
+            "raise token_budget or lower tokens_per_side"
+        )
+    # The field of view at whose centre one pixel of a view is one pixel of the panorama.
+    finest_deg = math.degrees(2 * math.atan(math.pi * size / (2 * height)))
+    if size >= 2 * height or views < 4:
+        return [WHOLE]
+    sphere = _affordable_sphere(views - 1, finest_deg, settings.roll_deg)
+    if sphere:
+        return [WHOLE, *sphere]
+    count = max(min(views - 1, math.floor(360 / finest_deg)), 3)
+    return [WHOLE, *_ring(360 / count, count)]
+
+
+def _affordable_sphere(views: int, finest_deg: float, roll_deg: float) -> list[Pose]:
+    """Return at most `views` views that cover the sphere, as fine as that allows; none if it takes more.
+
+    Of all that are about as fine (within a tenth), the fewest: a step in the number of rings buys next to nothing.
+    """
+    affordable: list[tuple[float, list[Pose]]] = []
+    for fov_deg in range(min(math.ceil(finest_deg), WIDEST_DEG), WIDEST_DEG + 1):
+        half = math.radians(fov_deg) / 2
+        if affordable and math.tan(half) > ABOUT_AS_FINE * affordable[0][0]:
+            break
+        # Not even without any overlap: a view sees 4 asin(sin(fov / 2)^2) of the 4 pi steradians.
+        if views * math.asin(math.sin(half) ** 2) < math.pi - 1e-9:
+            continue
+        poses = _sphere(fov_deg, math.inf, roll_deg)
+        if len(poses) <= views:
+            affordable.append((math.tan(half), poses))
+    return min((poses for _, poses in affordable), key=len, default=[])
+
+
+def _given(name: str, value: int | None) -> int:
+    if value is None or value < 1:
+        raise ValueError(f"{name} is {value}; the view strategy adaptive needs a whole number of at least 1")
+    return value
+
+
+VIEW_STRATEGIES: dict[str, Callable[[_Settings], list[Pose]]] = {
+    "resize": lambda settings: [WHOLE],
+    "sliding_window": _windows,
+    "e2p": _rows,
+    "cubemap": lambda settings: _cube(),
+    "anyres": lambda settings: [WHOLE, *_windows(settings)],
+    "anyres_e2p": lambda settings: [WHOLE, *_rows(settings)],
+    "sphere": lambda settings: _sphere(settings.fov_deg, settings.stride_deg, settings.roll_deg),
+    "adaptive": _adaptive,
 }
 
 
-def view_poses(strategy: str, *, fov_deg: float = 90.0, stride_deg: float = 45.0) -> Tensor:
-    """Return the poses `[V, 6]` of a view strategy; `cubemap` fixes its own field of view.
+def view_poses(
+    strategy: str,
+    *,
+    fov_deg: float = 90.0,
+    stride_deg: float = 45.0,
+    pitches_deg: Sequence[float] = (0.0,),
+    roll_deg: float = 0.0,
+    token_budget: int | None = None,
+    tokens_per_side: int | None = None,
+    panorama_height: int | None = None,
+    view_size: int | None = None,
+) -> Tensor:
+    """Return the poses `[V, 6]` of a view strategy.
+
+    `resize`: the whole panorama. `e2p`: pinhole views every `stride_deg` around each of the rows `pitches_deg`.
+    `sliding_window`: equirectangular windows at the same places. `anyres_e2p`, `anyres`: the whole panorama and one or
+    the other. `cubemap`: six faces, whatever the field of view. `sphere`: rings of pinhole views at most `stride_deg`
+    apart that see every direction. `adaptive`: what fits `token_budget` tokens, `tokens_per_side` squared a view of
+    `view_size` pixels, of a panorama of `panorama_height` pixels. `roll_deg` turns every view about its own axis.
 
     Raises:
-        ValueError: an unknown strategy, a field of view outside (0, 180), a stride that does not divide 360.
+        ValueError: an unknown strategy, a field of view outside (0, 180), a stride that does not divide 360, rows of
+            views twice or beyond a pole, a budget below one view.
     """
     if strategy not in VIEW_STRATEGIES:
         raise ValueError(f"view strategy {strategy!r} is unknown; choose one of {', '.join(VIEW_STRATEGIES)}")
@@ -56,21 +178,31 @@ def view_poses(strategy: str, *, fov_deg: float = 90.0, stride_deg: float = 45.0
         raise ValueError(f"fov_deg is {fov_deg}; a pinhole view needs a field of view between 0 and 180 degrees")
     if stride_deg <= 0 or abs(360 / stride_deg - round(360 / stride_deg)) > 1e-9:
         raise ValueError(f"stride_deg is {stride_deg}; it must divide 360 so that the ring of views closes")
-    return torch.tensor(VIEW_STRATEGIES[strategy](fov_deg, stride_deg), dtype=torch.float32)
+    pitches = tuple(pitches_deg)
+    if not pitches or len(set(pitches)) < len(pitches) or not all(abs(pitch) <= 90 for pitch in pitches):
+        raise ValueError(f"pitches_deg is {list(pitches)}; it must name different rows between -90 and 90 degrees")
+    settings = _Settings(
+        fov_deg, stride_deg, pitches, roll_deg, token_budget, tokens_per_side, panorama_height, view_size
+    )
+    return torch.tensor(_poses(strategy, settings), dtype=torch.float32)
+
+
+@lru_cache(maxsize=64)
+def _poses(strategy: str, settings: _Settings) -> list[Pose]:
+    roll = math.radians(settings.roll_deg)
+    return [(*pose[:2], roll, *pose[3:]) for pose in VIEW_STRATEGIES[strategy](settings)]
 
 
 def view_rays(poses: Tensor, height: int, width: int) -> Tensor:
     """Return the unit world ray of each cell centre of views, `[..., height, width, 3]`, from poses `[..., 6]`."""
     x, y = _cell_centres(poses, height, width)
-    fov_x, fov_y, kind = (p[..., None, None] for p in poses[..., 3:].unbind(-1))
-    window_yaw, window_pitch = torch.broadcast_tensors(x * fov_x / 2, y * fov_y / 2)
+    pitch, _, fov_x, fov_y, kind = (p[..., None, None] for p in poses[..., 1:].unbind(-1))
+    window_yaw, window_pitch = torch.broadcast_tensors(x * fov_x / 2, pitch + y * fov_y / 2)
     # The unused branch must stay finite: tan of a window's half extent is not.
     half_x, half_y = ((fov / 2).clamp(max=1.5).tan() for fov in (fov_x, fov_y))
     plane_x, plane_y = torch.broadcast_tensors(x * half_x, y * half_y)
     plane = torch.stack((plane_x, plane_y, torch.ones_like(plane_x)), dim=-1)
-    window = torch.stack(
-        (window_pitch.cos() * window_yaw.sin(), window_pitch.sin(), window_pitch.cos() * window_yaw.cos()), dim=-1
-    )
+    window = _pitched(directions_to_rays(window_yaw, window_pitch), -pitch)
     local = torch.where((kind == ERP_WINDOW)[..., None], window, F.normalize(plane, dim=-1))
     return torch.einsum("...ij,...hwj->...hwi", rotation(*poses[..., :3].unbind(-1)), local)
 
@@ -81,12 +213,19 @@ def token_solid_angles(poses: Tensor, height: int, width: int) -> Tensor:
     A plane cell at (x, y) of area dA covers dA / (1 + x^2 + y^2)^(3/2) steradians.
     """
     x, y = _cell_centres(poses, height, width)
-    fov_x, fov_y, kind = (p[..., None, None] for p in poses[..., 3:].unbind(-1))
+    pitch, _, fov_x, fov_y, kind = (p[..., None, None] for p in poses[..., 1:].unbind(-1))
     half_x, half_y = ((fov / 2).clamp(max=1.5).tan() for fov in (fov_x, fov_y))
     plane = 4 * half_x * half_y / (height * width) * (1 + (x * half_x) ** 2 + (y * half_y) ** 2) ** -1.5
-    top, bottom = (y + 1 / height) * fov_y / 2, (y - 1 / height) * fov_y / 2
+    top, bottom = (pitch + (y + step) * fov_y / 2 for step in (1 / height, -1 / height))
     window = (top.sin() - bottom.sin()) * fov_x / width
     return torch.where(kind == ERP_WINDOW, window.expand_as(plane), plane)
+
+
+def _pitched(rays: Tensor, pitch: Tensor) -> Tensor:
+    """Return rays `[..., 3]` turned upwards by `pitch` `[...]`; a window lies in the panorama's frame."""
+    x, y, z = rays.unbind(-1)
+    sine, cosine = pitch.sin(), pitch.cos()
+    return torch.stack(torch.broadcast_tensors(x, y * cosine + z * sine, z * cosine - y * sine), dim=-1)
 
 
 def _cell_centres(poses: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -104,8 +243,9 @@ def project(rays: Tensor, pose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     yaw, pitch, roll, fov_x, fov_y, kind = pose.unbind(-1)
     local = torch.einsum("...ij,...i->...j", rotation(yaw, pitch, roll), rays)
     x, y, z = local.unbind(-1)
-    window_x = torch.atan2(x, z) / (fov_x / 2)
-    window_y = torch.atan2(y, torch.hypot(x, z)) / (fov_y / 2)
+    across, up, along = _pitched(local, pitch).unbind(-1)
+    window_x = torch.atan2(across, along) / (fov_x / 2)
+    window_y = (torch.atan2(up, torch.hypot(across, along)) - pitch) / (fov_y / 2)
     depth = z.clamp_min(1e-6)
     plane_x, plane_y = x / depth / (fov_x / 2).clamp(max=1.5).tan(), y / depth / (fov_y / 2).clamp(max=1.5).tan()
     is_window = kind == ERP_WINDOW
