@@ -1,10 +1,30 @@
-"""chrF against the values of sacrebleu, in English and Korean, and the normal form of closed answers."""
+"""Text scores against sacrebleu, pycocoevalcap and hand, in English and Korean, and normal forms of closed answers."""
 
+import math
 import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from time import process_time
 
+import numpy as np
 import pytest
+from nltk.corpus import LazyCorpusLoader, WordNetCorpusReader
+from rouge_score.rouge_scorer import RougeScorer
 
-from panollava.metrics.text import chrf, normalise_answer
+from panollava.metrics.cider import cider_d
+from panollava.metrics.text import (
+    bleu,
+    chrf,
+    cider,
+    meteor,
+    meteor_installed,
+    normalise_answer,
+    rouge_l,
+    text_scores,
+    words,
+)
+
+SCORES: dict[str, Callable[..., float]] = {"chrf": chrf, "bleu": bleu, "rouge_l": rouge_l, "cider": cider}
 
 PREDICTIONS = ["a red cube stands left of the blue ball", "빨간 공이 왼쪽에 있습니다", "", "yes"]
 REFERENCES = [
@@ -15,7 +35,7 @@ REFERENCES = [
 ]
 
 
-def test_agrees_with_sacrebleu() -> None:
+def test_chrf_agrees_with_sacrebleu() -> None:
     # sacrebleu 2.6.0, CHRF().corpus_score: of the corpus, then of each item alone.
     assert chrf(PREDICTIONS, REFERENCES) == pytest.approx(0.5885601492501006, abs=1e-12)
     expected = [0.6939854250097351, 0.4760265862100617, 0.0, 1.0]
@@ -59,6 +79,170 @@ def test_nothing_to_compare_is_refused() -> None:
     for missing in ([], [" "], ["b", ""]):
         with pytest.raises(ValueError, match="item 1 has the references"):
             chrf(["a", "b"], [["a"], missing])
+
+
+KOREAN = ["빨간 공이 왼쪽에 있습니다", "나무가 세 그루 보인다"]
+ENGLISH = ["a red ball is on the left", "three trees can be seen"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A Red cube, left of it: 3 balls!", ["a", "red", "cube", "left", "of", "it", "3", "balls"]),
+        ("빨간 공이 왼쪽에 있습니다.", ["빨간", "공이", "왼쪽에", "있습니다"]),
+        ("《공》이 있다。", ["공", "이", "있다"]),
+        ("STRASSE straße", ["strasse", "strasse"]),
+        ("हिन्दी में पाठ", ["हिन्दी", "में", "पाठ"]),
+        ("漢字とabc", ["漢", "字", "と", "abc"]),
+        ("İstanbul", [unicodedata.normalize("NFC", "i̇stanbul")]),
+        (" … 🙂 ?!", []),
+        ("", []),
+    ],
+)
+def test_words_survive_in_any_script(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
+    assert words(unicodedata.normalize("NFD", text)) == expected
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("texts", [KOREAN, ENGLISH], ids=["ko", "en"])
+def test_the_right_text_scores_best_and_a_wrong_one_little(name: str, texts: list[str]) -> None:
+    score, best = SCORES[name], 10 if name == "cider" else 1
+    assert score(texts, [[text] for text in texts]) == pytest.approx(best)
+    typed = [unicodedata.normalize("NFD", text).upper() + " ." for text in texts]
+    if name != "chrf":  # letters include capitals and full stops
+        assert score(typed, [[text] for text in texts]) == pytest.approx(best)
+    assert score(texts[::-1], [[text] for text in texts]) < 0.15 * best
+    near = [f"{texts[0]} {texts[1].split()[0]}", texts[1]]
+    assert 0.5 * best < score(near, [[text] for text in texts]) < best
+
+
+def test_rouge_score_alone_loses_korean_entirely() -> None:
+    assert RougeScorer(["rougeL"]).score(KOREAN[0], KOREAN[0])["rougeL"].fmeasure == 0
+    assert rouge_l(KOREAN[:1], [KOREAN[:1]]) == 1
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_another_reference_counts_whichever_comes_first(name: str) -> None:
+    score = SCORES[name]
+    said = ["a red cube on the left", "two trees by the road"]
+    one = [["the cube is red"], ["two trees by a lake"]]
+    two = [["the cube is red", "a red cube on the left side"], ["two trees by a lake"]]
+    assert score(said, two) > score(said, one)
+    assert score(said, two) == pytest.approx(score(said, [two[0][::-1], two[1]]))
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_texts_without_words_match_nothing(name: str) -> None:
+    assert SCORES[name](["", "…"], [["a red cube"], ["공이 있다"]]) == 0
+    if name != "chrf":
+        assert SCORES[name](["?", "a"], [["?"], ["🙂"]]) == 0
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_every_score_refuses_what_it_cannot_compare(name: str) -> None:
+    with pytest.raises(ValueError, match="1 predictions, 2 reference lists"):
+        SCORES[name](["a"], [["a"], ["b"]])
+    with pytest.raises(ValueError, match="item 1 has the references"):
+        SCORES[name](["a", "b"], [["a"], []])
+    with pytest.raises(ValueError, match="item 0 has the text 'left' for references"):
+        SCORES[name](["a", "b"], ["left", ["b"]])
+
+
+def test_bleu_by_hand() -> None:
+    # 5 words, 4 of them right, 3 of 4 pairs, 2 of 3 triples, 1 of 2 fours; no brevity penalty.
+    expected = (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25
+    assert bleu(["a red cube stands here"], [["a red cube stands"]]) == pytest.approx(expected)
+    # A word counts as often as one reference has it: "the" twice of three times. One word right is right.
+    assert bleu(["the"], [["the"]]) == pytest.approx(1)
+    assert bleu(["the the the"], [["the x", "the the"]]) < bleu(["the the"], [["the x", "the the"]])
+    # The reference nearest in length decides what is too short.
+    assert bleu(["a b c d"], [["a b c d e f g h", "x y z"]]) == pytest.approx(1)
+    assert bleu(["a b c d"], [["a b c d e f g h"]]) == pytest.approx(math.exp(1 - 8 / 4))
+
+
+def test_rouge_l_by_hand() -> None:
+    # Longest common sequence "a cube left" of 4 and 5 words.
+    precision, recall = 3 / 4, 3 / 5
+    expected = 2 * precision * recall / (precision + recall)
+    assert rouge_l(["a red cube left"], [["a cube to left here"]]) == pytest.approx(expected)
+    assert rouge_l(["a red cube left", "b"], [["a cube to left here", "zzz"], ["x"]]) == pytest.approx(expected / 2)
+
+
+def test_cider_agrees_with_pycocoevalcap() -> None:
+    said = ["a red cube is left of a blue ball", "two trees by the road", "공이 왼쪽에 있다", "a b a b a"]
+    told = [
+        ["a red cube stands left of the ball", "the blue ball is right of a cube"],
+        ["two trees by a lake"],
+        ["빨간 공이 왼쪽에 있다", "공이 왼쪽에 있다", "공이 있다"],
+        ["a b a", "a a a a b"],
+    ]
+    # pycocoevalcap 1.2, Cider().compute_score on the same words.
+    expected = [2.7633097965423725, 3.751428989734014, 5.134919695177742, 2.5674481442370256]
+    scores = cider_d([words(text) for text in said], [[words(text) for text in texts] for texts in told])
+    np.testing.assert_allclose(scores, expected, rtol=1e-12)
+    assert cider(said, told) == pytest.approx(np.mean(expected))
+
+
+def test_cider_by_hand() -> None:
+    # "cube" and "ball" have an idf of log 2, "the" none. One word of one right: of four orders, the first is whole.
+    assert cider(["cube", "ball"], [["cube"], ["ball"]]) == pytest.approx(10 / 4)
+    assert cider(["the", "the"], [["the cube"], ["the ball"]]) == 0
+    # A word that is said too often is clipped, and the difference of three words in length costs exp(-9 / 72).
+    expected = 10 / 4 * math.exp(-9 / 72) * (1 / 4)
+    assert cider_d([["cube"] * 4, []], [[["cube"]], [["ball"]]])[0] == pytest.approx(expected)
+
+
+def test_cider_of_one_item_is_refused_and_left_out() -> None:
+    with pytest.raises(ValueError, match="CIDEr of one item is undefined"):
+        cider(["a"], [["a"]])
+    assert set(text_scores(["네"], [["네"]], "ko")) == {"chrf", "bleu", "rouge_l"}
+
+
+def test_meteor_is_left_out_where_its_data_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
+    monkeypatch.setattr("nltk.corpus.wordnet", LazyCorpusLoader("wordnet", WordNetCorpusReader, None))
+    assert not meteor_installed()
+    assert set(text_scores(ENGLISH, [[text] for text in ENGLISH])) == {"chrf", "bleu", "rouge_l", "cider"}
+
+
+# One chunk of all words: fragmentation costs 0.5 (chunks / matches) ** 3.
+THREE_WORDS = 1 - 0.5 / 27
+
+
+class Thesaurus:
+    """Stands in for WordNet and knows no synonyms."""
+
+    def ensure_loaded(self) -> None:
+        pass
+
+    def synsets(self, word: str) -> list[object]:
+        return []
+
+
+def test_meteor_matches_stems_and_takes_the_best_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nltk.corpus.wordnet", Thesaurus())
+    assert meteor(["A red cube.", "no"], [["yes", "a red cube"], ["yes"]]) == pytest.approx(THREE_WORDS / 2)
+    assert meteor(["a red cubes"], [["a red cube"]]) == pytest.approx(THREE_WORDS)
+    # Two of three words, next to each other: precision and recall 2 / 3.
+    assert meteor(["a red picture"], [["a red image"]]) == pytest.approx(2 / 3 * (1 - 0.5 / 8))
+    assert "meteor" in text_scores(ENGLISH, [[text] for text in ENGLISH], "en")
+    assert "meteor" not in text_scores(KOREAN, [[text] for text in KOREAN], "ko")
+
+
+@pytest.mark.skipif(not meteor_installed(), reason="nltk's data package wordnet is not installed")
+def test_meteor_knows_synonyms() -> None:
+    assert meteor(["a red film"], [["a red flick"]]) == pytest.approx(THREE_WORDS)
+
+
+def test_a_thousand_captions_are_scored_in_seconds() -> None:
+    random = np.random.default_rng(0)
+    vocabulary = [f"word{number}" for number in range(60)]
+    said, told = ([" ".join(random.choice(vocabulary, 27)) for _ in range(640)] for _ in range(2))
+    text_scores(said[:2], [[text] for text in told[:2]], "ko")  # imports
+    start = process_time()
+    text_scores(said, [[text] for text in told], "ko")
+    assert process_time() - start < 3  # about half a second; the limit is for slow machines
 
 
 @pytest.mark.parametrize(

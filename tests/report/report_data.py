@@ -24,7 +24,7 @@ SCORES: dict[str, Any] = {
     "detection": {
         "ap": 0.177, "ap50": 0.345, "ap75": 0.121, "low": 0.31, "high": 0.39, "n": 6, "blind_ap50": 0.004,
     },
-    "description": {"chrf": 0.612, "blind_chrf": 0.441, "n": 6},
+    "description": {"chrf": 0.612, "bleu": 0.402, "cider": 1.25, "n": 6, "blind_chrf": 0.441, "blind_cider": 0.5},
 }  # fmt: skip
 TOP = {"seed": 3, "weights": "standin", "encoder": "clip", "llm": "llama"}
 

@@ -8,7 +8,8 @@ import pytest
 from report_data import SCORES, TOP, full_predictions, open_predictions, write_outputs
 
 from panollava.report.html import write_report
-from panollava.report.inputs import load_panoramas, read_predictions
+from panollava.report.inputs import load_panoramas, read_inputs, read_predictions
+from panollava.report.score_figures import text_figure
 from panollava.report.tables import all_score_rows, markdown_table, results_table, update_between_markers
 
 
@@ -55,6 +56,7 @@ def test_a_full_run_writes_every_figure_and_the_page_holds_them_all(full: Path) 
     names = {path.name for path in (full / "figures").iterdir()}
     answers = {f"answers_{number:02d}.png" for number in (1, 2, 3)}
     scores = {"accuracy.png", "detections.png", "directions.png", "grounding.png", "losses.png", "latency.png"}
+    scores |= {"free_text.png"}
     assert names == answers | scores | {"confusion_en.png", "confusion_ko.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (full / "figures").glob("*.png"))
     assert (full / "figures.html").read_text("utf-8").count("data:image/png;base64,") == len(names)
@@ -75,7 +77,8 @@ def test_the_page_and_the_table_hold_each_number_with_its_interval_and_baselines
     page = (full / "figures.html").read_text("utf-8")
     table = results_table({"evaluate": {"en": SCORES}} | TOP)
     for number in ("0.713", "[0.691, 0.735]", "0.281", "0.302", "0.333", "0.912", "3.8°", "[3.5°, 4.2°]", "88.2°",
-                   "0.523", "[0.470, 0.574]", "0.345", "[0.310, 0.390]", "0.004", "0.612", "0.441"):  # fmt: skip
+                   "0.523", "[0.470, 0.574]", "0.345", "[0.310, 0.390]", "0.004", "0.612", "0.441", "0.402",
+                   "1.250", "0.500"):  # fmt: skip
         assert number in page and number in table
     for value in ("clip", "llama", "standin", "있나요?"):
         assert value in page
@@ -90,7 +93,7 @@ def test_the_same_inputs_give_the_same_bytes(full: Path) -> None:
 def test_one_photograph_with_an_open_question_gives_a_short_report(tmp_path: Path) -> None:
     scores = {"en": {"open": {"chrf": 0.234, "blind_chrf": 0.2, "n": 1}}}
     write_outputs(tmp_path, open_predictions(), scores, loss=False, latency=False)
-    assert {path.name for path in report(tmp_path)} == {"answers_01.png", "figures.html"}
+    assert {path.name for path in report(tmp_path)} == {"answers_01.png", "free_text.png", "figures.html"}
     page = (tmp_path / "figures.html").read_text("utf-8")
     assert "0.234" in page
     for absent in ("accuracy", "detections", "directions", "grounding", "confusion", "losses", "latency"):
@@ -102,7 +105,8 @@ def test_one_panorama_with_every_task_is_drawn(tmp_path: Path) -> None:
     names = {path.name for path in report(tmp_path, samples=1)}
     # One panorama has one true answer a type: nothing to confuse.
     assert names == {
-        "accuracy.png", "detections.png", "answers_01.png", "directions.png", "grounding.png", "figures.html",
+        "accuracy.png", "detections.png", "answers_01.png", "directions.png", "grounding.png", "free_text.png",
+        "figures.html",
     }  # fmt: skip
 
 
@@ -140,6 +144,18 @@ def test_large_photographs_are_reduced_before_drawing(tmp_path: Path, monkeypatc
     write_outputs(tmp_path, open_predictions(), {"en": {}}, loss=False, latency=False)
     monkeypatch.setattr("panollava.report.inputs.MAX_WIDTH", 32)
     assert load_panoramas(tmp_path / "store", ["pano_0"])["pano_0"].shape == (16, 32, 3)
+
+
+def test_free_text_is_drawn_with_what_there_is_and_cider_as_a_tenth(full: Path) -> None:
+    figure = text_figure(read_inputs(full / "predictions.jsonl", full / "metrics", full / "plots", full / "store"))
+    assert figure is not None
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "description, chrF  (n = 6)", "description, BLEU  (n = 6)", "description, CIDEr / 10  (n = 6)",
+    ]  # fmt: skip
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.612, 0.402, 0.125])
+    (blind,) = axes.lines
+    assert list(blind.get_xdata()) == pytest.approx([0.441, 0.05])
 
 
 def test_score_rows_have_one_headline_per_block_and_skip_absent_ones() -> None:

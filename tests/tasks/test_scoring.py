@@ -13,7 +13,7 @@ from panollava.corpus.world.scenes import sample_scene
 from panollava.tasks import CLOSED_TYPES
 from panollava.tasks.answering import Answer
 from panollava.tasks.prompts import MAX_NEW_TOKENS, Question, derangement, panorama_questions
-from panollava.tasks.results import evaluate, majority
+from panollava.tasks.results import evaluate, free_answers, majority
 from panollava.tasks.scoring import Prediction, Variant, reference_objects, score
 
 PER_TYPE = dict.fromkeys((*CLOSED_TYPES, "nearest", "turn", "pointing", "grounding"), 2)
@@ -67,7 +67,8 @@ def test_perfect_answers_score_perfectly_in_both_languages() -> None:
         assert blocks["grounding"]["mean_iou"] > 0.8
         assert blocks["detection"]["ap50"] == pytest.approx(1)
         assert blocks["detection"]["unparsed"] == 0
-        assert blocks["description"] == {"chrf": 1, "n": 12}
+        texts = {name: blocks["description"][name] for name in ("chrf", "bleu", "rouge_l", "cider", "n")}
+        assert texts == pytest.approx({"chrf": 1, "bleu": 1, "rouge_l": 1, "cider": 10, "n": 12})
         assert "open" not in blocks
 
 
@@ -153,12 +154,14 @@ def test_blocks_and_baselines_that_do_not_apply_are_absent() -> None:
     alone = [score("model", question("open", None, "A church."), Answer("A house.", 1))]
     scores = evaluate(alone, resamples=5, seed=0)
     assert list(scores["en"]) == ["open"]
-    assert set(scores["en"]["open"]) == {"chrf", "n"}
+    assert set(scores["en"]["open"]) - {"meteor"} == {"chrf", "bleu", "rouge_l", "n"}  # CIDEr needs two questions
     nothing = [score("model", question("detection", {"objects": []}, "nothing"), Answer("nothing", 1))]
     assert evaluate(nothing, resamples=5, seed=0) == {"en": {}}
     assert nothing[0]["parsed"]
     both = [*alone, score("blind", question("open", None, "A church."), Answer("A church.", 1))]
-    assert evaluate(both, resamples=5, seed=0)["en"]["open"]["blind_chrf"] == 1
+    block = evaluate(both, resamples=5, seed=0)["en"]["open"]
+    assert [block[f"blind_{name}"] for name in ("chrf", "bleu", "rouge_l")] == pytest.approx([1, 1, 1])
+    assert block["rouge_l"] == 0.5
 
 
 def test_data_without_the_closed_types_have_an_accuracy_too() -> None:
@@ -170,9 +173,23 @@ def test_data_without_the_closed_types_have_an_accuracy_too() -> None:
 
 def test_free_text_is_compared_with_every_reference_of_its_question() -> None:
     said = [score("model", question("open", None, text), Answer("A church.", 1)) for text in ("A church.", "A house.")]
-    assert evaluate(said, resamples=5, seed=0)["en"]["open"] == {"chrf": 1, "n": 2}
+    assert said[0]["references"] == ["A church."]
+    block = evaluate(said, resamples=5, seed=0)["en"]["open"]
+    # One question in two records, not two questions.
+    assert [block[name] for name in ("chrf", "bleu", "rouge_l", "n")] == pytest.approx([1, 1, 1, 1])
     elsewhere = score("model", question("open", None, "A house.", image_id="q"), Answer("A church.", 1))
-    assert evaluate([said[0], elsewhere], resamples=5, seed=0)["en"]["open"]["chrf"] < 1
+    block = evaluate([said[0], elsewhere], resamples=5, seed=0)["en"]["open"]
+    # "church" is worth 10, "a" nothing; the single words and the pair of the first are right.
+    assert [block["n"], block["rouge_l"], block["cider"]] == pytest.approx([2, (1 + 0.5) / 2, 10 * (2 / 4) / 2])
+    assert block["chrf"] < 1
+
+
+def test_free_answers_are_one_item_per_question_and_answer() -> None:
+    asked = [question("open", None, text, image_id=image) for image, text in (("p", "a"), ("p", "b"), ("q", "c"))]
+    said = [score("model", q, Answer(text, 1)) for q, text in zip(asked, ("x", "y", "x"), strict=True)]
+    said.append(score("model", question("open", None, "b"), Answer("x", 1)))
+    said[2]["references"] = ["c", "d", "c"]
+    assert free_answers(said) == (["x", "y", "x"], [["a", "b"], ["a", "b"], ["c", "d"]])
 
 
 def test_free_text_is_compared_with_all_references_of_its_turn() -> None:

@@ -1,15 +1,27 @@
-"""Scores of answers in words: chrF for free text, and the normal form in which closed answers are compared.
+"""Scores of answers in words: BLEU, chrF, ROUGE-L, CIDEr and METEOR of free text, and the form of closed answers.
 
-Both see Unicode in composed form (NFC), so that a Korean syllable is one character however it was typed.
+Every score takes one prediction per item and *all* references of the item at once. All of them see Unicode in composed
+form (NFC), so that a Korean syllable is one character however it was typed, and all but chrF the words of `words`. A
+text without words matches nothing.
 """
 
 import unicodedata
 from collections.abc import Sequence
 from itertools import zip_longest
 
+import numpy as np
+import regex
+from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
+from panollava.metrics.cider import cider_d
+
+References = Sequence[Sequence[str]]
+
 SENTENCE_MARKS = ".,;:!?…。、，！？；："
+# The regex module, since the \w of re takes the vowel signs of Hindi or Thai for the end of a word.
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}"
+_WORD = regex.compile(rf"[{_UNSPACED}]|[\w--[{_UNSPACED}]]+", regex.VERSION1)
 
 
 def normalise_answer(text: str) -> str:
@@ -19,7 +31,35 @@ def normalise_answer(text: str) -> str:
     return unicodedata.normalize("NFC", words.rstrip(SENTENCE_MARKS + " "))
 
 
-def chrf(predictions: Sequence[str], references_per_item: Sequence[Sequence[str]]) -> float:
+def words(text: str) -> list[str]:
+    r"""Return the words of a text in any script: NFC, case folded, runs of \w; punctuation and symbols are dropped.
+
+    Korean is split where it is written apart, so a word keeps its particles and endings (공이 and 공은 differ): no
+    analyser is needed, but the scores are stricter than English ones, and the two are not to be compared. Chinese
+    characters and kana, which are written without spaces, are words of their own.
+    """
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    return _WORD.findall(folded)
+
+
+def text_scores(predictions: Sequence[str], references_per_item: References, language: str = "en") -> dict[str, float]:
+    """Return every score of this module that is defined: "chrf", "bleu", "rouge_l", "cider" and "meteor".
+
+    "cider" needs two items, "meteor" English and its data (`meteor_installed`). Raises ValueError as `chrf` does.
+    """
+    scores = {
+        "chrf": chrf(predictions, references_per_item),
+        "bleu": bleu(predictions, references_per_item),
+        "rouge_l": rouge_l(predictions, references_per_item),
+    }
+    if len(predictions) > 1:
+        scores["cider"] = cider(predictions, references_per_item)
+    if language == "en" and meteor_installed():
+        scores["meteor"] = meteor(predictions, references_per_item)
+    return scores
+
+
+def chrf(predictions: Sequence[str], references_per_item: References) -> float:
     """Return sacrebleu's corpus chrF in [0, 1] of one prediction per item against all references of the item.
 
     An item counts with the reference that it matches best. Character n-grams need no word tokeniser, so Korean counts
@@ -28,15 +68,104 @@ def chrf(predictions: Sequence[str], references_per_item: Sequence[Sequence[str]
     Raises:
         ValueError: nothing to compare, or an item without references.
     """
+    _check(predictions, references_per_item)
+    composed = [[unicodedata.normalize("NFC", text) for text in references] for references in references_per_item]
+    said = [unicodedata.normalize("NFC", text) for text in predictions]
+    return CHRF().corpus_score(said, _streams(composed)).score / 100
+
+
+def bleu(predictions: Sequence[str], references_per_item: References) -> float:
+    """Return sacrebleu's corpus BLEU in [0, 1] over `words`, in runs of up to four, against all references of an item.
+
+    Longer runs than any prediction has do not count, so one right word is a right answer. Source: Papineni et al.,
+    BLEU: a method for automatic evaluation of machine translation, 2002. Raises ValueError as `chrf` does.
+    """
+    _check(predictions, references_per_item)
+    spaced = [[" ".join(words(text)) for text in references] for references in references_per_item]
+    said = [" ".join(words(text)) for text in predictions]
+    # `force` keeps it from warning that the texts are split already.
+    metric = BLEU(tokenize="none", force=True, effective_order=True)
+    return metric.corpus_score(said, _streams(spaced)).score / 100
+
+
+def rouge_l(predictions: Sequence[str], references_per_item: References) -> float:
+    """Return the mean ROUGE-L F1 in [0, 1] over `words`; an item counts with the reference that it matches best.
+
+    Source: Lin, ROUGE: a package for automatic evaluation of summaries, 2004, and the package rouge-score. Raises
+    ValueError as `chrf` does.
+    """
+    # Imported here: it brings nltk, which takes as long to import as torch.
+    from rouge_score.rouge_scorer import RougeScorer
+
+    _check(predictions, references_per_item)
+    scorer = RougeScorer(["rougeL"], tokenizer=_Words())
+    pairs = zip(predictions, references_per_item, strict=True)
+    return float(np.mean([scorer.score_multi(references, said)["rougeL"].fmeasure for said, references in pairs]))
+
+
+def cider(predictions: Sequence[str], references_per_item: References) -> float:
+    """Return the mean CIDEr-D in [0, 10] over `words`, averaged over all references of an item; see `cider_d`.
+
+    Raises:
+        ValueError: as `chrf`, and for a single item: what is special is told from the other items.
+    """
+    _check(predictions, references_per_item)
+    if len(predictions) == 1:
+        raise ValueError("CIDEr of one item is undefined: it weighs words by how few items have them; give two or more")
+    split = [[words(text) for text in references] for references in references_per_item]
+    return float(cider_d([words(text) for text in predictions], split).mean())
+
+
+def meteor_installed() -> bool:
+    """Return whether METEOR can be computed: nltk's data package "wordnet" is on this machine. Downloads nothing."""
+    from nltk.corpus import wordnet
+
+    try:
+        wordnet.ensure_loaded()
+    except LookupError:
+        return False
+    return True
+
+
+def meteor(predictions: Sequence[str], references_per_item: References) -> float:
+    """Return nltk's mean METEOR in [0, 1] over `words`; an item counts with the reference that it matches best.
+
+    English only: stems are Porter's and synonyms WordNet's, which nltk looks up by their stems, so it misses those whose
+    stem is no word (picture, image). Source: Lavie and Agarwal, METEOR, 2007.
+
+    Raises:
+        ValueError: as `chrf`.
+        LookupError: the data are missing (`meteor_installed`); nltk's message says how to install them.
+    """
+    from nltk.corpus import wordnet
+    from nltk.translate.meteor_score import meteor_score
+
+    _check(predictions, references_per_item)
+    split = [[words(text) for text in references] for references in references_per_item]
+    pairs = zip(split, predictions, strict=True)
+    return float(np.mean([meteor_score(told, words(said), wordnet=wordnet) for told, said in pairs]))
+
+
+class _Words:
+    """The tokeniser that rouge-score asks for; its own one drops all but a-z and 0-9, Korean entirely."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text)
+
+
+def _check(predictions: Sequence[str], references_per_item: References) -> None:
+    """Raise ValueError unless each item has a prediction and references that are not blank."""
     if not predictions or len(predictions) != len(references_per_item):
         raise ValueError(
-            f"{len(predictions)} predictions, {len(references_per_item)} reference lists; chrF needs one each per item"
+            f"{len(predictions)} predictions, {len(references_per_item)} reference lists; give one each per item"
         )
     for index, references in enumerate(references_per_item):
+        if isinstance(references, str):
+            raise ValueError(f"item {index} has the text {references!r} for references; give a list of texts")
         if not references or not all(reference.strip() for reference in references):
             raise ValueError(f"item {index} has the references {list(references)}; each item needs some, none empty")
-    composed = [[unicodedata.normalize("NFC", text) for text in references] for references in references_per_item]
-    # sacrebleu wants streams, the n-th reference of every item; None stands where an item has fewer.
-    streams = [list(stream) for stream in zip_longest(*composed)]
-    said = [unicodedata.normalize("NFC", text) for text in predictions]
-    return CHRF().corpus_score(said, streams).score / 100
+
+
+def _streams(references_per_item: References) -> list[list[str]]:
+    """Return what sacrebleu wants: the n-th reference of every item, None where an item has fewer."""
+    return [list(stream) for stream in zip_longest(*references_per_item)]

@@ -15,7 +15,7 @@ from panollava.corpus.store import replacing
 from panollava.report.inputs import Prediction, ReportInputs, read_inputs
 from panollava.report.panorama_figures import answers_figure, detections_figure, sample_panoramas, verdict
 from panollava.report.run_figures import latency_figure, losses_figure
-from panollava.report.score_figures import accuracy_figure, confusion_figure
+from panollava.report.score_figures import accuracy_figure, confusion_figure, text_figure
 from panollava.report.sphere_figures import directions_figure, grounding_figure
 from panollava.report.style import png_bytes
 from panollava.report.tables import ScoreRow, all_score_rows
@@ -60,6 +60,7 @@ def draw_figures(inputs: ReportInputs, *, samples: int, seed: int) -> list[Repor
     for language in inputs.languages:
         builders.append((f"confusion_{language}", "confusion", partial(confusion_figure, inputs, language)))
     builders += [
+        ("free_text", "free_text", partial(text_figure, inputs)),
         ("losses", "losses", partial(losses_figure, inputs)),
         ("latency", "latency", partial(latency_figure, inputs)),
     ]

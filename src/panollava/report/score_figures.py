@@ -1,4 +1,4 @@
-"""Figures of question answering: accuracy per type beside its baselines, and what is confused with what."""
+"""Figures of scores: accuracy per type and free text beside their baselines, and what is confused with what."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,29 +12,60 @@ from panollava.corpus.wording import DIRECTIONS
 from panollava.metrics import normalise_answer
 from panollava.report.inputs import Prediction, ReportInputs
 from panollava.report.style import BLIND, GRID, INK, MAJORITY, MODEL, SHUFFLED, styled
+from panollava.report.tables import FREE_TEXT, TEXT_SCORES
 
 # A matrix of more classes than this cannot be read at the size of a report.
 MAX_CLASSES = 12
 OTHER = "(other)"
 BASELINES = {"majority": (MAJORITY, "D"), "blind": (BLIND, "s"), "shuffled": (SHUFFLED, "o")}
+# Rows of a bar chart: a name, and `value`, `n` and what there is of `low`, `high` and the baselines.
+Rows = dict[str, dict[str, Any]]
 
 
 @styled
 def accuracy_figure(inputs: ReportInputs) -> Figure | None:
     """Draw the accuracy of each question type with its 95 % interval beside majority, blind and shuffled image."""
-    blocks: dict[str, dict[str, dict[str, Any]]] = {}
+    blocks: dict[str, Rows] = {}
     for language, scores in inputs.metrics["evaluate"].items():
         mean = {"mean of closed types": scores["accuracy"]} if "accuracy" in scores else {}
         if rows := mean | scores.get("types", {}):
             blocks[language] = rows
+    return _bars(blocks, "Accuracy per question type: how far above its baselines?", "accuracy")
+
+
+@styled
+def text_figure(inputs: ReportInputs) -> Figure | None:
+    """Draw every score of free text beside its baselines; CIDEr, which goes up to 10, as a tenth of itself."""
+    blocks: dict[str, Rows] = {}
+    for language, scores in inputs.metrics["evaluate"].items():
+        rows = {
+            f"{title}, {name}{' / 10' if key == 'cider' else ''}": _text_row(block, key)
+            for kind, title in FREE_TEXT.items()
+            for key, name in TEXT_SCORES.items()
+            if key in (block := scores.get(kind, {}))
+        }
+        if rows:
+            blocks[language] = rows
+    return _bars(blocks, "Free text against all of its references: how far above its baselines?", "score")
+
+
+def _text_row(block: dict[str, Any], key: str) -> dict[str, Any]:
+    scale = 10 if key == "cider" else 1
+    names = {"value": key} | {variant: f"{variant}_{key}" for variant in BASELINES}
+    return {name: block[found] / scale for name, found in names.items() if found in block} | {"n": block["n"]}
+
+
+def _bars(blocks: dict[str, Rows], title: str, label: str) -> Figure | None:
+    """Draw one panel of bars per language, None where there is none."""
     if not blocks:
         return None
     tallest = max(len(block) for block in blocks.values())
     figure = Figure(figsize=(6.4 * len(blocks) + 0.3, 0.36 * tallest + 1.6), layout="constrained")
-    figure.suptitle("Accuracy per question type: how far above its baselines?", x=0.01, ha="left")
+    figure.suptitle(title, x=0.01, ha="left")
     grid = figure.subplots(1, len(blocks), squeeze=False)[0]
     for axes, (language, block) in zip(grid, blocks.items(), strict=True):
-        _draw_accuracy(axes, block)
+        _draw_bars(axes, block)
+        axes.set_xlabel(label)
         axes.set_title(f"language: {language}")
     drawn = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     order = [label for label in ("model", "95 % interval", *BASELINES) if label in drawn]
@@ -42,16 +73,20 @@ def accuracy_figure(inputs: ReportInputs) -> Figure | None:
     return figure
 
 
-def _draw_accuracy(axes: Axes, block: dict[str, dict[str, Any]]) -> None:
-    """Draw one bar per row of `block`, the first row (the mean) set apart."""
-    positions = [0.0] + [1.4 + row for row in range(len(block) - 1)]
+def _draw_bars(axes: Axes, block: Rows) -> None:
+    """Draw one bar per row of `block`; a first row that is the mean of the others stands apart."""
+    gap = 0.4 if "mean of closed types" in block else 0.0
+    positions = [0.0] + [1.0 + gap + row for row in range(len(block) - 1)]
     values = [row["value"] for row in block.values()]
-    spread = [
-        [max(0.0, row["value"] - row["low"]) for row in block.values()],
-        [max(0.0, row["high"] - row["value"]) for row in block.values()],
-    ]
     axes.barh(positions, values, height=0.62, color=MODEL, alpha=0.85, label="model")
-    axes.errorbar(values, positions, xerr=spread, fmt="none", ecolor=INK, capsize=3, lw=1.3, label="95 % interval")
+    bounded = [(row, y) for row, y in zip(block.values(), positions, strict=True) if "low" in row]
+    if bounded:
+        spread = [
+            [max(0.0, row["value"] - row["low"]) for row, _ in bounded],
+            [max(0.0, row["high"] - row["value"]) for row, _ in bounded],
+        ]
+        middles, heights = [row["value"] for row, _ in bounded], [y for _, y in bounded]
+        axes.errorbar(middles, heights, xerr=spread, fmt="none", ecolor=INK, capsize=3, lw=1.3, label="95 % interval")
     for name, (colour, marker) in BASELINES.items():
         found = [(row[name], y) for row, y in zip(block.values(), positions, strict=True) if row.get(name) is not None]
         if found:
@@ -59,13 +94,13 @@ def _draw_accuracy(axes: Axes, block: dict[str, dict[str, Any]]) -> None:
             axes.plot(xs, ys, marker, color=colour, markeredgecolor="white", markersize=8, label=name, clip_on=False)
     for row, y in zip(block.values(), positions, strict=True):
         # Right of whatever reaches furthest: a baseline may stand above the model.
-        end = max(row["high"], *(row[name] + 0.012 for name in BASELINES if row.get(name) is not None), row["value"])
+        ends = [row[name] + 0.012 for name in BASELINES if row.get(name) is not None]
+        end = max(row.get("high", row["value"]), row["value"], *ends)
         axes.text(end + 0.012, y, f"{row['value']:.2f}", va="center", fontsize=8.5)
     axes.set_yticks(positions, [f"{name}  (n = {row['n']})" for name, row in block.items()])
     axes.set_ylim(positions[-1] + 0.6, -0.6)
     axes.set_xlim(0, 1.1)
     axes.set_xticks(np.linspace(0, 1, 6))
-    axes.set_xlabel("accuracy")
     axes.grid(axis="x")
 
 

@@ -26,7 +26,7 @@ class ScoreRow:
 
 
 def share(value: float | None) -> str:
-    """Return a number between 0 and 1 (or a chrF score) as text, `–` where there is none."""
+    """Return a number between 0 and 1 (or a CIDEr, up to 10) as text, `–` where there is none."""
     return NOTHING if value is None or math.isnan(value) else f"{value:.3f}"
 
 
@@ -35,6 +35,9 @@ def degrees(value: float | None) -> str:
     return NOTHING if value is None or math.isnan(value) else f"{value:.1f}°"
 
 
+# Blocks of free text, and the keys of their scores, the headline first.
+FREE_TEXT = {"description": "description", "open": "open questions"}
+TEXT_SCORES = {"chrf": "chrF", "bleu": "BLEU", "rouge_l": "ROUGE-L", "cider": "CIDEr", "meteor": "METEOR"}
 # One entry per number: block, name, key of the value, keys of its majority, blind and shuffled baselines.
 # Intervals (keys `low`, `high`) belong to the first number of a block.
 _NUMBERS: tuple[tuple[str, str, str, str, str, str], ...] = (
@@ -45,8 +48,11 @@ _NUMBERS: tuple[tuple[str, str, str, str, str, str], ...] = (
     ("detection", "detection, AP50", "ap50", "", "blind_ap50", "shuffled_ap50"),
     ("detection", "detection, AP75", "ap75", "", "", ""),
     ("detection", "detection, AP", "ap", "", "", ""),
-    ("description", "description, chrF", "chrf", "", "blind_chrf", "shuffled_chrf"),
-    ("open", "open questions, chrF", "chrf", "", "blind_chrf", "shuffled_chrf"),
+    *(
+        (block, f"{title}, {name}", key, "", f"blind_{key}", f"shuffled_{key}")
+        for block, title in FREE_TEXT.items()
+        for key, name in TEXT_SCORES.items()
+    ),
 )
 _ACCURACY = ("value", "majority", "blind", "shuffled")
 

@@ -4,7 +4,7 @@ Intervals are 95 % bootstraps over panoramas. A block exists only where question
 its variant was answered; a number that cannot be computed is absent, never NaN.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from panollava.metrics.detection import average_precision, match_detections, precision_of_images
 from panollava.metrics.intervals import Interval, clustered_bootstrap, clustered_macro_mean, clustered_statistic
-from panollava.metrics.text import chrf, normalise_answer
+from panollava.metrics.text import normalise_answer, text_scores
 from panollava.tasks import CLOSED_TYPES
 from panollava.tasks.scoring import Prediction, reference_objects
 
@@ -163,15 +163,28 @@ def detection(scorer: Scorer) -> Block:
 
 
 def free_text(scorer: Scorer, task: str) -> Block:
-    """Return the chrF of free answers against all references of the same question about the same panorama."""
+    """Return the scores of free answers (`metrics.text.text_scores`); `n` counts questions, however often asked."""
     lines = scorer.of("model", task)
     if not lines:
         return {}
-    block: Block = {"chrf": _chrf(lines), "n": len(lines)}
+    block: Block = {**_text_scores(lines), "n": len(free_answers(lines)[0])}
     for variant in BASELINES:
         if others := scorer.of(variant, task):
-            block[f"{variant}_chrf"] = _chrf(others)
+            block |= {f"{variant}_{name}": value for name, value in _text_scores(others).items()}
     return block
+
+
+def free_answers(lines: Sequence[Prediction]) -> tuple[list[str], list[list[str]]]:
+    """Return the answers to free questions and, for each, all references that any line has for its question.
+
+    A question that stands in several records, each with a reference of its own, is one item, not several: one answer
+    scored many times over would weigh more and look like more evidence. Only different answers to it count apart.
+    """
+    known: dict[tuple[Any, ...], dict[str, None]] = {}
+    for line in lines:
+        known.setdefault(_asked(line), {}).update(dict.fromkeys(line["references"]))
+    answers = dict.fromkeys((_asked(line), line["prediction"]) for line in lines)
+    return [said for _, said in answers], [list(known[asked]) for asked, _ in answers]
 
 
 def _block(name: str, lines: Sequence[Prediction], interval: Interval) -> Block:
@@ -179,11 +192,8 @@ def _block(name: str, lines: Sequence[Prediction], interval: Interval) -> Block:
     return {name: interval.value, "low": interval.low, "high": interval.high, "n": len(lines)}
 
 
-def _chrf(lines: Sequence[Prediction]) -> float:
-    references: dict[tuple[Any, ...], list[str]] = defaultdict(list)
-    for line in lines:
-        references[_asked(line)] += line["references"]
-    return chrf([line["prediction"] for line in lines], [references[_asked(line)] for line in lines])
+def _text_scores(lines: Sequence[Prediction]) -> dict[str, float]:
+    return text_scores(*free_answers(lines), lines[0]["language"])
 
 
 def _asked(line: Prediction) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from panollava.corpus.records import ChoiceAnswer, DetectionAnswer, DirectionAnswer, LabelledBox
+from panollava.corpus.records import ChoiceAnswer, DetectionAnswer, DirectionAnswer, LabelledBox, Turn
 from panollava.metrics.spherical_iou import paired_iou
 from panollava.metrics.text import normalise_answer
 from panollava.tasks.answering import Answer
@@ -84,7 +84,7 @@ def score(variant: Variant, question: Question, answer: Answer) -> Prediction:
         "type": turn.type,
         "question": turn.human,
         "reference": turn.assistant,
-        "references": turn.references or [turn.assistant],
+        "references": references(turn),
         "answer": None if turn.answer is None else turn.answer.model_dump(mode="json"),
         "prediction": answer.text,
         "score": answer.score,
@@ -96,6 +96,11 @@ def score(variant: Variant, question: Question, answer: Answer) -> Prediction:
         "boxes": None,
     }
     return line | SCORERS[turn.task](answer.text, turn.answer)  # type: ignore[operator] # the task's own answer type
+
+
+def references(turn: Turn) -> list[str]:
+    """Return all texts that are right answers to a turn, each once: the one place that knows where they stand."""
+    return list(dict.fromkeys(turn.references)) or [turn.assistant]
 
 
 def reference_objects(line: Prediction) -> list[tuple[str, BoxDeg]]:
