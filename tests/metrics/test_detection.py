@@ -1,8 +1,9 @@
-"""Average precision against pycocotools on the same overlaps, hand-computed cases, the seam, and suppression."""
+"""Average precision against pycocotools on the same overlaps, overall and by size, cases done by hand, the seam."""
 
 import contextlib
 import io
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,19 +12,22 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from panollava.metrics.detection import (
+    SIZES,
     Prediction,
     Reference,
     average_precision,
     match_detections,
-    nms,
     precision_of_images,
 )
 from panollava.metrics.spherical_iou import pairwise_iou
+from panollava.vlm.geometry import box_solid_angle
 
 LABELS = ["cube", "ball", "나무"]
 
 
-def random_scene(seed: int, images: int = 12) -> tuple[list[list[Prediction]], list[list[Reference]]]:
+def random_scene(
+    seed: int, images: int = 12, sides: tuple[float, float] = (20, 40)
+) -> tuple[list[list[Prediction]], list[list[Reference]]]:
     """Return predictions that are shifted, missing, doubled, mislabelled and tied in score, and their references."""
     random = np.random.default_rng(seed)
     predictions: list[list[Prediction]] = []
@@ -34,22 +38,26 @@ def random_scene(seed: int, images: int = 12) -> tuple[list[list[Prediction]], l
         for _ in range(random.integers(0, 9)):
             label = LABELS[random.integers(len(LABELS))]
             # Crowded, so that one box overlaps several references, and astride the seam.
-            box = [random.uniform(165, 195), random.uniform(50, 70), *random.uniform(20, 40, 2)]
+            box = [random.uniform(165, 195), random.uniform(50, 70), *random.uniform(*sides, 2)]
             wanted.append((label, box))
             for _ in range(random.integers(0, 3)):
                 said = label if random.random() < 0.8 else LABELS[random.integers(len(LABELS))]
-                shifted = list(np.array(box) + random.normal(0, 3, 4))
+                shifted = list(np.array(box) + random.normal(0, 3 * sides[0] / 20, 4))
                 found.append((said, shifted, round(float(random.random()), 1)))
         predictions.append(found)
         references.append(wanted)
     return predictions, references
 
 
+def area(box_deg: Sequence[float]) -> float:
+    return float(box_solid_angle(torch.tensor([list(box_deg)], dtype=torch.float64).deg2rad())[0])
+
+
 def coco_result(predictions: list[list[Prediction]], references: list[list[Reference]]) -> dict[str, float]:
     """Return what pycocotools makes of the same boxes when its overlaps are the spherical ones."""
     categories = [{"id": number, "name": label} for number, label in enumerate(LABELS, start=1)]
     annotations = [
-        {"image_id": image, "category_id": LABELS.index(label) + 1, "bbox": list(box), "area": 1.0, "iscrowd": 0}
+        {"image_id": image, "category_id": LABELS.index(label) + 1, "bbox": list(box), "area": area(box), "iscrowd": 0}
         for image, row in enumerate(references)
         for label, box in row
     ]
@@ -77,17 +85,22 @@ def coco_result(predictions: list[list[Prediction]], references: list[list[Refer
             ]
         )
         for annotation in found.dataset["annotations"]:
-            annotation["area"] = 1.0  # width times height would sort out the small boxes
+            annotation["area"] = area(annotation["bbox"])  # not width times height
         evaluation = SphericalEval(truth, found, "bbox")
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.params.areaRng = [[0, 1e10], *([low, min(high, 1e10)] for low, high in SIZES.values())]
+        evaluation.params.areaRngLbl = ["all", *SIZES]
         evaluation.evaluate()
         evaluation.accumulate()
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    precision = evaluation.eval["precision"][..., -1]
 
     def mean(part: np.ndarray) -> float:
         return float(part[part > -1].mean())
 
-    return {"ap": mean(precision), "ap50": mean(precision[0]), "ap75": mean(precision[5])}
+    whole = precision[:, :, :, 0]
+    sizes = {f"ap_{name}": precision[:, :, :, place] for place, name in enumerate(SIZES, start=1)}
+    return {"ap": mean(whole), "ap50": mean(whole[0]), "ap75": mean(whole[5])} | {
+        name: mean(part) for name, part in sizes.items() if (part > -1).any()
+    }
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -98,12 +111,45 @@ def test_agrees_with_pycocotools_on_the_same_overlaps(seed: int) -> None:
     assert average_precision(predictions, references) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("sides", [(5, 15), (5, 45), (20, 40)], ids=["small and medium", "all", "medium and large"])
+@pytest.mark.parametrize("seed", range(5))
+def test_sizes_agree_with_pycocotools_on_the_same_areas(sides: tuple[float, float], seed: int) -> None:
+    predictions, references = random_scene(seed, 30, sides)
+    expected = coco_result(predictions, references)
+    assert len(expected) == (6 if sides == (5, 45) else 5)
+    assert average_precision(predictions, references) == pytest.approx(expected, abs=1e-9)
+
+
+def test_sizes_are_solid_angles_and_meet_without_a_gap() -> None:
+    bounds = [bound for size in SIZES.values() for bound in size]
+    assert bounds == [0, *sorted(bounds[1:-1]), math.inf]
+    assert bounds[1::2][:2] == bounds[2::2] == pytest.approx([area((0, 0, 10, 10)), area((50, 80, 30, 30))])
+    assert bounds[2::2] == pytest.approx([0.03036, 0.26813], abs=1e-4)
+    # Near the pole an ERP image shows the same box many times as large; its size is that of the sphere.
+    for pitch in (0, 60, 88):
+        box = (30, pitch, 9.9, 9.9)
+        assert set(average_precision([[]], [[("a", box)]])) == {"ap", "ap50", "ap75", "ap_small"}
+
+
+def test_a_prediction_of_another_size_does_not_count_unless_it_finds_a_reference() -> None:
+    small, large = (0, 0, 9, 9), (90, 0, 40, 40)
+    stray, barely_medium = (-90, 0, 60, 60), (0, 0, 10.2, 10.2)
+    result = average_precision(
+        [[("a", stray, 0.9), ("a", large, 0.8), ("a", barely_medium, 0.7)]], [[("a", small), ("a", large)]], (0.5,)
+    )
+    # Among the small, the stray and the found large one are left out; among the large, the stray is wrong, and the
+    # medium one, which found a small one, is left out.
+    assert (result["ap_small"], result["ap_large"]) == pytest.approx((1, 0.5))
+    assert "ap_medium" not in result
+
+
 def test_perfect_and_hopeless_predictions() -> None:
     _, references = random_scene(0)
     perfect = [[(label, box, 0.5) for label, box in row] for row in references]
-    assert average_precision(perfect, references) == pytest.approx({"ap": 1, "ap50": 1, "ap75": 1})
+    names = ("ap", "ap50", "ap75", "ap_medium", "ap_large")
+    assert average_precision(perfect, references) == pytest.approx(dict.fromkeys(names, 1))
     nothing: list[list[Prediction]] = [[] for _ in references]
-    assert average_precision(nothing, references) == {"ap": 0, "ap50": 0, "ap75": 0}
+    assert average_precision(nothing, references) == dict.fromkeys(names, 0)
     mislabelled = [[("nobody", box, score) for _, box, score in row] for row in perfect]
     assert average_precision(mislabelled, references)["ap"] == 0
 
@@ -133,7 +179,9 @@ def test_thresholds_choose_the_mean_and_leave_ap50_alone() -> None:
     predictions, references = random_scene(3)
     usual = average_precision(predictions, references)
     loose = average_precision(predictions, references, (0.5,))
-    assert loose == pytest.approx({"ap": usual["ap50"], "ap50": usual["ap50"], "ap75": usual["ap75"]})
+    assert {name: loose[name] for name in ("ap", "ap50", "ap75")} == pytest.approx(
+        {"ap": usual["ap50"], "ap50": usual["ap50"], "ap75": usual["ap75"]}
+    )
 
 
 def test_drawing_images_equals_scoring_their_copies() -> None:
@@ -168,22 +216,3 @@ def test_what_cannot_be_scored_is_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         average_precision(predictions, references)
-
-
-def test_suppression_keeps_the_best_of_each_label_across_the_seam_and_the_pole() -> None:
-    centres = [(179, 0), (-179, 0), (-179, 0), (0, 89), (180, 89), (60, 0)]
-    boxes = [(*centre, 20, 20) for centre in centres]
-    labels = ["a", "a", "b", "a", "a", "a"]
-    assert nms(boxes, [0.5, 0.9, 0.1, 0.3, 0.2, 0.4], labels, 0.5) == [1, 5, 3, 2]
-    assert nms(boxes, [0.5, 0.9, 0.1, 0.3, 0.2, 0.4], labels, 0.95) == [1, 0, 5, 3, 4, 2]
-    assert nms([], [], [], 0.5) == []
-
-
-def test_a_suppressed_box_suppresses_nothing() -> None:
-    chain = [(0, 0, 20, 20), (8, 0, 20, 20), (16, 0, 20, 20)]
-    assert nms(chain, [0.9, 0.8, 0.7], ["a", "a", "a"], 0.4) == [0, 2]
-
-
-def test_suppression_needs_one_score_and_label_per_box() -> None:
-    with pytest.raises(ValueError, match="1 boxes, 2 scores and 1 labels"):
-        nms([(0, 0, 9, 9)], [0.1, 0.2], ["a"], 0.5)

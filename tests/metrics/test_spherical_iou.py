@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from panollava.metrics.spherical_iou import paired_iou, pairwise_iou, valid_boxes
-from panollava.vlm.geometry import box_corners, box_solid_angle, rays_in_boxes, rays_to_directions, wrap_angle
+from panollava.vlm.geometry import (
+    box_corners,
+    box_solid_angle,
+    directions_to_rays,
+    rays_in_boxes,
+    rays_to_directions,
+    rotation,
+    wrap_angle,
+)
 
 RAYS = 400_000
 
@@ -49,6 +57,61 @@ def test_agrees_with_integration_by_random_rays(extents: tuple[float, float], st
         union = (in_a | in_b).sum()
         error = (iou * (1 - iou) / union).sqrt()
         assert abs((in_a & in_b).sum() / union - iou) < 4 * error + 1e-6
+
+
+CASES = {
+    "identical": ((20, 30, 40, 25), (20, 30, 40, 25)),
+    "nested": ((20, -30, 60, 50), (22, -33, 20, 10)),
+    "nested, turned over the pole": ((0, 90, 60, 60), (70, 80, 15, 25)),
+    "both hold the zenith": ((10, 82, 40, 30), (120, 84, 30, 50)),
+    "both hold the nadir": ((10, -80, 50, 40), (-170, -85, 45, 35)),
+    "over the zenith": ((0, 80, 20, 40), (180, 80, 25, 40)),
+    "across the seam": ((175, 10, 40, 30), (-170, 5, 30, 40)),
+    "across the seam, high": ((178, 70, 40, 30), (-150, 68, 50, 30)),
+    "a sliver through a box": ((0, 40, 60, 0.5), (5, 40, 10, 10)),
+    "two slivers that cross": ((0, 0, 60, 0.8), (0, 0, 0.8, 60)),
+    "far apart": ((0, 0, 30, 30), (180, 0, 30, 30)),
+    "corners touch": ((0, 0, 20, 20), (18, 18, 20, 20)),
+    "nearly half the sphere and a small one at its rim": ((0, 0, 179.9, 120), (85, 10, 20, 20)),
+    "nearly half spheres": ((0, 0, 179, 179), (60, 20, 179, 179)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_named_cases_agree_with_random_rays(name: str) -> None:
+    a, b = boxes_deg(*CASES[name])
+    exact = float(paired_iou(a, b))
+    # Rays uniform on each box's own cap, so that a small one gets as many as a large one: the overlap is measured once
+    # inside the one and once inside the other.
+    for one, other in ((a, b), (b, a)):
+        inside = rays_in_cap(one)
+        inside = inside[rays_in_boxes(inside, one)]
+        share = float(rays_in_boxes(inside, other).double().mean())
+        assert len(inside) > 2000
+        sizes = box_solid_angle(one), box_solid_angle(other)
+        shared = exact / (1 + exact) * float(sizes[0] + sizes[1])
+        expected = shared / float(sizes[0])
+        error = math.sqrt(max(expected * (1 - expected), 1e-12) / len(inside))
+        assert abs(share - expected) < 4 * error + 1e-6
+        # The closed form of the area, by the share of the cap that the box fills.
+        cap = 2 * math.pi * (1 - float(cap_cosine(one)))
+        filled = len(inside) / RAYS
+        area_error = cap * math.sqrt(filled * (1 - filled) / RAYS)
+        assert abs(cap * filled - float(sizes[0])) < 4 * area_error
+
+
+def cap_cosine(box: Tensor) -> Tensor:
+    """Return the cosine of the angle between the centre of a box and its corners."""
+    return (box_corners(box) * directions_to_rays(box[0], box[1])).sum(dim=-1).min()
+
+
+def rays_in_cap(box: Tensor) -> Tensor:
+    """Return rays uniform on the cap around a box."""
+    random = torch.rand(RAYS, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    z = 1 - random[:, 0] * (1 - cap_cosine(box))
+    across, turn = (1 - z.square()).sqrt(), random[:, 1] * 2 * math.pi
+    rays = torch.stack((across * turn.cos(), across * turn.sin(), z), dim=-1)
+    return rays @ rotation(box[0], box[1], torch.zeros_like(box[0])).T
 
 
 @pytest.mark.parametrize("extents", [(0.1, 1), (5, 60), (90, 179.99)])
@@ -159,8 +222,22 @@ def test_results_are_float64_and_may_be_empty() -> None:
     assert pairwise_iou(a[:0], a).shape == (0, 3)
 
 
+def test_extents_are_refused_from_180_degrees_on_and_not_before() -> None:
+    assert valid_boxes(torch.tensor([0, 0, math.nextafter(math.pi, 0), 1], dtype=torch.float64))
+    widest = boxes_deg((20, 10, 179.9999, 60), (20, 10, 60, 179.9999), (20, 10, 179.9999, 179.9999))
+    assert (paired_iou(widest, widest) - 1).abs().max() < 1e-9
+    for extent in (180.0, 200.0, 359.9, 360.0, 720.0):
+        for bad in ((0, 0, extent, 10), (0, 0, 10, extent)):
+            assert not valid_boxes(boxes_deg(bad)).any()
+            with pytest.raises(ValueError, match=rf"{extent}.* degrees .* below 180"):
+                paired_iou(boxes_deg(bad), boxes_deg((0, 0, 10, 10)))
+
+
 @pytest.mark.parametrize(
-    "bad", [(0, 0, 180, 10), (0, 0, 10, 360), (0, 0, -1, 10), (math.nan, 0, 10, 10), (0, 0, math.inf, 10)]
+    "bad",
+    [(0, 0, -1, 10), (0, 0, 10, -1e-9)]
+    + [tuple(value if place == 2 else 5.0 for place in range(4)) for value in (math.nan, math.inf, -math.inf)]
+    + [tuple(math.nan if place == here else 5.0 for place in range(4)) for here in range(4)],
 )
 def test_a_box_without_an_area_on_the_sphere_is_refused_by_name(bad: tuple[float, float, float, float]) -> None:
     good, boxes = boxes_deg((0, 0, 10, 10)), boxes_deg((0, 0, 10, 10), bad)

@@ -22,7 +22,8 @@ SCORES: dict[str, Any] = {
     },
     "grounding": {"iou50": 0.523, "low": 0.47, "high": 0.574, "n": 6, "mean_iou": 0.491, "blind": 0.01},
     "detection": {
-        "ap": 0.177, "ap50": 0.345, "ap75": 0.121, "low": 0.31, "high": 0.39, "n": 6, "blind_ap50": 0.004,
+        "ap": 0.177, "ap50": 0.345, "ap75": 0.121, "ap_large": 0.288, "low": 0.31, "high": 0.39, "n": 6,
+        "blind_ap50": 0.004,
     },
     "description": {"chrf": 0.612, "bleu": 0.402, "cider": 1.25, "n": 6, "blind_chrf": 0.441, "blind_cider": 0.5},
 }  # fmt: skip

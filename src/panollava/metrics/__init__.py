@@ -1,19 +1,52 @@
-"""Metrics that know the sphere and the panorama: exact box IoU, average precision, clustered intervals, text scores."""
+"""Metrics that know the sphere and the panorama, usable by themselves: boxes, detections, texts, intervals.
 
-from panollava.metrics.detection import average_precision, nms
+Boxes are (yaw, pitch, width, height): radians in tensors (`paired_iou`, `pairwise_iou`), degrees in lists (`nms`,
+`average_precision`). A width or height of 180 degrees or more, below 0 or not finite is refused by name.
+
+>>> across_the_seam = torch.tensor([[178.0, 0, 40, 30], [-178.0, 0, 40, 30]]).deg2rad()
+>>> round(float(paired_iou(*across_the_seam)), 3), nms(across_the_seam.rad2deg(), [0.8, 0.9], iou_threshold=0.5)
+(0.815, [1])
+>>> average_precision([[("door", (179, 0, 20, 40), 0.9)]], [[("door", (-179, 0, 20, 40))]], thresholds=[0.5])["ap"]
+1.0
+>>> round(rouge_l(["공이 왼쪽에 있다"], [["빨간 공이 왼쪽에 있다", "공이 있다"]]), 3)
+0.857
+"""
+
+from panollava.metrics.detection import SIZES, average_precision, match_detections, precision_of_images
 from panollava.metrics.intervals import clustered_bootstrap, clustered_macro_mean, clustered_statistic
 from panollava.metrics.spherical_iou import paired_iou, pairwise_iou, valid_boxes
-from panollava.metrics.text import chrf, normalise_answer
+from panollava.metrics.suppression import nms
+from panollava.metrics.text import (
+    bleu,
+    chrf,
+    cider,
+    meteor,
+    meteor_installed,
+    normalise_answer,
+    rouge_l,
+    text_scores,
+    words,
+)
 
 __all__ = [
+    "SIZES",
     "average_precision",
+    "bleu",
     "chrf",
+    "cider",
     "clustered_bootstrap",
     "clustered_macro_mean",
     "clustered_statistic",
+    "match_detections",
+    "meteor",
+    "meteor_installed",
     "nms",
     "normalise_answer",
     "paired_iou",
     "pairwise_iou",
+    "precision_of_images",
+    "rouge_l",
+    "text_scores",
     "valid_boxes",
+    "words",
 ]

@@ -1,10 +1,11 @@
-"""Average precision of labelled boxes on the sphere, and non-maximum suppression; boxes in degrees, IoU exact.
+"""Average precision of labelled boxes on the sphere, also by their size; boxes in degrees, IoU exact.
 
 The rules are those of COCO (pycocotools): per image and label the highest score chooses first and takes the free
 reference that it overlaps most, precision is read at 101 recalls, and the result is the mean over the labels that
-occur in the references. There are no crowd regions, size buckets or limits on the number of boxes.
+occur in the references. There are no crowd regions and no limits on the number of boxes.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from panollava.metrics.spherical_iou import paired_iou, pairwise_iou, valid_boxes
+from panollava.metrics.spherical_iou import paired_iou, valid_boxes
+from panollava.vlm.geometry import box_solid_angle
 
 Box = Sequence[float]  # yaw, pitch, width, height in degrees
 Prediction = tuple[str, Box, float]  # label, box, score
@@ -22,15 +24,34 @@ THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 RECALLS = np.linspace(0, 1, 101)
 
 
+def _square(side_deg: float) -> float:
+    """Return the area in steradians of a box of equal sides."""
+    return 4 * math.asin(math.sin(math.radians(side_deg) / 2) ** 2)
+
+
+# A box belongs to one size by its solid angle in steradians, [from, below): small below that of a box of 10 x 10
+# degrees (0.030 sr), large from 30 x 30 degrees (0.268 sr). COCO's bounds of 32 and 96 pixels have no angle, so only
+# their ratio of three is kept: 10 degrees is less than a patch of CLIP ViT-B/32 in a view of 90 degrees (12.9), so a
+# small object gets about one visual token; a large one fills a ninth of the view or more.
+SIZES = {
+    "small": (0.0, _square(10)),
+    "medium": (_square(10), _square(30)),
+    "large": (_square(30), math.inf),
+}
+ANY_SIZE = (0.0, math.inf)
+
+
 @dataclass(frozen=True)
 class LabelMatches:
     """What became of one label's predictions, best score first: their image `[D]` and whether they hit `[T, D]`.
 
-    `wanted` holds the number of references in each image.
+    `void` `[T, D]` are those that count neither as right nor as wrong: they found a reference of another size, or are
+    of another size and found none. `wanted` holds the number of references that count in each image.
     """
 
     image: NDArray[np.int64]
     hit: NDArray[np.bool_]
+    void: NDArray[np.bool_]
     wanted: NDArray[np.int64]
 
 
@@ -45,6 +66,16 @@ class _Cell:
     wanted: list[Box]
 
 
+@dataclass(frozen=True)
+class _Overlaps:
+    """The IoUs `[D, G]` of a cell, and the areas in steradians of its predictions `[D]` and references `[G]`."""
+
+    cell: _Cell
+    iou: NDArray[np.float64]
+    found: NDArray[np.float64]
+    wanted: NDArray[np.float64]
+
+
 def average_precision(
     predictions: Sequence[Sequence[Prediction]],
     references: Sequence[Sequence[Reference]],
@@ -52,41 +83,34 @@ def average_precision(
 ) -> dict[str, float]:
     """Return "ap" (the mean over the IoU thresholds), "ap50" and "ap75" of predictions, one list per image.
 
-    A label that occurs in no reference does not count, as in COCO. Raises ValueError when the numbers of images differ,
-    there is no reference at all, a score is not finite, or a box has no area (see `spherical_iou` for boxes >= 180).
+    "ap_small", "ap_medium" and "ap_large" are "ap" on the references of one of the `SIZES`, absent where there are
+    none; as in COCO, a prediction that finds a reference of another size, or finds none and is of another size itself,
+    does not count there. Nor does a label that occurs in no reference. Raises ValueError when the numbers of images
+    differ, there is no reference, a score is not finite, or a box has no area (see `spherical_iou` for boxes >= 180).
     """
-    matches = match_detections(predictions, references, (*thresholds, 0.5, 0.75))
-    precision = precision_of_images(matches, np.arange(len(references)))
-    return {"ap": float(precision[:-2].mean()), "ap50": float(precision[-2]), "ap75": float(precision[-1])}
+    overlaps = _overlaps(predictions, references)
+    everything = np.arange(len(references))
+    precision = precision_of_images(_match(overlaps, len(references), (*thresholds, 0.5, 0.75), ANY_SIZE), everything)
+    scores = {"ap": float(precision[:-2].mean()), "ap50": float(precision[-2]), "ap75": float(precision[-1])}
+    for name, size in SIZES.items():
+        matches = _match(overlaps, len(references), thresholds, size)
+        if any(label.wanted.any() for label in matches):
+            scores[f"ap_{name}"] = float(precision_of_images(matches, everything).mean())
+    return scores
 
 
 def match_detections(
     predictions: Sequence[Sequence[Prediction]],
     references: Sequence[Sequence[Reference]],
     thresholds: Sequence[float],
+    size: tuple[float, float] = ANY_SIZE,
 ) -> list[LabelMatches]:
     """Match predictions to references at each IoU threshold; one result per label that the references contain.
 
-    No match depends on another image, so a bootstrap over images matches once and then calls `precision_of_images`.
-    Raises ValueError as `average_precision` does.
+    `size` bounds the area in steradians, [from, below). No match depends on another image, so a bootstrap over images
+    matches once and then calls `precision_of_images`. Raises ValueError as `average_precision` does.
     """
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} images have predictions but {len(references)} have references")
-    if not any(references):
-        raise ValueError(f"none of the {len(references)} images has a reference box: average precision is undefined")
-    _check(predictions, references)
-    cells = _cells(predictions, references)
-    ious = _cell_ious(cells)
-    matches = []
-    for label in sorted({cell.label for cell in cells if cell.wanted}):
-        ours = [index for index, cell in enumerate(cells) if cell.label == label]
-        wanted = np.zeros(len(references), dtype=np.int64)
-        wanted[[cells[index].image for index in ours]] = [len(cells[index].wanted) for index in ours]
-        image = np.repeat([cells[index].image for index in ours], [len(cells[index].found) for index in ours])
-        hit = np.concatenate([_greedy_hits(ious[index], thresholds) for index in ours], axis=1)
-        order = np.argsort([-score for index in ours for score in cells[index].scores], kind="stable")
-        matches.append(LabelMatches(image[order], hit[:, order], wanted))
-    return matches
+    return _match(_overlaps(predictions, references), len(references), thresholds, size)
 
 
 def precision_of_images(matches: Sequence[LabelMatches], images: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -99,26 +123,9 @@ def precision_of_images(matches: Sequence[LabelMatches], images: NDArray[np.int6
         copies = np.bincount(images, minlength=len(label.wanted))
         wanted = int((copies * label.wanted).sum())
         if wanted:
-            per_label.append(_interpolated(np.repeat(label.hit, copies[label.image], axis=1), wanted))
+            hit, void = (np.repeat(part, copies[label.image], axis=1) for part in (label.hit, label.void))
+            per_label.append(_interpolated(hit, void, wanted))
     return np.mean(per_label, axis=0) if per_label else np.full(len(matches[0].hit), np.nan)
-
-
-def nms(boxes_deg: Sequence[Box], scores: Sequence[float], labels: Sequence[str], iou_threshold: float) -> list[int]:
-    """Return the indices of the boxes to keep, best score first.
-
-    A box goes when a better one of the same label overlaps it by more than the threshold, across the seam and the poles
-    too. Raises ValueError for lists of different length and for a box without an area.
-    """
-    if not len(boxes_deg) == len(scores) == len(labels):
-        raise ValueError(f"{len(boxes_deg)} boxes, {len(scores)} scores and {len(labels)} labels; give as many of each")
-    boxes = _radians(boxes_deg)
-    names = np.array(labels)
-    rivals = (pairwise_iou(boxes, boxes) > iou_threshold).numpy() & (names[:, None] == names)
-    keep: list[int] = []
-    for index in np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable"):
-        if not rivals[index, keep].any():
-            keep.append(int(index))
-    return keep
 
 
 def _radians(boxes_deg: Iterable[Box]) -> torch.Tensor:
@@ -153,39 +160,83 @@ def _cells(predictions: Sequence[Sequence[Prediction]], references: Sequence[Seq
     return cells
 
 
-def _cell_ious(cells: Sequence[_Cell]) -> list[NDArray[np.float64]]:
-    """Return the IoUs `[D, G]` of predictions with references in each cell, all computed in one call."""
+def _overlaps(
+    predictions: Sequence[Sequence[Prediction]], references: Sequence[Sequence[Reference]]
+) -> list[_Overlaps]:
+    """Return the overlaps and areas of all cells, the overlaps computed in one call; raise ValueError for bad input."""
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} images have predictions but {len(references)} have references")
+    if not any(references):
+        raise ValueError(f"none of the {len(references)} images has a reference box: average precision is undefined")
+    _check(predictions, references)
+    cells = _cells(predictions, references)
     pairs = [(found, wanted) for cell in cells for found in cell.found for wanted in cell.wanted]
     ious = paired_iou(_radians(found for found, _ in pairs), _radians(wanted for _, wanted in pairs)).numpy()
     ends = np.cumsum([len(cell.found) * len(cell.wanted) for cell in cells])
-    parts = np.split(ious, ends[:-1]) if cells else []
-    return [part.reshape(len(cell.found), len(cell.wanted)) for cell, part in zip(cells, parts, strict=True)]
+    return [
+        _Overlaps(cell, part.reshape(len(cell.found), len(cell.wanted)), _areas(cell.found), _areas(cell.wanted))
+        for cell, part in zip(cells, np.split(ious, ends[:-1]), strict=True)
+    ]
 
 
-def _greedy_hits(iou: NDArray[np.float64], thresholds: Sequence[float]) -> NDArray[np.bool_]:
-    """Return which predictions `[T, D]` find a reference that is still free, by IoUs `[D, G]`, best score first."""
+def _areas(boxes_deg: Sequence[Box]) -> NDArray[np.float64]:
+    return box_solid_angle(_radians(boxes_deg)).numpy()
+
+
+def _inside(areas: NDArray[np.float64], size: tuple[float, float]) -> NDArray[np.bool_]:
+    return (areas >= size[0]) & (areas < size[1])
+
+
+def _match(
+    overlaps: Sequence[_Overlaps], images: int, thresholds: Sequence[float], size: tuple[float, float]
+) -> list[LabelMatches]:
+    """Match the cells of each label; sizes outside the bounds are matched too, but count neither way."""
+    matches = []
+    for label in sorted({own.cell.label for own in overlaps if own.cell.wanted}):
+        ours = [own for own in overlaps if own.cell.label == label]
+        inside = [_inside(own.wanted, size) for own in ours]
+        wanted = np.zeros(images, dtype=np.int64)
+        wanted[[own.cell.image for own in ours]] = [counting.sum() for counting in inside]
+        image = np.repeat([own.cell.image for own in ours], [len(own.cell.found) for own in ours])
+        taken = [_greedy(own.iou, counting, thresholds) for own, counting in zip(ours, inside, strict=True)]
+        hit, aside = (np.concatenate(parts, axis=1) for parts in zip(*taken, strict=True))
+        void = aside | (~hit & ~_inside(np.concatenate([own.found for own in ours]), size))
+        order = np.argsort([-score for own in ours for score in own.cell.scores], kind="stable")
+        matches.append(LabelMatches(image[order], hit[:, order], void[:, order], wanted))
+    return matches
+
+
+def _greedy(
+    iou: NDArray[np.float64], counting: NDArray[np.bool_], thresholds: Sequence[float]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which predictions take a free reference that counts, and which one that does not, both `[T, D]`.
+
+    `iou` is `[D, G]`, best score first, and `counting` `[G]`. A reference that does not count is only second choice.
+    """
     found, wanted = iou.shape
-    hit = np.zeros((len(thresholds), found), dtype=bool)
-    if not wanted:
-        return hit
+    hit, aside = np.zeros((2, len(thresholds), found), dtype=bool)
+    choices = [(taken, group) for taken, group in ((hit, counting), (aside, ~counting)) if group.any()]
     for level, threshold in enumerate(thresholds):
+        # One box on itself must count at a threshold of 1, whatever the last bit.
+        enough = min(threshold, 1 - 1e-10)
         free = np.ones(wanted, dtype=bool)
-        for row in range(found):
-            overlap = np.where(free, iou[row], -1.0)
-            best = wanted - 1 - int(overlap[::-1].argmax())  # the last of equals, as pycocotools takes
-            # One box on itself must count at a threshold of 1, whatever the last bit.
-            if overlap[best] >= min(threshold, 1 - 1e-10):
-                hit[level, row], free[best] = True, False
-    return hit
+        for row in np.flatnonzero((iou >= enough).any(axis=1)):
+            for taken, group in choices:
+                overlap = np.where(free & group, iou[row], -1.0)
+                best = wanted - 1 - int(overlap[::-1].argmax())  # the last of equals, as pycocotools takes
+                if overlap[best] >= enough:
+                    taken[level, row], free[best] = True, False
+                    break
+    return hit, aside
 
 
-def _interpolated(hit: NDArray[np.bool_], wanted: int) -> NDArray[np.float64]:
+def _interpolated(hit: NDArray[np.bool_], void: NDArray[np.bool_], wanted: int) -> NDArray[np.float64]:
     """Return the mean precision `[T]` at 101 recalls of ranked predictions `[T, D]` for `wanted` references.
 
     The precision at a recall is the best one at that recall or beyond, 0 where the recall is never reached.
     """
     true = hit.cumsum(axis=1)
-    precision = true / np.arange(1, hit.shape[1] + 1)
+    precision = true / (~void).cumsum(axis=1).clip(min=1)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     envelope = np.concatenate((envelope, np.zeros((len(hit), 1))), axis=1)
     at = [np.searchsorted(recall, RECALLS) for recall in true / wanted]

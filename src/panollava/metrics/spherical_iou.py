@@ -6,8 +6,10 @@ Hodgman, 1974) and its area by the triangle formula of Van Oosterom and Strackee
 nothing is jittered. Float64 inside, whatever comes in; scores carry no gradients.
 
 Rule for wide boxes: a width or height of pi (180 degrees) or more is no tangent-plane rectangle, and the functions
-here refuse it with a ValueError that names the box. Who scores a model's answers asks `valid_boxes` first and counts
-such an answer as unparsed. A box of width or height 0 is legal; its area is 0, and so is its IoU, even with itself.
+here refuse it with a ValueError that names the box, as they do one that is negative or not finite. Who scores a
+model's answers asks `valid_boxes` first and counts such an answer as unparsed. A box of width or height 0 is legal; its
+area is 0, and so is its IoU, even with itself. Close below pi the corners run together: the error is up to about
+1e-15 / (pi - extent).
 """
 
 import math

@@ -130,8 +130,8 @@ def meteor_installed() -> bool:
 def meteor(predictions: Sequence[str], references_per_item: References) -> float:
     """Return nltk's mean METEOR in [0, 1] over `words`; an item counts with the reference that it matches best.
 
-    English only: stems are Porter's and synonyms WordNet's, which nltk looks up by their stems, so it misses those whose
-    stem is no word (picture, image). Source: Lavie and Agarwal, METEOR, 2007.
+    English only: stems are Porter's and synonyms WordNet's. nltk looks synonyms up by their stems, and misses those
+    whose stem is no word (picture, image). Source: Lavie and Agarwal, METEOR, 2007.
 
     Raises:
         ValueError: as `chrf`.

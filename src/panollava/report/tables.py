@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from panollava.metrics import SIZES
+
 NOTHING = "–"
 
 
@@ -48,6 +50,7 @@ _NUMBERS: tuple[tuple[str, str, str, str, str, str], ...] = (
     ("detection", "detection, AP50", "ap50", "", "blind_ap50", "shuffled_ap50"),
     ("detection", "detection, AP75", "ap75", "", "", ""),
     ("detection", "detection, AP", "ap", "", "", ""),
+    *(("detection", f"detection, AP of {size} objects", f"ap_{size}", "", "", "") for size in SIZES),
     *(
         (block, f"{title}, {name}", key, "", f"blind_{key}", f"shuffled_{key}")
         for block, title in FREE_TEXT.items()
