@@ -1,8 +1,6 @@
 """Shared fixtures: tiny random encoders and language models of every family, a tiny tokenizer, tiny panoramas."""
 
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -20,28 +18,9 @@ CHAT_TEMPLATE = (
 )
 
 
-FullDisk = Callable[[int], AbstractContextManager[None]]
-
-
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def full_disk() -> FullDisk:
-    """A context in which no file can grow beyond so many bytes: writing more fails as on a full disk."""
-
-    @contextmanager
-    def limited(size: int) -> Iterator[None]:
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-    return limited
 
 
 @pytest.fixture

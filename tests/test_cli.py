@@ -155,12 +155,13 @@ def test_gate_and_grid_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_names_every_command_and_needs_no_model(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--help"], ["ask", "--help"], ["import", "--help"], ["gate", "--help"]):
+    for arguments in (["--help"], ["ask", "--help"], ["import", "--help"], ["compare", "--help"], ["gate", "--help"]):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 0
     output = capsys.readouterr().out
-    assert all(f"panollava {command} " in output for command in ("ask", "chat", "merge", "import", "validate", "gate"))
+    named = ("ask", "chat", "merge", "import", "validate", "compare", "gate")
+    assert all(f"panollava {command} " in output for command in named)
     source = Path(cli.__file__).read_text(encoding="utf-8")
     imports = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert not [line for line in map(ast.unparse, imports) if "panollava" in line or "transformers" in line]

@@ -1,4 +1,4 @@
-"""The command line: `panollava ask`, `chat`, `merge`, `import`, `validate`, `gate` and `grid`.
+"""The command line: `panollava ask`, `chat`, `merge`, `import`, `validate`, `compare`, `gate` and `grid`.
 
 Answers and reports go to standard output, everything else to standard error. What a user can put right ends in a
 message and the exit code 1. Each command imports what it needs, so that asking for help costs nothing more.
@@ -26,6 +26,7 @@ examples:
   panollava merge data/finetune_lora my/checkpoint
   panollava import bench360 360Bench.tsv my/dataset --images ERP_images
   panollava validate my/dataset
+  panollava compare main vicuna --json comparison.json
   panollava gate --base main
 
 `panollava COMMAND --help` says more about each command.
@@ -147,6 +148,22 @@ def validate(options: argparse.Namespace) -> int:
     return 1 if report.problems else 0
 
 
+def compare(options: argparse.Namespace) -> int:
+    """Test whether two runs differ, question by question.
+
+    A and B are git revisions, DVC experiments or predictions.jsonl files; several seeds of one model are separated by
+    commas (A1,A2,A3 B1,B2,B3) and averaged per question. Predictions come out of the DVC cache, nothing is checked
+    out. Intervals and p values take panoramas for the units; p (Holm) is corrected for the number of rows.
+    """
+    from panollava.report.compare import compare_sources, write_json
+
+    comparison = compare_sources(options.a, options.b, draws=options.draws, seed=options.seed)
+    print(comparison.markdown())
+    if options.json:
+        write_json(comparison, Path(options.json))
+    return 0
+
+
 def gate(options: argparse.Namespace) -> int:
     """Compare the benchmark numbers with those accepted last, and refuse what got worse.
 
@@ -207,7 +224,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     added = {}
-    for function in (ask, chat, merge, import_, validate, gate, grid):
+    for function in (ask, chat, merge, import_, validate, compare, gate, grid):
         text = inspect.cleandoc(function.__doc__ or "")
         added[function] = commands.add_parser(
             function.__name__.rstrip("_"),  # `import` is no name for a function
@@ -230,6 +247,13 @@ def build_parser() -> argparse.ArgumentParser:
     text = "accept images that are not twice as wide as high"
     for command in (added[import_], added[validate]):
         command.add_argument("--allow-any-aspect", action="store_true", help=text)
+    for name in ("a", "b"):
+        text = "a revision, an experiment or a .jsonl file, or several separated by commas"
+        added[compare].add_argument(name, metavar=name.upper(), help=text)
+    added[compare].add_argument("--json", metavar="OUT", help="write all numbers to this file too")
+    text = "resamples and exchanges drawn for each row (default: %(default)s)"
+    added[compare].add_argument("--draws", type=positive, default=10_000, metavar="N", help=text)
+    added[compare].add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     choice = added[gate].add_mutually_exclusive_group()
     choice.add_argument("--base", metavar="REV", help="a git revision to compare with instead")
     choice.add_argument("--accept", action="store_true", help="accept the present numbers")

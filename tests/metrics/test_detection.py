@@ -18,6 +18,7 @@ from panollava.metrics.detection import (
     average_precision,
     match_detections,
     precision_of_images,
+    resampled_precision,
 )
 from panollava.metrics.spherical_iou import pairwise_iou
 from panollava.vlm.geometry import box_solid_angle
@@ -193,6 +194,18 @@ def test_drawing_images_equals_scoring_their_copies() -> None:
     drawn = np.array([3, 3, 1, 7, 7, 7, 0])
     copies = average_precision([predictions[i] for i in drawn], [references[i] for i in drawn], (0.5, 0.75))
     assert precision_of_images(matches, drawn).mean() == pytest.approx(copies["ap"], abs=1e-9)
+
+
+def test_all_resamples_at_once_are_those_one_by_one() -> None:
+    for seed in range(5):
+        predictions, references = random_scene(seed)
+        matches = match_detections(predictions, references, (0.5,))
+        drawn = np.random.default_rng(seed).integers(len(references), size=(40, 3 + seed))
+        copies = np.array([np.bincount(images, minlength=len(references)) for images in drawn])
+        one_by_one = [precision_of_images(matches, images)[0] for images in drawn]
+        assert resampled_precision(matches, copies) == pytest.approx(one_by_one, abs=1e-12, nan_ok=True)
+    missed = match_detections([[], []], [[("a", (0, 0, 9, 9))], []], (0.5,))
+    assert resampled_precision(missed, np.array([[0, 2], [1, 1]])) == pytest.approx([np.nan, 0], nan_ok=True)
 
 
 def test_images_that_ask_for_nothing_have_no_precision() -> None:

@@ -44,6 +44,7 @@ stages:
   evaluate:
     cmd: python -m stages.miniature evaluate
     deps: [data/language.json]
+    outs: [data/evaluate]
     metrics:
       - metrics/evaluate.json: {cache: false}
       - metrics/latency.json: {cache: false}
@@ -65,9 +66,9 @@ if (stop := Path(os.environ["MINIATURE_LOG"]).with_name("stop")).exists() and st
 def read(name):
     return json.loads(Path(name).read_text())
 
-def write(name, value):
-    Path(name).parent.mkdir(exist_ok=True)
-    Path(name).write_text(json.dumps(value))
+def write(name, *values):
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_text("\\n".join(map(json.dumps, values)))
 
 if stage == "vision":
     write("data/vision.json", p["encoders"][p["encoder"]]["skill"] + p["seed"])
@@ -76,6 +77,17 @@ if stage == "language":
 if stage == "evaluate":
     value = read("data/language.json")
     accuracy = {"value": value, "low": value - 0.0625, "high": value + 0.0625, "blind": 0.25, "majority": 0.125}
+    lines = []
+    for number in range(32):
+        right = number < 32 * value
+        lines.append({
+            "variant": "model", "image_id": f"test_{number:02}", "record": 0, "turn": 0, "language": "en",
+            "task": "choice", "type": "existence",
+            "question": "Is it there?", "reference": "yes", "answer": {"text": "yes"},
+            "prediction": "yes" if right else "no", "score": 0.5, "parsed": True, "correct": right,
+            "error_deg": None, "direction": None, "iou": None, "boxes": None,
+        })
+    write("data/evaluate/predictions.jsonl", *lines)
     english = {"accuracy": accuracy, "detection": {"ap50": value / 2, "ap": value / 4}}
     write("metrics/evaluate.json", {"evaluate": {"en": english}})
     write("metrics/latency.json", {"latency": {"first_token_ms": 10.0, "per_token_ms": 2.0}})

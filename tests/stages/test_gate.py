@@ -2,20 +2,25 @@
 
 import json
 import math
+import shutil
 
 import pytest
 
+from panollava.metrics.paired import paired_mean
+from panollava.report.compare import Row as ComparedRow
 from panollava.report.gate import (
     PASSED,
     UNREADABLE,
     WORSE,
     GateResult,
+    Row,
     Rule,
     accept,
     compare,
     main,
     read_rules,
     run_gate,
+    with_paired_test,
 )
 
 RULES = {"score": Rule(better="higher", abs=0.01), "time": Rule(better="lower", rel=0.2)}
@@ -104,9 +109,116 @@ def test_small_losses_do_not_add_up(miniature, monkeypatch, capsys):
     assert miniature.read_json("metrics/accepted.json")["evaluate.en.accuracy.value"] == 0.363
 
 
+PAIRED = "evaluate.en.accuracy.value: {better: higher, paired: 0.01}"
+
+
+def use_paired_rule(miniature, rule=PAIRED):
+    path = miniature.root / "params.yaml"
+    old = "evaluate.en.accuracy.value: {better: higher, abs: 0.01}"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, rule))
+
+
+def answer_wrongly(miniature, count):
+    """Make the first `count` right answers of the workspace wrong, in its predictions and its metric."""
+    path = miniature.root / "data/evaluate/predictions.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [line | ({"correct": False} if number < count else {}) for number, line in enumerate(lines)]
+    path.chmod(0o644)
+    path.unlink()  # it may be a link to the cache
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    spoil(miniature, value=sum(line["correct"] for line in lines) / len(lines))
+
+
+def test_a_paired_rule_fails_a_proven_loss_only(miniature, monkeypatch, capsys):
+    monkeypatch.chdir(miniature.root)
+    use_paired_rule(miniature)
+    assert main(["--base", "HEAD"]) == PASSED
+    row = "| evaluate.en.accuracy.value | higher | 0.375 | 0.375 | +0 | p ≥ 0.01 | not worse, p = 1.0000 |"
+    assert row in capsys.readouterr().out
+    # Of n answers that only became wrong, an exchange is as bad with probability 2^-n: 6 prove no loss, 7 do.
+    answer_wrongly(miniature, 6)
+    assert main(["--base", "HEAD"]) == PASSED
+    assert "| 0.375 | 0.1875 | -0.1875 | p ≥ 0.01 | not worse, p = 0.01" in capsys.readouterr().out
+    answer_wrongly(miniature, 7)
+    assert main(["--base", "main"]) == WORSE
+    assert "| p ≥ 0.01 | FAIL: worse, p = 0.00" in capsys.readouterr().out
+    miniature.git("commit", "--quiet", "--all", "--message", "the paired rule")
+    # A metric for which less is better has got worse the other way round.
+    use_rule = PAIRED.replace("higher", "lower")
+    path = miniature.root / "params.yaml"
+    path.write_text(path.read_text().replace(PAIRED, use_rule))
+    assert main(["--base", "HEAD~1"]) == PASSED
+
+
+def test_a_paired_rule_compares_with_the_commit_that_accepted(miniature, monkeypatch, capsys):
+    monkeypatch.chdir(miniature.root)
+    use_paired_rule(miniature)
+    assert main(["--accept"]) == PASSED
+    assert main([]) == UNREADABLE
+    assert "metrics/accepted.json is not committed" in capsys.readouterr().out
+    miniature.git("add", ".")
+    miniature.git("commit", "--quiet", "--message", "accepted")
+    (miniature.root / "README.md").write_text("later")
+    miniature.git("commit", "--quiet", "--all", "--message", "something else")
+    assert main([]) == PASSED
+    answer_wrongly(miniature, 12)
+    assert main([]) == WORSE
+    # Numbers that are not those of the commit's predictions are no base.
+    accepted = miniature.root / "metrics/accepted.json"
+    accepted.write_text(accepted.read_text().replace("0.375", "0.5"))
+    miniature.git("commit", "--quiet", "--message", "by hand", "metrics/accepted.json")
+    assert main([]) == UNREADABLE
+    assert (
+        "the predictions of the base give 0.375, its metric is 0.5: they are not of one run" in capsys.readouterr().out
+    )
+
+
+def test_a_paired_rule_without_predictions_fails(miniature, monkeypatch, capsys):
+    monkeypatch.chdir(miniature.root)
+    use_paired_rule(miniature)
+    spoil(miniature, value=0.25)
+    assert main(["--base", "HEAD"]) == UNREADABLE
+    assert "the predictions of the workspace give 0.375, its metric is 0.25" in capsys.readouterr().out
+    spoil(miniature, value=0.375)
+    # Not checked out, but in the cache: that will do.
+    shutil.rmtree(miniature.root / "data/evaluate")
+    assert main(["--base", "HEAD"]) == PASSED
+    miniature.dvc("checkout", "--quiet")
+    shutil.rmtree(miniature.root / ".dvc/cache/files")
+    assert main(["--base", "HEAD"]) == UNREADABLE
+    output = capsys.readouterr().out
+    assert "FAIL: HEAD: data/evaluate/predictions.jsonl is neither in the DVC cache" in output
+    assert "`dvc pull`" in output
+    assert "latency.first_token_ms | lower | 10 | 10 | +0 | 2 | same |" in output
+
+
+def test_a_paired_rule_needs_answers_and_enough_panoramas(miniature, monkeypatch, capsys):
+    monkeypatch.chdir(miniature.root)
+    use_paired_rule(miniature, PAIRED.replace(".en.", ".ko."))
+    for name in ("HEAD", "later"):
+        path = miniature.root / "metrics/evaluate.json"
+        metrics = json.loads(path.read_text())
+        path.write_text(json.dumps({"evaluate": metrics["evaluate"] | {"ko": metrics["evaluate"]["en"]}}))
+        miniature.git("commit", "--quiet", "--all", "--allow-empty", "--message", name)
+    assert main(["--base", "HEAD~1"]) == UNREADABLE
+    assert "FAIL: the predictions hold no answers that make up this metric" in capsys.readouterr().out
+    rule = Rule(better="higher", paired=0.01)
+    test = paired_mean([1.0] * 6, [0.0] * 6, range(6))
+    few = ComparedRow("en", "choice", "", "accuracy", "higher", "a", 6, 6, test)
+    row = with_paired_test(Row("a", rule, 1.0, 0.0), few)
+    assert row.verdict == "FAIL: 6 panoramas are too few for any loss to show p < 0.01"
+
+
 def test_malformed_rules_are_refused(tmp_path):
     path = tmp_path / "params.yaml"
-    for text, message in (("seed: 0", "no section 'gate'"), ("gate: {a: {better: more}}", "a.better")):
+    for text, message in (
+        ("seed: 0", "no section 'gate'"),
+        ("gate: {a: {better: more}}", "a.better"),
+        ("gate: {a: {better: lower, paired: 0}}", "a.paired"),
+        ("gate: {a: {better: lower, paired: 0.01, abs: 1}}", "takes the place of `abs` and `rel`"),
+        ("gate: {evaluate.en.detection.ap50: {better: higher, paired: 0.01}}", "ap50 has no value per question"),
+    ):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             read_rules(path)

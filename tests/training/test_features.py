@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FullDisk
+from full_disk import full_disk
 from tiny_backbones import MODEL, write_panoramas, write_parts
 
 from panollava.backbones.assemble import assemble
@@ -127,7 +127,7 @@ def test_a_killed_computation_leaves_no_file(made: SimpleNamespace, monkeypatch:
     assert kept(made) is not None
 
 
-def test_a_full_disk_names_the_file_and_leaves_nothing(made: SimpleNamespace, full_disk: FullDisk) -> None:
+def test_a_full_disk_names_the_file_and_leaves_nothing(made: SimpleNamespace) -> None:
     with full_disk(1000), pytest.raises(OSError, match=r"nothing was written: .*\.bin"):
         kept(made)
     assert [path.name for path in made.folder.iterdir()] == ["lock"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FullDisk
+from full_disk import full_disk
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -164,7 +164,7 @@ def test_an_interrupted_run_continues_to_the_same_weights(tmp_path: Path) -> Non
         assert torch.equal(value, weights(again)[name]), name
 
 
-def test_a_full_disk_while_a_checkpoint_is_written_loses_nothing(tmp_path: Path, full_disk: FullDisk) -> None:
+def test_a_full_disk_while_a_checkpoint_is_written_loses_nothing(tmp_path: Path) -> None:
     whole = trainer(tmp_path / "whole")
     whole.run()
     run = trainer(tmp_path / "cut", save_steps=4)

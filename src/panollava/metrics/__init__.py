@@ -1,4 +1,4 @@
-"""Metrics that know the sphere and the panorama, usable by themselves: boxes, detections, texts, intervals.
+"""Metrics that know the sphere and the panorama, usable by themselves: boxes, detections, texts, intervals, tests.
 
 Boxes are (yaw, pitch, width, height): radians in tensors (`paired_iou`, `pairwise_iou`), degrees in lists (`nms`,
 `average_precision`). A width or height of 180 degrees or more, below 0 or not finite is refused by name.
@@ -14,6 +14,7 @@ Boxes are (yaw, pitch, width, height): radians in tensors (`paired_iou`, `pairwi
 
 from panollava.metrics.detection import SIZES, average_precision, match_detections, precision_of_images
 from panollava.metrics.intervals import clustered_bootstrap, clustered_macro_mean, clustered_statistic
+from panollava.metrics.paired import holm, paired_mean, paired_median, paired_statistic
 from panollava.metrics.spherical_iou import paired_iou, pairwise_iou, valid_boxes
 from panollava.metrics.suppression import nms
 from panollava.metrics.text import (
@@ -37,12 +38,16 @@ __all__ = [
     "clustered_bootstrap",
     "clustered_macro_mean",
     "clustered_statistic",
+    "holm",
     "match_detections",
     "meteor",
     "meteor_installed",
     "nms",
     "normalise_answer",
     "paired_iou",
+    "paired_mean",
+    "paired_median",
+    "paired_statistic",
     "pairwise_iou",
     "precision_of_images",
     "rouge_l",

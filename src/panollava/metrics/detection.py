@@ -22,6 +22,8 @@ Reference = tuple[str, Box]  # label, box
 
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 RECALLS = np.linspace(0, 1, 101)
+# Numbers in the largest array of a step over many resamples; memory, not results, depends on it.
+AT_ONCE = 1_000_000
 
 
 def _square(side_deg: float) -> float:
@@ -126,6 +128,32 @@ def precision_of_images(matches: Sequence[LabelMatches], images: NDArray[np.int6
             hit, void = (np.repeat(part, copies[label.image], axis=1) for part in (label.hit, label.void))
             per_label.append(_interpolated(hit, void, wanted))
     return np.mean(per_label, axis=0) if per_label else np.full(len(matches[0].hit), np.nan)
+
+
+def resampled_precision(matches: Sequence[LabelMatches], copies: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the average precision `[R]` at the first threshold of `R` resamples, in which images `[R, n]` are copied.
+
+    What `precision_of_images` returns for the same images, for all resamples at once: copies of a hit only raise the
+    precision and copies of a miss only lower it, so the last copy of each prediction tells the whole curve.
+    """
+    total, labels = np.zeros(len(copies)), np.zeros(len(copies))
+    for label in matches:
+        labels += copies @ label.wanted > 0
+        parts = 1 + len(copies) * len(label.image) // AT_ONCE
+        total += np.concatenate([_resampled_label(label, part) for part in np.array_split(copies, parts)])
+    return np.divide(total, labels, out=np.full(len(copies), np.nan), where=labels > 0)
+
+
+def _resampled_label(label: LabelMatches, copies: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the precision `[R]` of one label, 0 where a resample wants none of it."""
+    wanted, hit = copies @ label.wanted, label.hit[0]
+    if not hit.any():
+        return np.zeros(len(copies))
+    drawn = copies[:, label.image]
+    true, said = np.cumsum(drawn[:, hit], axis=1), np.cumsum(drawn, axis=1)[:, hit]
+    envelope = np.maximum.accumulate((true / np.maximum(said, 1))[:, ::-1], axis=1)[:, ::-1]
+    reached = np.searchsorted(RECALLS, true / np.maximum(wanted, 1)[:, None], side="right")
+    return (envelope * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
 
 
 def _radians(boxes_deg: Iterable[Box]) -> torch.Tensor:

@@ -2,42 +2,62 @@
 
 Rules are the section `gate` of params.yaml: `{metric: {better: higher | lower, abs: 0.01, rel: 0.02}}`, where `metric`
 is a dotted key of any DVC metrics file and a change by max(abs, rel * |base|) for the worse is still allowed.
+`{better: higher, paired: 0.01}` fails instead if the paired test of both runs' answers (see `report.compare`) shows a
+loss with one-sided p < 0.01; it needs the base's predictions in the DVC cache.
 
 The default base is metrics/accepted.json: the numbers last accepted on main, written by `--accept` and committed. A
 comparison with the previous commit would let small losses add up step by step; the accepted numbers stay where they
-are until a reviewed diff of that file moves them. Any git revision can be the base instead.
+are until a reviewed diff of that file moves them; the predictions that belong to them are those of the commit that
+moved them last. Any git revision can be the base instead.
 """
 
 import argparse
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.scm import RevError
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from ruamel.yaml import YAML
 
 from panollava.report.tables import NOTHING, markdown_table
+from panollava.report.workspace import git
+
+if TYPE_CHECKING:
+    from panollava.report.compare import Row as ComparedRow
 
 ACCEPTED = Path("metrics/accepted.json")
 PASSED, WORSE, UNREADABLE = 0, 1, 2
+# The metrics of metrics/evaluate.json that are made of one value per question, so that a paired test knows them.
+PAIRED = re.compile(r"evaluate\.[^.]+\.(accuracy\.value|types\..+\.value|direction\.median_deg|grounding\.iou50)")
 
 
 class Rule(BaseModel):
-    """How much worse one metric may get: `max(abs, rel * |base|)`."""
+    """How much worse one metric may get: `max(abs, rel * |base|)`, or not at all by a test of level `paired`.
+
+    10,000 draws tell no p value below 0.0001, so a level must lie well above.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     better: Literal["higher", "lower"]
     abs: float = Field(default=0.0, ge=0)
     rel: float = Field(default=0.0, ge=0)
+    paired: float | None = Field(default=None, ge=0.001, le=0.5)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Rule":
+        if self.paired is not None and (self.abs or self.rel):
+            raise ValueError("`paired` takes the place of `abs` and `rel`; give the one or the others")
+        return self
 
     def allowed(self, base: float) -> float:
         """Return the loss that is still accepted against the value `base`."""
@@ -50,13 +70,14 @@ class Rule(BaseModel):
 
 @dataclass(frozen=True)
 class Row:
-    """One compared metric; `problem` says why it could not be compared."""
+    """One compared metric; `problem` says why it could not be compared, `p_worse` is set by a paired rule."""
 
     metric: str
     rule: Rule
     base: float | None
     now: float | None
     problem: str = ""
+    p_worse: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -65,6 +86,8 @@ class Row:
             return f"FAIL: {self.problem}"
         if self.base is None or self.now is None:
             return "no base"
+        if self.p_worse is not None and self.rule.paired is not None:
+            return f"{'FAIL: worse' if self.p_worse < self.rule.paired else 'not worse'}, p = {self.p_worse:.4f}"
         loss = self.rule.loss(self.base, self.now)
         # A loss of exactly the allowed amount passes; 1e-12 absorbs the rounding of its subtraction.
         if loss > self.rule.allowed(self.base) + 1e-12:
@@ -95,8 +118,10 @@ class GateResult:
         rows = []
         for row in self.rows:
             change = None if row.base is None or row.now is None else row.now - row.base
-            allowed = None if row.base is None else row.rule.allowed(row.base)
-            numbers = (_number(row.base), _number(row.now), _number(change, "+"), _number(allowed))
+            allowed = NOTHING if row.base is None else _number(row.rule.allowed(row.base))
+            if row.rule.paired is not None:
+                allowed = f"p ≥ {row.rule.paired:g}"
+            numbers = (_number(row.base), _number(row.now), _number(change, "+"), allowed)
             rows.append([row.metric, row.rule.better, *numbers, row.verdict])
         header = ["metric", "better", "base", "now", "change", "allowed", "verdict"]
         return f"{title}\n\n{markdown_table(header, rows, left=2)}"
@@ -188,9 +213,58 @@ def run_gate(base: str | None, rules: Mapping[str, Rule], *, root: Path = Path()
             result = GateResult(ACCEPTED.as_posix(), compare(read_accepted(root / ACCEPTED), now, rules))
         else:
             result = GateResult(None, compare(None, now, rules))
+    if result.base is not None:
+        result = replace(result, rows=with_paired_tests(result.rows, base, root))
     for note in notes:
         print(note, file=sys.stderr)
     return result
+
+
+def with_paired_tests(rows: tuple[Row, ...], base: str | None, root: Path) -> tuple[Row, ...]:
+    """Return the rows, those of a paired rule with its p value or with the problem that there is none.
+
+    `base` is a revision, None for the accepted numbers.
+    """
+    wanted = {row.metric for row in rows if row.rule.paired is not None and not row.problem}
+    if not wanted:
+        return rows
+    # Here, since every stage reads rules along with its parameters, and no stage compares runs.
+    from panollava.report.compare import compare_runs
+    from panollava.report.runs import read_revision_run
+
+    try:
+        before = read_revision_run(accepting_commit(root) if base is None else base, root)
+        found = compare_runs([before], [read_revision_run(None, root)], only=wanted)
+    except ValueError as error:
+        return tuple(replace(row, problem=str(error)) if row.metric in wanted else row for row in rows)
+    tests = {test.metric: test for test in found.rows}
+    return tuple(with_paired_test(row, tests.get(row.metric)) if row.metric in wanted else row for row in rows)
+
+
+def with_paired_test(row: Row, tested: "ComparedRow | None") -> Row:
+    """Return a row with the p value of its test, or with the reason why that says nothing."""
+    if tested is None:
+        return replace(row, problem="the predictions hold no answers that make up this metric")
+    for where, number, metric in (("the base", tested.test.a, row.base), ("the workspace", tested.test.b, row.now)):
+        if metric is None or not math.isclose(number, metric, rel_tol=1e-6, abs_tol=1e-9):
+            told = f"the predictions of {where} give {number:.6g}, its metric is {_number(metric)}"
+            return replace(row, problem=f"{told}: they are not of one run")
+    # With n panoramas no exchange is rarer than 1 in 2^n, however large the loss.
+    if row.rule.paired is not None and 0.5**tested.panoramas >= row.rule.paired:
+        return replace(
+            row, problem=f"{tested.panoramas} panoramas are too few for any loss to show p < {row.rule.paired:g}"
+        )
+    worse = tested.test.p_less if row.rule.better == "higher" else tested.test.p_greater
+    return replace(row, p_worse=worse)
+
+
+def accepting_commit(root: Path) -> str:
+    """Return the commit that last changed the accepted numbers; raises ValueError if they have changed since."""
+    if git(root, "status", "--porcelain", "--", ACCEPTED.as_posix()):
+        raise ValueError(
+            f"{ACCEPTED} is not committed, so no revision has the predictions that belong to it; commit it"
+        )
+    return git(root, "log", "-1", "--format=%H", "--", ACCEPTED.as_posix())
 
 
 def read_accepted(path: Path) -> dict[str, object]:
@@ -227,7 +301,14 @@ def read_rules(path: Path) -> dict[str, Rule]:
     params = YAML(typ="safe").load(path)
     if "gate" not in params:
         raise ValueError(f"gate: {path} has no section 'gate' with rules like 'metric: {{better: higher, abs: 0.01}}'")
-    return TypeAdapter(dict[str, Rule]).validate_python(params["gate"])
+    rules = TypeAdapter(dict[str, Rule]).validate_python(params["gate"])
+    for metric, rule in rules.items():
+        if rule.paired is not None and not PAIRED.fullmatch(metric):
+            raise ValueError(
+                f"gate: {path}: {metric} has no value per question, so no paired test; give it abs or rel. Below "
+                "evaluate.LANGUAGE, accuracy.value, types.TYPE.value, direction.median_deg and grounding.iou50 have one"
+            )
+    return rules
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -144,7 +144,7 @@ def grounding(scorer: Scorer) -> Block:
 def detection(scorer: Scorer) -> Block:
     """Return the average precision of detections, each box scored by the probability of its whole answer."""
     lines = scorer.of("model", "detection")
-    found, wanted = _detections(lines)
+    found, wanted = detections(lines)
     if not any(wanted):
         return {}
     matches = match_detections(found, wanted, (0.5,))
@@ -158,7 +158,7 @@ def detection(scorer: Scorer) -> Block:
     block["unparsed"] = sum(line["unparsed"] for line in lines)
     for variant in BASELINES:
         if others := scorer.of(variant, "detection"):
-            block[f"{variant}_ap50"] = average_precision(*_detections(others), thresholds=(0.5,))["ap50"]
+            block[f"{variant}_ap50"] = average_precision(*detections(others), thresholds=(0.5,))["ap50"]
     return block | _too_wide(sum(len(line["answer"]["objects"]) for line in lines) - sum(map(len, wanted)))
 
 
@@ -180,9 +180,7 @@ def free_answers(lines: Sequence[Prediction]) -> tuple[list[str], list[list[str]
     A question that stands in several records, each with a reference of its own, is one item, not several: one answer
     scored many times over would weigh more and look like more evidence. Only different answers to it count apart.
     """
-    known: dict[tuple[Any, ...], dict[str, None]] = {}
-    for line in lines:
-        known.setdefault(_asked(line), {}).update(dict.fromkeys(line["references"]))
+    known = _known_references(lines)
     answers = dict.fromkeys((_asked(line), line["prediction"]) for line in lines)
     return [said for _, said in answers], [list(known[asked]) for asked, _ in answers]
 
@@ -196,13 +194,26 @@ def _text_scores(lines: Sequence[Prediction]) -> dict[str, float]:
     return text_scores(*free_answers(lines), lines[0]["language"])
 
 
+def references(lines: Sequence[Prediction]) -> list[list[str]]:
+    """Return the references of each line: those of all lines that ask the same question about the same panorama."""
+    known = _known_references(lines)
+    return [list(known[_asked(line)]) for line in lines]
+
+
+def _known_references(lines: Sequence[Prediction]) -> dict[tuple[Any, ...], dict[str, None]]:
+    known: dict[tuple[Any, ...], dict[str, None]] = {}
+    for line in lines:
+        known.setdefault(_asked(line), {}).update(dict.fromkeys(line["references"]))
+    return known
+
+
 def _asked(line: Prediction) -> tuple[Any, ...]:
     """Return what makes two questions one; a later turn depends on its dialogue, so it is a question of its own."""
     return line["image_id"], line["question"], line["turn"], line["record"] if line["turn"] else None
 
 
-def _detections(lines: Sequence[Prediction]) -> tuple[list[list[tuple]], list[list[tuple]]]:
-    """Return the (label, box, score) and the true (label, box) of each line."""
+def detections(lines: Sequence[Prediction]) -> tuple[list[list[tuple]], list[list[tuple]]]:
+    """Return the (label, box, score) and the true (label, box) of each line, for `match_detections`."""
     found = [
         [(normalise_answer(box["label"]), box["box_deg"], line["score"]) for box in line["boxes"]] for line in lines
     ]
