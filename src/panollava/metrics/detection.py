@@ -200,15 +200,22 @@ def _overlaps(
     cells = _cells(predictions, references)
     pairs = [(found, wanted) for cell in cells for found in cell.found for wanted in cell.wanted]
     ious = paired_iou(_radians(found for found, _ in pairs), _radians(wanted for _, wanted in pairs)).numpy()
-    ends = np.cumsum([len(cell.found) * len(cell.wanted) for cell in cells])
-    return [
-        _Overlaps(cell, part.reshape(len(cell.found), len(cell.wanted)), _areas(cell.found), _areas(cell.wanted))
-        for cell, part in zip(cells, np.split(ious, ends[:-1]), strict=True)
-    ]
+    parts = zip(
+        cells,
+        _split(ious, [len(cell.found) * len(cell.wanted) for cell in cells]),
+        _split(_areas(box for cell in cells for box in cell.found), [len(cell.found) for cell in cells]),
+        _split(_areas(box for cell in cells for box in cell.wanted), [len(cell.wanted) for cell in cells]),
+        strict=True,
+    )
+    return [_Overlaps(cell, iou.reshape(len(found), len(wanted)), found, wanted) for cell, iou, found, wanted in parts]
 
 
-def _areas(boxes_deg: Sequence[Box]) -> NDArray[np.float64]:
+def _areas(boxes_deg: Iterable[Box]) -> NDArray[np.float64]:
     return box_solid_angle(_radians(boxes_deg)).numpy()
+
+
+def _split(values: NDArray[np.float64], counts: Sequence[int]) -> list[NDArray[np.float64]]:
+    return np.split(values, np.cumsum(counts)[:-1])
 
 
 def _inside(areas: NDArray[np.float64], size: tuple[float, float]) -> NDArray[np.bool_]:
@@ -244,9 +251,12 @@ def _greedy(
     found, wanted = iou.shape
     hit, aside = np.zeros((2, len(thresholds), found), dtype=bool)
     choices = [(taken, group) for taken, group in ((hit, counting), (aside, ~counting)) if group.any()]
+    closest = iou.max(initial=-1.0)
     for level, threshold in enumerate(thresholds):
         # One box on itself must count at a threshold of 1, whatever the last bit.
         enough = min(threshold, 1 - 1e-10)
+        if closest < enough:
+            continue
         free = np.ones(wanted, dtype=bool)
         for row in np.flatnonzero((iou >= enough).any(axis=1)):
             for taken, group in choices:
