@@ -196,7 +196,7 @@ def test_free_text_is_compared_with_all_references_of_its_turn() -> None:
     asked = question("open", None, "A church.", references=["A church.", "A gate."])
     said = score("model", asked, Answer("A gate.", 1))
     assert (said["reference"], said["references"]) == ("A church.", ["A church.", "A gate."])
-    assert evaluate([said], resamples=5, seed=0)["en"]["open"] == {"chrf": 1, "n": 1}
+    assert evaluate([said], resamples=5, seed=0)["en"]["open"]["chrf"] == 1
 
 
 def test_later_turns_see_the_true_dialogue_and_the_panorama_comes_first() -> None:
