@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from py360convert_views import FILE, SIZE, VIEWS
 from torch import Tensor
 
 from panollava.vlm.geometry import angular_distance, erp_rays
@@ -248,3 +250,14 @@ def test_turned_together_views_keep_the_same_tokens() -> None:
     turned = poses.clone()
     turned[:, 0] = torch.remainder(turned[:, 0] + 0.3 + math.pi, 2 * math.pi) - math.pi
     assert torch.equal(kept_tokens(poses, 4, "unique"), kept_tokens(turned, 4, "unique"))
+
+
+def test_py360convert_draws_the_same_views_to_a_grey_level() -> None:
+    """Its pixels reach from edge to edge of the field of view, ours are cells: hence another field of view."""
+    stored = np.load(FILE)
+    panorama = torch.from_numpy(stored["panorama"]).permute(2, 0, 1)[None].float()
+    for (yaw, pitch, roll, fov), theirs in zip(VIEWS, stored["views"], strict=True):
+        half = math.tan(math.radians(fov) / 2) * SIZE / (SIZE - 1)
+        pose = pinhole(yaw, pitch, math.degrees(2 * math.atan(half)), roll)
+        ours = sample_views(panorama, pose[None], SIZE)[0, 0].permute(1, 2, 0)
+        assert (ours - torch.from_numpy(theirs).float()).abs().max() <= 1.01, (yaw, pitch, fov)

@@ -20,6 +20,8 @@ from .rings import covering_rings
 
 POSE_SIZE = 6
 PINHOLE, ERP_WINDOW = 0.0, 1.0
+# The blur against aliasing in pixels of a view: exp(-2 (pi BLUR f)^2) of a frequency f passes.
+BLUR = 0.4
 # Two view centres are equally near a direction when the cosines of its distances differ by less.
 TIE = 1e-4
 
@@ -286,6 +288,28 @@ def kept_tokens(poses: Tensor, size: int, reduction: str) -> Tensor:
         order != order[:, None, None, None]
     )
     return ~(nearer & sees & same_scale).any(-1)
+
+
+def box_factor(pose: Tensor, size: int, height: int, width: int) -> int:
+    """Return by how much a panorama is too fine for a pinhole view: a power of two that divides its sides.
+
+    Reduced by it, the panorama has about twice the resolution of the view's centre, or more.
+    """
+    wanted = 4 * math.pi * size / (2 * math.tan(float(pose[3:5].max()) / 2))
+    factor = 1
+    while width / (2 * factor) >= wanted * 0.9 and height % (2 * factor) == width % (2 * factor) == 0:
+        factor *= 2
+    return factor
+
+
+def blur_of_view(pose: Tensor, size: int, height: int) -> float:
+    """Return the standard deviation, in pixels of a panorama, of the blur that keeps a pinhole view from aliasing.
+
+    It is `BLUR` pixels at the view's centre: a Gaussian then lets 45 % of the view's Nyquist frequency through, 17 % of
+    one and a half times that, 4 % of twice.
+    """
+    pixel = 2 * math.tan(float(pose[3:5].max()) / 2) / size
+    return BLUR * pixel * height / math.pi
 
 
 @lru_cache(maxsize=64)
