@@ -7,7 +7,20 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src/panollava"
 # A package imports only from itself and from those before it.
-LAYERS = ("vlm", "metrics", "corpus", "tasks", "backbones", "training", "report", "params", "chat", "finetuning", "cli")
+LAYERS = (
+    "vlm",
+    "metrics",
+    "corpus",
+    "tasks",
+    "backbones",
+    "training",
+    "report",
+    "bench",
+    "params",
+    "chat",
+    "finetuning",
+    "cli",
+)
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -1,4 +1,4 @@
-"""The command line: `panollava ask`, `chat`, `merge`, `import`, `validate`, `compare`, `gate` and `grid`.
+"""The command line: `ask`, `chat`, `merge`, `import`, `validate`, `compare`, `gate`, `grid` and `bench`.
 
 Answers and reports go to standard output, everything else to standard error. What a user can put right ends in a
 message and the exit code 1. Each command imports what it needs, so that asking for help costs nothing more.
@@ -28,6 +28,7 @@ examples:
   panollava validate my/dataset
   panollava compare main vicuna --json comparison.json
   panollava gate --base main
+  panollava bench views --json views.json
 
 `panollava COMMAND --help` says more about each command.
 """
@@ -186,6 +187,17 @@ def grid(options: argparse.Namespace) -> int:
     return run_grid()
 
 
+def bench(options: argparse.Namespace) -> int:
+    """Time this package beside what one would use instead.
+
+    `views`: drawing pinhole views, beside py360convert and OpenCV. Both sides do the same work in the same run and take
+    turns. Needs the extra: pip install 'panollava[bench]'.
+    """
+    from panollava.bench.views import main as run_views
+
+    return run_views(options.rounds, options.json)
+
+
 def positive(text: str) -> int:
     """Return a positive whole number; raises ArgumentTypeError."""
     if not text.isdecimal() or int(text) < 1:
@@ -224,7 +236,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     added = {}
-    for function in (ask, chat, merge, import_, validate, compare, gate, grid):
+    for function in (ask, chat, merge, import_, validate, compare, gate, grid, bench):
         text = inspect.cleandoc(function.__doc__ or "")
         added[function] = commands.add_parser(
             function.__name__.rstrip("_"),  # `import` is no name for a function
@@ -254,6 +266,10 @@ def build_parser() -> argparse.ArgumentParser:
     text = "resamples and exchanges drawn for each row (default: %(default)s)"
     added[compare].add_argument("--draws", type=positive, default=10_000, metavar="N", help=text)
     added[compare].add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    added[bench].add_argument("what", choices=["views"], help="what to time")
+    added[bench].add_argument("--json", metavar="OUT", help="also write the numbers to this file")
+    text = "how often each side is timed (default: %(default)s)"
+    added[bench].add_argument("--rounds", type=positive, default=15, metavar="N", help=text)
     choice = added[gate].add_mutually_exclusive_group()
     choice.add_argument("--base", metavar="REV", help="a git revision to compare with instead")
     choice.add_argument("--accept", action="store_true", help="accept the present numbers")
