@@ -35,6 +35,17 @@ ARMS: dict[str, dict[str, str]] = {
     "resize": {"model.view_strategy": "resize", "model.tokens_per_side": "12", "train_vision.pairing": "none"},
     "cubemap": {"model.view_strategy": "cubemap", "model.tokens_per_side": "5", "train_vision.pairing": "none"},
     "e2p": {"model.view_strategy": "e2p"},
+    "sphere": {
+        "model.view_strategy": "sphere",
+        "model.stride_deg": "90",
+        "model.tokens_per_side": "5",
+        "train_vision.pairing": "none",
+    },
+    "adaptive": {
+        "model.view_strategy": "adaptive",
+        "model.token_budget": "144",
+        "train_vision.pairing": "none",
+    },
     "unique": {"model.token_reduction": "unique"},
     "mlp": {"model.resampler": "mlp"},
     "perceiver": {"model.resampler": "perceiver"},
