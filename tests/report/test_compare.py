@@ -170,8 +170,8 @@ def test_different_questions_are_counted_and_named(base: tuple[str, Lines], tmp_
         compared(path, c)
     with pytest.raises(ValueError, match="lacks 10"):  # a seed of one side, too
         compared(f"{path},{c}", path)
-    other = write(tmp_path / "d.jsonl", changed(lines, "direction", 2, reference="1, 2", answer={"yaw_deg": 1}))
-    with pytest.raises(ValueError, match=r"disagree on reference, answer of 4 \(pano_0 record 1 turn 0 \(en\)"):
+    other = write(tmp_path / "d.jsonl", changed(lines, "direction", 2, references=["1, 2"], answer={"yaw_deg": 1}))
+    with pytest.raises(ValueError, match=r"disagree on references, answer of 4 \(pano_0 record 1 turn 0 \(en\)"):
         compared(path, other)
 
 

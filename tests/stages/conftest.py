@@ -83,7 +83,7 @@ if stage == "evaluate":
         lines.append({
             "variant": "model", "image_id": f"test_{number:02}", "record": 0, "turn": 0, "language": "en",
             "task": "choice", "type": "existence",
-            "question": "Is it there?", "reference": "yes", "answer": {"text": "yes"},
+            "question": "Is it there?", "reference": "yes", "references": ["yes"], "answer": {"text": "yes"},
             "prediction": "yes" if right else "no", "score": 0.5, "parsed": True, "correct": right,
             "error_deg": None, "direction": None, "iou": None, "boxes": None,
         })

@@ -25,7 +25,7 @@ Key = tuple[str, int, int, str]
 # Task -> the score that each of its answers must have.
 _NEEDED = {"choice": "correct", "direction": "error_deg", "detection": "boxes"}
 # What makes two lines of one key the same question.
-_QUESTION = ("task", "type", "question", "reference", "answer")
+_QUESTION = ("task", "type", "question", "references", "answer")
 _NAMED = 3
 
 
@@ -44,6 +44,7 @@ class ScoredAnswer(Prediction):
     model_config = ConfigDict(allow_inf_nan=False)
 
     score: float
+    references: list[str]
     boxes: list[FoundBox] | None = None  # type: ignore[assignment] # the base leaves open what a box holds
 
     @model_validator(mode="after")
