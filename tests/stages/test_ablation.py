@@ -7,6 +7,7 @@ from ruamel.yaml import YAML
 from panollava.params import Params
 from panollava.report.ablation import ARMS, SEEDS, cells, figure, markdown, summarise
 from panollava.report.style import png_bytes
+from panollava.vlm.views import VIEW_SETTINGS, view_poses
 
 
 def changed(params: dict, settings: dict[str, str]) -> dict:
@@ -40,6 +41,17 @@ def test_the_first_nine_arms_differ_in_two_parameters_alone() -> None:
         f"{pairing}-{code}" for pairing in ("none", "strip", "exact") for code in ("none", "yaw", "ray")
     ]
     assert {key for arm in list(ARMS)[:9] for key in ARMS[arm]} == {"train_vision.pairing", "model.position_code"}
+
+
+@pytest.mark.parametrize("arm", ["resize", "cubemap", "e2p", "sphere", "adaptive"])
+def test_other_views_have_about_as_many_tokens(arm: str) -> None:
+    yaml = YAML(typ="safe")
+    settings = cells([arm], (0,), "standin")[f"{arm}-s0"]
+    model = Params.model_validate(changed(yaml.load(PROJECT / "params.yaml"), settings)).model["standin"].model_dump()
+    poses = view_poses(
+        model.pop("view_strategy"), view_size=120, **{name: model[name] for name in VIEW_SETTINGS if name in model}
+    )
+    assert 0.85 * 144 < len(poses) * model["tokens_per_side"] ** 2 < 1.1 * 144
 
 
 def test_an_unknown_arm_is_refused() -> None:

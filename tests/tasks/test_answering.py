@@ -93,6 +93,18 @@ def test_a_shared_prefix_changes_no_answer(
     assert_like_alone(lively(make_model("clip", language)), processor, panoramas)
 
 
+@pytest.mark.parametrize("every", [3, 8, 100])
+def test_how_often_one_looks_for_ends_changes_no_answer(
+    make_model: Make,
+    processor: PanoLlavaProcessor,
+    panoramas: list[Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+    every: int,
+) -> None:
+    monkeypatch.setattr(answering, "LOOK_EVERY", {"cpu": every})
+    assert_like_alone(lively(make_model()), processor, panoramas)
+
+
 @pytest.mark.parametrize("window", [8, 40, 50])
 def test_a_sliding_window_shorter_than_the_prompt_changes_no_answer(
     make_model: Make, processor: PanoLlavaProcessor, panoramas: list[Image.Image], window: int

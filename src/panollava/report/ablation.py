@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dvc.exceptions import DvcException
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
 from panollava.corpus.store import replacing
-from panollava.report.experiments import README, own_files, run_missing, write_table
+from panollava.report.experiments import README, command, own_files, run_missing, write_table
 from panollava.report.gate import flatten
 from panollava.report.style import BLIND, GRID, MODEL, png_bytes, styled
 from panollava.report.tables import NOTHING, degrees, markdown_table, share, update_between_markers
@@ -26,7 +25,8 @@ FIGURE = Path("plots/ablation.png")
 SEEDS = (0, 1, 2)
 
 # Each arm by what it changes: section.key, where the section is that of the chosen weights. The first nine differ in
-# nothing but the overlap loss and the position code; the others have about as many visual tokens as the default (144).
+# nothing but the overlap loss and the position code; the views after them have about as many visual tokens as the
+# stand-ins' default (144).
 ARMS: dict[str, dict[str, str]] = {
     f"{pairing}-{code}": {"train_vision.pairing": pairing, "model.position_code": code}
     for pairing in ("none", "strip", "exact")
@@ -44,6 +44,7 @@ ARMS: dict[str, dict[str, str]] = {
     "adaptive": {
         "model.view_strategy": "adaptive",
         "model.token_budget": "144",
+        "model.tokens_per_side": "3",
         "train_vision.pairing": "none",
     },
     "unique": {"model.token_reduction": "unique"},
@@ -85,7 +86,7 @@ def summarise(metrics: Mapping[str, dict[str, Any]], arms: Sequence[str], seeds:
         leaves = [flatten(run) for run in runs]
         rows[arm] = {"seeds": len(seeds)}
         for name, key in MEASURES.items():
-            values = [float(run[key]) for run in leaves if key in run]  # type: ignore[arg-type]
+            values = [value for run in leaves if isinstance(value := run.get(key), float | int)]
             if len(values) == len(seeds):
                 rows[arm][name] = {"mean": statistics.fmean(values), "low": min(values), "high": max(values)}
     return rows
@@ -154,16 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("arms", nargs="*", default=list(ARMS), help=f"by default all: {', '.join(ARMS)}")
     options = parser.parse_args(arguments)
-    try:
-        rows = run_ablation(options.arms)
-    except (ValueError, DvcException) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("ablation: interrupted; what is finished is kept, the next call goes on from there", file=sys.stderr)
-        return 130
-    print(markdown(rows))
-    return 0
+    return command(lambda: markdown(run_ablation(options.arms)))
 
 
 if __name__ == "__main__":

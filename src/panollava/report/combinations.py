@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dvc.exceptions import DvcException
 from ruamel.yaml import YAML
 
-from panollava.report.experiments import README, own_files, run_missing, write_table
+from panollava.report.experiments import README, command, own_files, run_missing, write_table
 from panollava.report.gate import flatten
 from panollava.report.tables import NOTHING, markdown_table, share, update_between_markers
 
@@ -93,16 +92,7 @@ def _largest(rows: Mapping[str, dict[str, Any]], language: str, key: str) -> flo
 
 def main() -> int:
     """Run the grid as a command and print its table."""
-    try:
-        rows = run_grid()
-    except (ValueError, DvcException) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("grid: interrupted; what is finished is kept, and the next call goes on from there", file=sys.stderr)
-        return 130
-    print(markdown(rows))
-    return 0
+    return command(lambda: markdown(run_grid()))
 
 
 if __name__ == "__main__":

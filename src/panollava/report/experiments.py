@@ -5,14 +5,17 @@ interrupted table goes on where it stopped; the workspace ends as it began.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
+from panollava.corpus.store import replacing
 from panollava.report.gate import flatten
 from panollava.report.tables import update_between_markers
 from panollava.report.workspace import dvc, kept_workspace
@@ -111,11 +114,23 @@ def write_table(root: Path, marker: str, rows: Mapping[str, dict[str, Any]], mar
         README: readme,
     }
     for path, text in texts.items():
-        temporary = root / path.with_name(f".{path.name}.new")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(root / path)
+        with replacing(root / path) as file:
+            file.write(text.encode())
 
 
 def own_files(marker: str) -> Sequence[str]:
     """Return the files besides the README that `write_table` writes."""
     return (f"metrics/{marker}.json", f"metrics/{marker}.csv")
+
+
+def command(table: Callable[[], str]) -> int:
+    """Make a table as a command does: print it and return the exit status; what a user can put right is a message."""
+    try:
+        print(table())
+    except (ValueError, DvcException) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("experiments: interrupted; what is finished is kept, the next call goes on from there", file=sys.stderr)
+        return 130
+    return 0
