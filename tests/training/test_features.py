@@ -23,7 +23,9 @@ PANORAMAS = 5
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    model, processor = assemble(write_parts("clip", "llama", tmp_path / "parts"), dtype=torch.float32, **MODEL)
+    # Views that are not the default ones: what is kept must come with the poses of these.
+    settings = MODEL | {"pitches_deg": [-20], "roll_deg": 10}
+    model, processor = assemble(write_parts("clip", "llama", tmp_path / "parts"), dtype=torch.float32, **settings)
     split = open_split(write_panoramas(tmp_path / "store", PANORAMAS), "train")
     yield SimpleNamespace(
         model=model.eval(), processor=processor, split=split, folder=tmp_path / ".scratch" / "features"

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,12 @@ from tiny_configs import VISION_CONFIGS
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, BatchFeature
 
-from panollava import PanoLlavaConfig, PanoLlavaForConditionalGeneration, PanoLlavaProcessor
+from panollava import (
+    PanoLlavaConfig,
+    PanoLlavaForConditionalGeneration,
+    PanoLlavaImageProcessor,
+    PanoLlavaProcessor,
+)
 
 Make = Callable[..., PanoLlavaForConditionalGeneration]
 
@@ -97,6 +103,23 @@ def test_poses_default_to_the_configured_strategy(make_model: Make, inputs: Batc
     assert torch.equal(model.get_image_features(inputs["pixel_values"]).pooler_output[0], given)
     turned = inputs["view_poses"] + torch.tensor([0.5, 0, 0, 0, 0, 0])
     assert not torch.allclose(model.get_image_features(inputs["pixel_values"], turned).pooler_output[0], given)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"view_strategy": "anyres_e2p", "pitches_deg": [-30.0, 30.0], "roll_deg": 20.0},
+        {"view_strategy": "sphere", "fov_deg": 80.0},
+        {"view_strategy": "adaptive", "token_budget": 40, "tokens_per_side": 2, "panorama_height": 64},
+    ],
+)
+def test_every_view_setting_reaches_the_default_poses(
+    make_model: Make, image_processor: PanoLlavaImageProcessor, panorama: Tensor, settings: dict[str, Any]
+) -> None:
+    views = image_processor(panorama, return_tensors="pt", stride_deg=90.0, **settings)
+    model = make_model(**{"tokens_per_side": 2, "stride_deg": 90.0, **settings})
+    given = model.get_image_features(views["pixel_values"], views["view_poses"]).pooler_output[0]
+    assert torch.equal(model.get_image_features(views["pixel_values"]).pooler_output[0], given)
 
 
 @pytest.mark.parametrize("code", ["none", "yaw", "ray"])

@@ -96,11 +96,11 @@ class Collator:
 
     def __init__(self, processor: PanoLlavaProcessor, *, blind: bool = False) -> None:
         self.processor, self.blind = processor, blind
-        poses = processor.image_processor(_black(), return_tensors="pt")["view_poses"][0]
-        self.visual_tokens = 0 if blind else processor.tokens_of_panorama(poses)
+        self.poses = processor.image_processor(_black(), return_tensors="pt")["view_poses"]
+        self.visual_tokens = 0 if blind else processor.tokens_of_panorama(self.poses[0])
 
     def __call__(self, draws: Sequence[Draw]) -> dict[str, Any]:
-        """Return `input_ids`, `position_ids`, `labels` `[B, S]`, the packed `layout`, and the views or their grids."""
+        """Return `input_ids`, `position_ids`, `labels` `[B, S]`, the `layout`, the views or their grids, and poses."""
         rows = [self.packed(draw.records) for draw in draws]
         batch: dict[str, Any] = dict(stack(rows, self.processor.tokenizer.pad_token_id))
         batch["layout"] = packed_layout(batch.pop("segments"), batch["position_ids"])
@@ -108,7 +108,7 @@ class Collator:
             return batch
         grids = [draw.grids for draw in draws if draw.grids is not None]
         if grids:
-            batch["patch_grids"] = torch.stack(grids)
+            batch |= {"patch_grids": torch.stack(grids), "view_poses": self.poses.repeat(len(grids), 1, 1)}
         else:
             batch |= _views(self.processor.image_processor, draws)
         return batch

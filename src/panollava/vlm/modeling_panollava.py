@@ -18,6 +18,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_panollava import PanoLlavaConfig
 from .resampler import PerceiverBlock, PerceiverTrunk, Resampler, ScaledLinear, Whitening
+from .views import VIEW_SETTINGS
 from .views import view_poses as strategy_poses
 from .vision import encode_views, is_frozen
 
@@ -126,8 +127,10 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
             raise ValueError("give exactly one of pixel_values and patch_grids")
         features = self.resampler.trunk(grids)
         if view_poses is None:
-            config = self.config
-            poses = strategy_poses(config.view_strategy, fov_deg=config.fov_deg, stride_deg=config.stride_deg)
+            settings = {name: vars(self.config)[name] for name in VIEW_SETTINGS}
+            poses = strategy_poses(
+                settings.pop("view_strategy"), view_size=self.config.vision_config.image_size, **settings
+            )
             view_poses = poses.to(grids.device).expand(len(grids), -1, -1)
         if view_poses.shape[:2] != grids.shape[:2]:
             raise ValueError(
