@@ -269,8 +269,10 @@ class Resampler(nn.Module):
             poses = poses.float()
             rays, solid_angles = view_rays(poses, side, side), token_solid_angles(poses, side, side)
             code = position_features(self.code, rays, solid_angles, self.frequencies)
-            kept = kept_tokens(poses[0], side, self.reduction)
-        return self.projection(torch.cat((features, code.to(features)), dim=-1)[:, kept])
+        tokens = torch.cat((features, code.to(features)), dim=-1).flatten(1, 3)
+        if self.reduction != "none":  # choosing makes a GPU wait
+            tokens = tokens[:, kept_tokens(poses[0], side, self.reduction).flatten()]
+        return self.projection(tokens)
 
     def forward(self, grids: Tensor, poses: Tensor) -> Tensor:
         """Return language tokens `[P, N, D]` of patch grids `[P, V, h, w, C]` seen at `poses` `[P, V, 6]`."""

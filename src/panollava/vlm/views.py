@@ -284,9 +284,7 @@ def kept_tokens(poses: Tensor, size: int, reduction: str) -> Tensor:
     first = order < order[:, None, None, None]
     nearer = (nearness > own + TIE) | (first & (nearness > own - TIE))
     sees = torch.stack([project(rays, pose)[2] for pose in poses], dim=-1)
-    same_scale = (poses[:, None, 3:] == poses[None, :, 3:]).all(-1)[:, None, None, :] & (
-        order != order[:, None, None, None]
-    )
+    same_scale = (poses[:, None, 3:] == poses[None, :, 3:]).all(-1)[:, None, None, :]
     return ~(nearer & sees & same_scale).any(-1)
 
 
