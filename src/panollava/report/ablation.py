@@ -35,6 +35,7 @@ ARMS: dict[str, dict[str, str]] = {
     "resize": {"model.view_strategy": "resize", "model.tokens_per_side": "12", "train_vision.pairing": "none"},
     "cubemap": {"model.view_strategy": "cubemap", "model.tokens_per_side": "5", "train_vision.pairing": "none"},
     "e2p": {"model.view_strategy": "e2p"},
+    "anyres": {"model.view_strategy": "anyres"},
     "sphere": {
         "model.view_strategy": "sphere",
         "model.stride_deg": "90",
