@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from ruamel.yaml import YAML
 
 from panollava.corpus.store import replacing
@@ -112,8 +113,8 @@ def markdown(rows: Mapping[str, dict[str, Any]]) -> str:
 def figure(rows: Mapping[str, dict[str, Any]]) -> Figure:
     """Draw the measures of all arms side by side: the mean over seeds, and a line from the lowest to the highest."""
     titles = {
-        "accuracy": "question answering, accuracy", "median_deg": "direction, median error in degrees",
-        "grounding": "grounding, share with IoU ≥ 0.5", "ap50": "detection, AP50",
+        "accuracy": "answers, accuracy", "median_deg": "direction, median error",
+        "grounding": "grounding, IoU ≥ 0.5", "ap50": "detection, AP50",
     }  # fmt: skip
     drawn = Figure(figsize=(13, 0.32 * len(rows) + 1.6), layout="constrained")
     drawn.suptitle("Ablation: mean over seeds, lowest to highest", x=0.01, ha="left")
@@ -130,6 +131,10 @@ def figure(rows: Mapping[str, dict[str, Any]]) -> Figure:
         axes.grid(axis="x", color=GRID)
         if name == "median_deg":
             axes.set_xscale("log")
+            axes.set_xticks([5, 10, 20, 40, 90], ["5°", "10°", "20°", "40°", "90°"])
+            axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            axes.set_xlim(left=0)
     drawn.axes[0].invert_yaxis()
     drawn.axes[0].set_xlabel("circles: the model; squares: its blind twin")
     return drawn
