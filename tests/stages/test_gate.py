@@ -3,10 +3,12 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 
 from panollava.metrics.paired import paired_mean
+from panollava.report.ablation import MEASURES
 from panollava.report.compare import Row as ComparedRow
 from panollava.report.gate import (
     PASSED,
@@ -23,6 +25,7 @@ from panollava.report.gate import (
     with_paired_test,
 )
 
+PROJECT = Path(__file__).resolve().parents[2]
 RULES = {"score": Rule(better="higher", abs=0.01), "time": Rule(better="lower", rel=0.2)}
 
 
@@ -222,3 +225,22 @@ def test_malformed_rules_are_refused(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             read_rules(path)
+
+
+def measured(arm: str, end: str) -> dict[str, float]:
+    """Return the metrics of an arm of the committed ablation study, the best or the worst of each over its seeds."""
+    row = json.loads((PROJECT / "metrics/ablation.json").read_text())["ablation"][arm]
+    metrics = {}
+    for name, key in MEASURES.items():
+        lower_is_better = name == "median_deg"
+        metrics[f"evaluate.en.{key}"] = row[name]["high" if (end == "best") != lower_is_better else "low"]
+    return metrics
+
+
+def test_the_project_s_own_rules_let_other_seeds_pass_and_catch_a_missing_part():
+    rules = read_rules(PROJECT / "params.yaml")
+    usual = compare(measured("exact-ray", "best"), measured("exact-ray", "worst"), rules)
+    assert {row.verdict for row in usual} == {"within limit"}
+    for broken in ("exact-none", "strip-none", "none-none", "resize"):
+        found = compare(measured("exact-ray", "worst"), measured(broken, "best"), rules)
+        assert GateResult("the default", found).exit_code == WORSE, broken
