@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from panollava.bench.sizes import Size
-from panollava.training.stages import LORA, RESAMPLER, lora_config
+from panollava.training.lora import lora_config
+from panollava.training.stages import LORA, RESAMPLER
 from panollava.training.trainer import set_trainable
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.resampler import Resampler
@@ -109,12 +110,15 @@ def build_peer(ours: PanoLlavaForConditionalGeneration, poses: Tensor) -> LlavaF
 
 
 def adapt(pair: Pair, size: Size) -> tuple[PeftModel, PeftModel]:
-    """Return both models with the same LoRA, as finetuning sets it up: adapters and what joins the halves train.
+    """Return both models with the same LoRA, ours as finetuning sets it up: adapters and what joins the halves train.
 
     LoRA's second factors are random, not zero as in PEFT, for else the first ones would have no gradient to compare.
     """
-    settings = lora_config(rank=size.lora["rank"], alpha=size.lora["alpha"], dropout=0.0, targets=LINEARS)
-    ours, peer = (get_peft_model(model, copy.deepcopy(settings)) for model in (pair.ours, pair.peer))
+    rank, alpha = size.lora["rank"], size.lora["alpha"]
+    settings = lora_config(rank=rank, alpha=alpha, dropout=0.0, targets=LINEARS)
+    plain = LoraConfig(r=rank, lora_alpha=alpha, target_modules=settings.target_modules, bias="none")
+    models: list[Any] = [pair.ours, pair.peer]
+    ours, peer = (get_peft_model(model, lora) for model, lora in zip(models, (settings, plain), strict=True))
     set_trainable(ours, [RESAMPLER, LORA])
     set_trainable(peer, [PROJECTOR, LORA])
     theirs = dict(peer.named_parameters())
