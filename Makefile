@@ -8,7 +8,7 @@ VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test check fresh standins grid ablation results gate accept clean
+.PHONY: help repro test check fresh standins grid ablation bench results gate accept clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -39,6 +39,9 @@ grid: $(VENV)/.installed  ## run every encoder with every language model; write 
 ablation: $(VENV)/.installed  ## run the ablation study, three seeds an arm (ARMS="none-ray exact-ray": these alone)
 	python -m panollava.report.ablation $(ARMS)
 
+bench: $(VENV)/.installed-bench  ## time ours beside what one would use instead; write the table of speed
+	python -m panollava.bench.running
+
 results: $(VENV)/.installed  ## write the results of the last run into the README
 	python -m panollava.report.readme
 
@@ -58,6 +61,10 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(call install,.[test])
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(call install,.[bench])
 	@touch $@
 
 define install

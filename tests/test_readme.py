@@ -12,6 +12,8 @@ from ruamel.yaml import YAML
 from tiny_backbones import write_parts
 from tiny_models import write_dataset, write_images, write_resampler_folder
 
+from panollava.bench.running import METRICS as SPEED
+from panollava.bench.running import updated as speed_updated
 from panollava.cli import build_parser
 from panollava.corpus.records import Record
 from panollava.report.readme import METRICS, updated
@@ -88,3 +90,8 @@ def test_tree_names_what_exists():
 def test_results_are_those_of_the_metrics():
     metrics = json.loads((ROOT / METRICS).read_text("utf-8"))
     assert updated(TEXT, metrics) == TEXT, "run make results"
+
+
+def test_speed_is_that_of_the_metrics():
+    results = json.loads((ROOT / SPEED).read_text("utf-8"))
+    assert speed_updated(TEXT, results) == TEXT, "run make bench"

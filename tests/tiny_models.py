@@ -12,7 +12,7 @@ from tiny_backbones import MODEL
 from torch import nn
 
 from panollava.backbones.assemble import Parts, assemble, trained_state, write_parts, write_trained
-from panollava.training.stages import lora_config
+from panollava.training.lora import lora_config
 
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "up_proj"]}
 

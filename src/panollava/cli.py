@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MODEL = "data/finetune_lora"
 # The names of `corpus.importers.IMPORTERS`, spelt here so that asking for help imports nothing; a test compares them.
 FORMATS = ("quic360", "llava", "coco", "bench360", "vqa", "imagefolder", "stanford2d3d")
+# Of `bench`; the sizes are the names of `bench.sizes.SIZES`, compared by a test as well.
+BENCHMARKS, SIZES = ("train", "ask", "views"), ("tiny", "7b")
 EXAMPLES = """\
 examples:
   panollava ask panorama.jpg "What is to the left of the door?"
@@ -28,7 +30,7 @@ examples:
   panollava validate my/dataset
   panollava compare main vicuna --json comparison.json
   panollava gate --base main
-  panollava bench views --json views.json
+  panollava bench train --json train.json
 
 `panollava COMMAND --help` says more about each command.
 """
@@ -190,12 +192,20 @@ def grid(options: argparse.Namespace) -> int:
 def bench(options: argparse.Namespace) -> int:
     """Time this package beside what one would use instead.
 
-    `views`: drawing pinhole views, beside py360convert and OpenCV. Both sides do the same work in the same run and take
-    turns. Needs the extra: pip install 'panollava[bench]'.
-    """
-    from panollava.bench.views import main as run_views
+    WHAT is one of
 
-    return run_views(options.rounds, options.json)
+      train   a LoRA step on eight questions of one panorama, beside Hugging Face's LLaVA
+      ask     a fresh question, a further one on the same panorama, and sixteen at once, beside LLaVA's generate
+      views   drawing pinhole views, beside py360convert and OpenCV; needs pip install 'panollava[bench]'
+
+    Both sides have the same random weights, must first compute the same, and then take turns in one process.
+    """
+    from panollava.bench.running import run, write_json
+
+    result = run(options.what, options.size, options.rounds)
+    if options.json is not None:
+        write_json(result, Path(options.json))
+    return 0
 
 
 def positive(text: str) -> int:
@@ -224,6 +234,15 @@ def _add_import_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--licence", metavar="TEXT", help="its licence, instead of what is known of NAME")
     text = "leave out images that are missing, damaged or not 2:1, with their records, and count them"
     command.add_argument("--drop-bad-images", action="store_true", help=text)
+
+
+def _add_bench_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("what", metavar="WHAT", choices=BENCHMARKS, help=f"what to time: {', '.join(BENCHMARKS)}")
+    text = "of the models: tiny takes two cores a minute, 7b a GPU with 80 GB eight (default: %(default)s)"
+    command.add_argument("--size", choices=SIZES, default=SIZES[0], help=text)
+    command.add_argument("--json", metavar="OUT", help="also write the numbers to this file")
+    text = "how often each side is timed (default: %(default)s)"
+    command.add_argument("--rounds", type=positive, default=7, metavar="N", help=text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -266,10 +285,7 @@ def build_parser() -> argparse.ArgumentParser:
     text = "resamples and exchanges drawn for each row (default: %(default)s)"
     added[compare].add_argument("--draws", type=positive, default=10_000, metavar="N", help=text)
     added[compare].add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
-    added[bench].add_argument("what", choices=["views"], help="what to time")
-    added[bench].add_argument("--json", metavar="OUT", help="also write the numbers to this file")
-    text = "how often each side is timed (default: %(default)s)"
-    added[bench].add_argument("--rounds", type=positive, default=15, metavar="N", help=text)
+    _add_bench_arguments(added[bench])
     choice = added[gate].add_mutually_exclusive_group()
     choice.add_argument("--base", metavar="REV", help="a git revision to compare with instead")
     choice.add_argument("--accept", action="store_true", help="accept the present numbers")

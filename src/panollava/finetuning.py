@@ -28,8 +28,9 @@ from panollava.corpus.records import Record
 from panollava.corpus.splits import image_contents
 from panollava.corpus.validation import read_dataset
 from panollava.training.data import Collator, Draw, Draws
+from panollava.training.lora import lora_config
 from panollava.training.scratch import scratch
-from panollava.training.stages import LORA, RESAMPLER, lora_config
+from panollava.training.stages import LORA, RESAMPLER
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
 from panollava.vlm.attending import attending
 from panollava.vlm.packing import IGNORE, PACKED_ATTENTION

@@ -1,4 +1,4 @@
-"""`panollava bench views`: what it times is the same picture, sides take turns, and what is missing is named."""
+"""`panollava bench views`: what it times is the same picture, and what is missing is named."""
 
 import importlib.util
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from panollava.bench import running
 from panollava.bench import views as bench
 from panollava.cli import main
 from panollava.vlm.views import view_poses
@@ -14,23 +15,11 @@ from panollava.vlm.views import view_poses
 PACKAGES = {"cv2": "OpenCV", "py360convert": "py360convert"}
 
 
-def test_sides_take_turns_and_the_first_round_does_not_count() -> None:
-    calls: list[str] = []
-    sides = {name: lambda name=name: calls.append(name) for name in "abc"}
-    times = bench.time_in_turns(sides, 5)
-    assert "".join(calls) == "abcbcacababcbcacab"
-    assert [len(times[name]) for name in "abc"] == [5, 5, 5]
-
-
 def test_a_side_that_draws_something_else_is_refused() -> None:
     picture = np.zeros((2, 4, 4, 3), np.uint8)
     sides = {bench.YARDSTICK: lambda: picture, "brighter": lambda: picture + 3}
     with pytest.raises(ValueError, match=r"brighter is 3.00 grey levels from one cached cv2.remap"):
         bench.check_agreement(sides)
-
-
-def test_quartiles_are_those_of_the_values() -> None:
-    assert bench.quartiles([4.0, 1.0, 3.0, 2.0, 5.0]) == {"median": 3.0, "q1": 2.0, "q3": 4.0}
 
 
 def test_the_picture_has_no_seam() -> None:
@@ -67,7 +56,7 @@ def test_all_sides_draw_the_same_and_the_numbers_are_written(
 ) -> None:
     """A small run; where the extra is not installed, the command says so and writes nothing."""
     small, out = bench.bench_views, tmp_path / "views.json"
-    monkeypatch.setattr(bench, "bench_views", lambda rounds: small(rounds, height=512, size=64))
+    monkeypatch.setattr(running, "bench_views", lambda rounds: small(rounds, height=512, size=64))
     code = main(["bench", "views", "--rounds", "2", "--json", str(out)])
     output = capsys.readouterr()
     if any(importlib.util.find_spec(name) is None for name in PACKAGES):

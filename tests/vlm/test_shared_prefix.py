@@ -25,15 +25,27 @@ def alone(query: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Te
 
 @pytest.mark.parametrize("count", [OWN, 4, 1])
 @pytest.mark.parametrize("window", [None, 5, 20, 25])
-def test_each_row_attends_as_it_would_alone(window: int | None, count: int) -> None:
-    keys, values = torch.randn(2, PREFIXES, GROUPS, LENGTH, WIDTH)
-    own_keys, own_values = torch.randn(2, len(OWNERS), GROUPS, OWN, WIDTH)
-    query = torch.randn(len(OWNERS), HEADS, count, WIDTH)
-    shared = SharedPrefix.of([torch.zeros_like(keys), keys], [keys, values], OWNERS, PADDING)
+@pytest.mark.parametrize(
+    ("prefixes", "owners", "paddings"),
+    [
+        (PREFIXES, OWNERS, PADDING),
+        (PREFIXES, OWNERS, torch.zeros_like(PADDING)),
+        (PREFIXES, torch.tensor([2, 0]), torch.tensor([3, 0])),  # nothing is shared
+        (PREFIXES, torch.tensor([1]), torch.tensor([0])),
+        (1, torch.tensor([0]), torch.tensor([2])),
+    ],
+)
+def test_each_row_attends_as_it_would_alone(
+    prefixes: int, owners: Tensor, paddings: Tensor, window: int | None, count: int
+) -> None:
+    keys, values = torch.randn(2, prefixes, GROUPS, LENGTH, WIDTH)
+    own_keys, own_values = torch.randn(2, len(owners), GROUPS, OWN, WIDTH)
+    query = torch.randn(len(owners), HEADS, count, WIDTH)
+    shared = SharedPrefix.of([torch.zeros_like(keys), keys], [keys, values], owners, paddings)
     layer = SimpleNamespace(layer_idx=1)
     read, _ = shared_attention(layer, query, own_keys, own_values, None, shared=shared, sliding_window=window)
     assert torch.isfinite(read).all()
-    for row, (owner, padding) in enumerate(zip(OWNERS, PADDING.tolist(), strict=True)):
+    for row, (owner, padding) in enumerate(zip(owners, paddings.tolist(), strict=True)):
         real = min(count, OWN - padding)
         wanted = alone(
             query[row, :, -real:],

@@ -5,17 +5,13 @@ yardstick next to it. Before anything is timed, all sides must have drawn the sa
 """
 
 import importlib
-import json
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from panollava.bench.turns import Side, check_rounds, quartiles, ratios, spread, time_in_turns
 from panollava.vlm.geometry import directions_to_rays, erp_rays, rays_to_pixels
 from panollava.vlm.image_processing_panollava import views_of_panorama
 from panollava.vlm.opencv_views import load_opencv, opencv_views
@@ -26,8 +22,6 @@ YARDSTICK = "one cached cv2.remap"
 TARGETS = {"ours, opencv, as it is": 1.25, "ours, opencv, anti-aliased": 2.0}
 # The largest mean difference, in grey levels, between two sides that draw the same picture.
 AGREEMENT = 1.0
-
-Side = Callable[[], Any]
 
 
 def picture(height: int, size: int) -> np.ndarray:
@@ -75,9 +69,7 @@ def cuda_side(panorama: np.ndarray, poses: Tensor, size: int) -> Side:
 
     def draw() -> Tensor:
         there = torch.from_numpy(panorama).to("cuda").permute(2, 0, 1)[None]
-        views = sample_views(there.float(), poses, size)[0].permute(0, 2, 3, 1)
-        torch.cuda.synchronize()
-        return views
+        return sample_views(there.float(), poses, size)[0].permute(0, 2, 3, 1)
 
     return draw
 
@@ -116,33 +108,13 @@ def check_agreement(sides: dict[str, Side]) -> dict[str, float]:
     return apart
 
 
-def time_in_turns(sides: dict[str, Side], rounds: int) -> dict[str, list[float]]:
-    """Return the milliseconds of each side in each round after one to warm up; the order turns from round to round."""
-    taken: dict[str, list[float]] = {name: [] for name in sides}
-    names = list(sides)
-    for round_ in range(rounds + 1):
-        shift = round_ % len(names)
-        for name in names[shift:] + names[:shift]:
-            start = time.perf_counter()
-            sides[name]()
-            taken[name].append(1000 * (time.perf_counter() - start))
-    return {name: times[1:] for name, times in taken.items()}
-
-
-def quartiles(values: list[float]) -> dict[str, float]:
-    """Return the median and the quartiles of at least two values."""
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": median, "q1": low, "q3": high}
-
-
 def bench_views(rounds: int, *, height: int = HEIGHT, size: int = SIZE) -> dict[str, Any]:
     """Return the times and ratios of drawing a ring of `size`-pixel views from a `height`-pixel panorama in memory.
 
     Raises:
         ValueError: an optional package is missing, sides disagree, fewer than two rounds.
     """
-    if rounds < 2:
-        raise ValueError(f"rounds is {rounds}; a spread takes at least 2")
+    check_rounds(rounds)
     cv2, panorama = load_opencv(), picture(height, size)
     poses = view_poses("e2p", fov_deg=FOV_DEG, stride_deg=STRIDE_DEG)
     cv2.setNumThreads(torch.get_num_threads())
@@ -150,10 +122,9 @@ def bench_views(rounds: int, *, height: int = HEIGHT, size: int = SIZE) -> dict[
     apart, times = check_agreement(sides), time_in_turns(sides, rounds)
     rows = {}
     for name, taken in times.items():
-        ratios = [own / other for own, other in zip(taken, times[YARDSTICK], strict=True)]
-        target = TARGETS.get(name)
-        met = None if target is None else statistics.median(ratios) <= target
-        rows[name] = {"ms": quartiles(taken), "ratio": quartiles(ratios), "target": target, "met": met,
+        ratio, target = ratios(taken, times[YARDSTICK]), TARGETS.get(name)
+        met = None if target is None else ratio["median"] <= target
+        rows[name] = {"ms": quartiles(taken), "ratio": ratio, "target": target, "met": met,
                       "grey_levels_apart": apart[name]}  # fmt: skip
     work = f"{len(poses)} views of {size} x {size} from {2 * height} x {height} bytes x 3 in memory"
     return {"work": work, "rounds": rounds, "threads": torch.get_num_threads(), "sides": rows}
@@ -164,17 +135,7 @@ def report(result: dict[str, Any]) -> str:
     lines = [f"{result['work']}; {result['rounds']} rounds, {result['threads']} threads; median (interquartile)", ""]
     lines.append(f"{'':28}{'milliseconds':>24}{'times ' + YARDSTICK:>34}  target")
     for name, row in result["sides"].items():
-        ms = "{median:.1f} ({q1:.1f}-{q3:.1f})".format(**row["ms"])
-        ratio = "{median:.2f} ({q1:.2f}-{q3:.2f})".format(**row["ratio"])
+        ms, ratio = spread(row["ms"], 1), spread(row["ratio"])
         target = "" if row["target"] is None else f"<= {row['target']:g}: {'met' if row['met'] else 'MISSED'}"
         lines.append(f"{name:28}{ms:>24}{ratio:>34}  {target}".rstrip())
     return "\n".join(lines)
-
-
-def main(rounds: int, out: str | None) -> int:
-    """Print the benchmark and write it to a JSON file if one is named; return the exit code 0."""
-    result = bench_views(rounds)
-    print(report(result))
-    if out is not None:
-        Path(out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return 0

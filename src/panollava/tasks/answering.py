@@ -95,12 +95,20 @@ def compute_prefix(
     head: list[int],
 ) -> Prefix:
     """Return the prefix of P panoramas: `head`, the visual tokens, and the keys and values of both."""
-    inputs = processor.image_processor(list(panoramas), return_tensors="pt").to(model.device)
-    visual = processor.tokens_of_panorama(inputs["view_poses"][0])
-    ids = head + [model.config.image_token_id] * visual
+    views = processor.image_processor(list(panoramas), return_tensors="pt").to(model.device)
+    visual = processor.tokens_of_panorama(views["view_poses"][0])
+    return prefix_of_views(model, head + [model.config.image_token_id] * visual, **views)
+
+
+@torch.inference_mode()
+def prefix_of_views(
+    model: PanoLlavaForConditionalGeneration, ids: list[int], pixel_values: Tensor, view_poses: Tensor
+) -> Prefix:
+    """Return the prefix `ids` of the P panoramas with views `[P, V, 3, S, S]` at poses `[P, V, 6]`."""
     cache = DynamicCache()  # whole even where the language model has a sliding window: each row's lies elsewhere
-    batch = torch.tensor(ids, device=model.device).expand(len(panoramas), -1)
-    model(input_ids=batch, past_key_values=cache, use_cache=True, logits_to_keep=1, **inputs)
+    batch = torch.tensor(ids, device=model.device).expand(len(pixel_values), -1)
+    views = {"pixel_values": pixel_values, "view_poses": view_poses}
+    model(input_ids=batch, past_key_values=cache, use_cache=True, logits_to_keep=1, **views)
     return Prefix(ids, cache)
 
 
@@ -208,7 +216,7 @@ def generate(
     eos = model.generation_config.eos_token_id
     ends = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
     with attending(model, SHARED_ATTENTION):
-        said, scores = _decode(model, prefix, batch, ends, processor.tokenizer.pad_token_id, min_new_tokens)
+        said, scores = decode(model, prefix, batch, ends, processor.tokenizer.pad_token_id, min_new_tokens)
     tokens = [_until_end(row, ends) for row in said.tolist()]
     texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return [Answer(text.strip(), score) for text, score in zip(texts, scores.exp().tolist(), strict=True)]
@@ -219,17 +227,18 @@ def _until_end(tokens: list[int], ends: list[int]) -> list[int]:
     return tokens[: next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))]
 
 
-def _decode(
+def decode(
     model: PanoLlavaForConditionalGeneration,
     prefix: Prefix,
     batch: Sequence[Row],
     ends: list[int],
     pad: int,
-    min_new_tokens: int,
+    min_new_tokens: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Return the likeliest tokens `[R, T]` of rows, and the log-probabilities `[R]` of what comes before their ends.
 
-    The end of sequence counts as said. Rows that have ended leave the batch once they are half of it.
+    For a model that attends by `SHARED_ATTENTION`, in inference mode. The end of sequence counts as said. Rows that
+    have ended leave the batch once they are half of it.
     """
     device, longest, budget = model.device, max(len(row.ids) for row in batch), batch[0].max_new_tokens
     ids = torch.tensor([[pad] * (longest - len(row.ids)) + row.ids for row in batch], device=device)

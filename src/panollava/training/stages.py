@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import torch
 from accelerate import PartialState
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
@@ -29,6 +29,7 @@ from panollava.backbones.presets import Backbone
 from panollava.corpus.store import open_split
 from panollava.training.data import Collator, Draws, StoredPanoramas, ViewCollator
 from panollava.training.features import frozen_features
+from panollava.training.lora import lora_config
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
@@ -244,9 +245,3 @@ def finetune_lora(
         merged.save_pretrained(out / "merged")
         processor.save_pretrained(out / "merged")
     return outcome
-
-
-def lora_config(*, rank: int, alpha: int, dropout: float, targets: list[str]) -> LoraConfig:
-    """Return PEFT's configuration; the pattern is anchored, for encoders name their projections alike."""
-    pattern = rf"model\.language_model\..*\.({'|'.join(targets)})"
-    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern, bias="none")

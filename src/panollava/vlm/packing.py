@@ -130,10 +130,11 @@ def packed_attention(
         near = positions[:, None, :, None] - positions[:, None, None, :] < sliding_window
         mask, window = mask & near[:, :, prefix:], near[:, :, :prefix, :prefix].tril()
     attend = partial(F.scaled_dot_product_attention, scale=scaling, dropout_p=dropout)
-    first, own_key, own_value = (x[:, :, :prefix] for x in (query, key, value))
+    first, last = query.tensor_split([prefix], dim=2)
+    own_key, own_value = (x[:, :, :prefix] for x in (key, value))
     with sdpa_kernel(KERNELS):
         head = attend(first, own_key, own_value, attn_mask=window, is_causal=window is None)
-        rest = attend(query[:, :, prefix:], key, value, attn_mask=mask)
+        rest = attend(last, key, value, attn_mask=mask)
     return torch.cat((head, rest), dim=2).transpose(1, 2), None
 
 

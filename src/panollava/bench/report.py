@@ -1,0 +1,73 @@
+"""The numbers of `bench train` and `bench ask` as text, as a table of the README, and beside their goals."""
+
+from typing import Any
+
+from panollava.bench.turns import spread
+from panollava.report.tables import NOTHING, markdown_table
+
+# What each size should reach, by benchmark: the measure, at least (+1) or at most (-1), the number.
+GOALS: dict[tuple[str, str], dict[str, tuple[int, float]]] = {
+    ("train", "tiny"): {"documented": (1, 5.0), "one dialogue": (1, 1.2)},
+    ("ask", "tiny"): {
+        "follow-up, documented": (1, 5.0),
+        "many questions, one by one": (1, 6.0),
+        "many questions, batched": (1, 3.0),
+    },
+    ("train", "7b"): {
+        "documented": (1, 7.0),
+        "one dialogue": (1, 1.3),
+        "share of the frozen-weight limit": (1, 0.55),
+        "peak memory, GB": (-1, 60.0),
+    },
+    ("ask", "7b"): {
+        "first token, ms": (-1, 50.0),
+        "follow-up, ms": (-1, 9.0),
+        "ms a token": (-1, 4.2),
+        "many questions, ms": (-1, 250.0),
+    },
+}
+
+
+def judgement(what: str, size: str, measure: str, value: float) -> str:
+    """Return a measure's goal and whether it is met, as text; nothing where there is no goal."""
+    if measure not in GOALS.get((what, size), {}):
+        return ""
+    sign, goal = GOALS[what, size][measure]
+    return f"{'>=' if sign > 0 else '<='} {goal:g}: {'met' if sign * value >= sign * goal else 'MISSED'}"
+
+
+def report(what: str, result: dict[str, Any]) -> str:
+    """Return a benchmark's result as text; ratios are to ours, spreads are interquartile."""
+    flops, copied = (result["limits"][name] / 1e9 for name in ("flops_per_s", "bytes_per_s"))
+    lines = [
+        f"{result['size']}, {result['device']}, {result['rounds']} rounds; median (interquartile)",
+        result["work"],
+        f"limits in this run: {flops:,.0f} GFLOP/s of a matrix product, {copied:,.0f} GB/s of a copy",
+    ]
+    for load, rows in result["workloads"].items():
+        lines += ["", f"{load:40}{'milliseconds':>28}{'times ours':>22}"]
+        lines += [f"  {name:38}{spread(row['ms'], 1):>28}{spread(row['ratio']):>22}" for name, row in rows.items()]
+    lines += ["", f"{'measure':42}{'value':>10}  goal"]
+    for measure, value in result["measures"].items():
+        lines.append(f"{measure:42}{value:>10.4g}  {judgement(what, result['size'], measure, value)}".rstrip())
+    return "\n".join(lines)
+
+
+def speed_table(results: dict[str, Any]) -> str:
+    """Return the results of metrics/bench.json as a markdown table, goals below it."""
+    rows, notes = [], []
+    for what in ("train", "ask"):
+        result = results[what]
+        for load, sides in result["workloads"].items():
+            for name, row in sides.items():
+                rows.append([load, name, spread(row["ms"], 1), spread(row["ratio"])])
+        for measure, value in result["measures"].items():
+            if goal := judgement(what, result["size"], measure, value):
+                notes.append([what, measure, f"{value:.2f}", goal])
+    for name, row in results["views"]["sides"].items():
+        rows.append(["views", name, spread(row["ms"], 1), NOTHING])
+    train = results["train"]
+    work = f"Size `{train['size']}`, {train['device']}, {train['rounds']} rounds. Training: {train['work']}."
+    work += f" Asking: {results['ask']['work']}. Views: {results['views']['work']}."
+    table = markdown_table(["Workload", "Side", "ms", "times ours"], rows, left=2)
+    return f"{work}\n\n{table}\n\n{markdown_table(['Benchmark', 'Measure', 'Value', 'Goal'], notes, left=2)}"

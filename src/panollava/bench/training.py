@@ -1,0 +1,223 @@
+"""`panollava bench train`: one step of LoRA finetuning on K questions of a panorama, ours beside LLaVA's.
+
+LLaVA trains one question a sequence, as documented, and at its best settings; and packed by hand under a 4-D mask; and
+with all questions as one dialogue, which is another loss: each answer sees the earlier ones. A step is the losses,
+their gradients, clipping and AdamW, under the mixed precision of the stages.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor
+
+from panollava.bench.checks import check_gradients, check_losses
+from panollava.bench.limits import device_name, machine_limits, sharing_bound
+from panollava.bench.pair import PROJECTOR, Pair, adapt, build_pair
+from panollava.bench.records import Work, random_work
+from panollava.bench.sizes import Size
+from panollava.bench.turns import Side, check_rounds, peak_memory_gb, quartiles, ratios, time_in_turns
+from panollava.vlm.packing import IGNORE, PACKED_ATTENTION
+
+OURS, CACHED = "ours", "ours, encoder's features kept"
+DOCUMENTED, BEST = "LLaVA, as documented", "LLaVA, best settings"
+PACKED, PACKED_BEST = "LLaVA, packed by hand", "LLaVA, packed by hand, best settings"
+DIALOGUE, DIALOGUE_BEST = "LLaVA, one dialogue", "LLaVA, one dialogue, best settings"
+STEP = "LoRA step"
+OTHER_LOSS = (DIALOGUE, DIALOGUE_BEST)
+
+# The loss of a step in parts, one forward pass each; their sum is the loss.
+Losses = list[Callable[[], Tensor]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model in training, its optimiser, and whether it computes in bfloat16."""
+
+    model: PeftModel
+    optimizer: torch.optim.Optimizer
+    bf16: bool
+
+    @classmethod
+    def of(cls, model: PeftModel, size: Size) -> "Trained":
+        """Return a model with AdamW on what trains, as the trainer has it."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return cls(model, torch.optim.AdamW(trained, lr=1e-5, fused=True), size.dtype == torch.bfloat16)
+
+    def backward(self, losses: Losses) -> Tensor:
+        """Return the sum of losses, and leave its gradients alone in the model."""
+        self.optimizer.zero_grad()
+        total = torch.zeros((), device=self.model.device)
+        for loss_of in losses:
+            with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16):
+                loss = loss_of()
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def step(self, losses: Losses) -> None:
+        """Take one step of the optimiser."""
+        self.backward(losses)
+        torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], 1.0)
+        self.optimizer.step()
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Return the gradients by parameter, named alike on both sides."""
+        named = self.model.named_parameters()
+        return {name.replace(PROJECTOR, ""): p.grad.clone() for name, p in named if p.grad is not None}
+
+
+def our_losses(ours: PeftModel, pair: Pair, work: Work, *, cached: bool) -> Losses:
+    """Return our side's loss: one packed row, through the encoder or from its features as the stages keep them."""
+    if cached:
+        with torch.no_grad():
+            views: dict[str, Any] = {"patch_grids": pair.ours.model.encode_views(pair.pixel_values)}
+    else:
+        views = {"pixel_values": pair.pixel_values}
+    return [lambda: ours(**work.packed, **views, view_poses=pair.view_poses).loss]
+
+
+def peer_losses(peer: PeftModel, pair: Pair, batch: dict[str, Tensor], rows: int, *, best: bool) -> Losses:
+    """Return LLaVA's loss of a batch, `rows` sequences at once.
+
+    Its best settings: the panorama encoded once for these rows (`mm_encoder_outputs`), and the head on the learned
+    positions alone (`logits_to_keep`), which are the same in all rows.
+    """
+    llava: Any = peer.get_base_model()
+
+    def plain(part: dict[str, Tensor]) -> Tensor:
+        return peer(**part, pixel_values=pair.images(len(part["input_ids"]))).loss
+
+    def tuned(part: dict[str, Tensor]) -> Tensor:
+        encoded = llava.get_image_features(pixel_values=pair.images(1), return_dict=True)
+        encoded.pooler_output = encoded.pooler_output * len(part["input_ids"])
+        inputs = {name: value for name, value in part.items() if name != "labels"}
+        learned = (part["labels"][0] != IGNORE).nonzero()[:, 0]
+        logits = peer(**inputs, mm_encoder_outputs={"image": encoded}, logits_to_keep=learned - 1).logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), part["labels"][:, learned].flatten())
+
+    total = len(batch["input_ids"])
+    parts = [{n: value[start : start + rows] for n, value in batch.items()} for start in range(0, total, rows)]
+    loss = tuned if best else plain
+
+    def share(part: dict[str, Tensor]) -> Tensor:
+        return loss(part) * (len(part["input_ids"]) / total)
+
+    return [partial(share, part) for part in parts]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Everything that is timed: for each name the model and its losses."""
+
+    trained: dict[str, Trained]
+    losses: dict[str, Losses]
+
+    def timed(self) -> dict[str, Side]:
+        """Return the steps by name."""
+        return {name: partial(self.trained[name].step, losses) for name, losses in self.losses.items()}
+
+
+def build_sides(pair: Pair, work: Work, size: Size) -> Sides:
+    """Return all sides, ours first, then LLaVA as documented."""
+    ours, peer = adapt(pair, size)
+    pair.ours.model.language_model.set_attn_implementation(PACKED_ATTENTION)
+    rows = size.rows_at_once
+    losses = {
+        OURS: our_losses(ours, pair, work, cached=False),
+        CACHED: our_losses(ours, pair, work, cached=True),
+        DOCUMENTED: peer_losses(peer, pair, work.separate, rows, best=False),
+        BEST: peer_losses(peer, pair, work.separate, rows, best=True),
+        PACKED: peer_losses(peer, pair, work.masked, 1, best=False),
+        PACKED_BEST: peer_losses(peer, pair, work.masked, 1, best=True),
+        DIALOGUE: peer_losses(peer, pair, work.dialogue, 1, best=False),
+        DIALOGUE_BEST: peer_losses(peer, pair, work.dialogue, 1, best=True),
+    }
+    own, theirs = Trained.of(ours, size), Trained.of(peer, size)
+    return Sides({name: own if name in (OURS, CACHED) else theirs for name in losses}, losses)
+
+
+def check_sides(sides: Sides, pair: Pair, work: Work, size: Size) -> dict[str, Any]:
+    """Return how far the sides are apart in loss and gradients from LLaVA as documented.
+
+    Of the dialogue, only the first answer sees what it sees elsewhere; its loss is compared.
+
+    Raises:
+        ValueError: two sides that should compute the same do not.
+    """
+    peer = sides.trained[DOCUMENTED]
+    wanted = float(peer.backward(sides.losses[DOCUMENTED]))
+    gradients = peer.gradients()
+    loss, gradient, count = 0.0, 0.0, 0
+    for name in sides.losses:
+        if name in OTHER_LOSS:
+            continue
+        found = float(sides.trained[name].backward(sides.losses[name]))
+        loss = max(loss, check_losses(name, found, wanted, size.loss_tolerance))
+        worst, count = check_gradients(name, sides.trained[name].gradients(), gradients, size.gradient_tolerance)
+        gradient = max(gradient, worst)
+    first = {name: value[:1] for name, value in work.separate.items()}
+    alone = float(peer.backward(peer_losses(peer.model, pair, first, 1, best=False)))
+    behind = work.dialogue["labels"].clone()
+    behind[:, pair.visual_tokens + size.record_tokens :] = IGNORE
+    for name, best in ((DIALOGUE, False), (DIALOGUE_BEST, True)):
+        part = peer_losses(peer.model, pair, work.dialogue | {"labels": behind}, 1, best=best)
+        check_losses(f"{name}, first answer", float(peer.backward(part)), alone, size.loss_tolerance)
+    return {"loss": loss, "gradient": gradient, "gradients": count, "reference_loss": wanted}
+
+
+def bench_train(size: Size, rounds: int) -> dict[str, Any]:
+    """Return the times of a step on each side, and how many times as long as ours each takes.
+
+    Raises:
+        ValueError: sides that differ, fewer than two rounds, no GPU where the size needs one.
+    """
+    check_rounds(rounds)
+    pair = build_pair(size)
+    work = random_work(pair, size)
+    sides = build_sides(pair, work, size)
+    apart = check_sides(sides, pair, work, size)
+    limits = machine_limits(size)
+    timed = sides.timed()
+    times, peaks = time_in_turns(timed, rounds), peak_memory_gb(timed)
+    rows = {
+        name: {"ms": quartiles(taken), "ratio": ratios(taken, times[OURS]), "peak_gb": peaks.get(name)}
+        for name, taken in times.items()
+    }
+    work_text = (
+        f"{size.records} questions of {size.record_tokens} tokens, answers included, on one panorama of "
+        f"{pair.visual_tokens} visual tokens"
+    )
+    return {"size": size.name, "device": device_name(size), "work": work_text, "rounds": rounds, "apart": apart,
+            "limits": limits, "measures": _measures(rows, pair, size, limits), "workloads": {STEP: rows}}  # fmt: skip
+
+
+def _measures(rows: dict[str, Any], pair: Pair, size: Size, limits: dict[str, float]) -> dict[str, float]:
+    """Return the numbers that goals are about; of the limit, frozen weights cost 4 operations a token and weight."""
+
+    def ratio(*names: str) -> float:
+        return min(rows[name]["ratio"]["median"] for name in names)
+
+    visual, tokens, records = pair.visual_tokens, size.record_tokens, size.records
+    bound = sharing_bound(visual, tokens, records)
+    layers = pair.ours.model.language_model.layers
+    frozen = sum(parameter.numel() for parameter in layers.parameters() if not parameter.requires_grad)
+    flops = 4 * frozen * (visual + records * tokens)
+    measures = {
+        "sharing bound": bound,
+        "documented": ratio(DOCUMENTED),
+        "documented, share of the bound": ratio(DOCUMENTED) / bound,
+        "best settings": ratio(DOCUMENTED, BEST),
+        "best settings, share of the bound": ratio(DOCUMENTED, BEST) / bound,
+        "packed by hand": ratio(PACKED),
+        "packed by hand, best settings": ratio(PACKED, PACKED_BEST),
+        "one dialogue": ratio(DIALOGUE),
+        "one dialogue, best settings": ratio(DIALOGUE, DIALOGUE_BEST),
+        "share of the frozen-weight limit": flops / (rows[OURS]["ms"]["median"] / 1000) / limits["flops_per_s"],
+    }
+    peak = rows[OURS]["peak_gb"]
+    return measures if peak is None else measures | {"peak memory, GB": peak}

@@ -1,0 +1,38 @@
+"""LoRA on linear layers, PEFT's own but for one thing: the low-rank product is added by the matrix product itself.
+
+PEFT writes the product, scales it, and adds it to the layer's output: three passes over memory forwards and one
+backwards. Here the small factor is scaled, and the product accumulates in place. Equal up to the order of rounding.
+"""
+
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+
+
+class FusedLinear(Linear):
+    """PEFT's LoRA layer with one active adapter; anything else (merged, disabled, several) goes PEFT's way."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Map `[..., C]` to `[..., D]`."""
+        names = self.active_adapters
+        if args or kwargs or self.disable_adapters or self.merged or len(names) != 1:
+            return super().forward(x, *args, **kwargs)
+        down, up, scaling = self.lora_A[names[0]], self.lora_B[names[0]], self.scaling[names[0]]
+        if down.weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        rows = x.flatten(0, -2)
+        result = self.base_layer(rows)
+        low = down(self.lora_dropout[names[0]](rows)).to(result.dtype)
+        result.addmm_(low, (up.weight * scaling).to(result.dtype).T)
+        return result.unflatten(0, x.shape[:-1])
+
+
+def lora_config(*, rank: int, alpha: int, dropout: float, targets: list[str]) -> LoraConfig:
+    """Return PEFT's configuration; the pattern is anchored, for encoders name their projections alike."""
+    pattern = rf"model\.language_model\..*\.({'|'.join(targets)})"
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern, bias="none")
+    config._register_custom_module({nn.Linear: FusedLinear})
+    return config
