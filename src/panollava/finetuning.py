@@ -150,7 +150,7 @@ class PanoLLaVATrainer:
             self._write()
         loss = None if self.val_dataset is None else self.evaluate(self.val_dataset)
         if loss is not None:
-            print(f"validation loss {loss:.4f}", flush=True)
+            PartialState().print(f"validation loss {loss:.4f}", flush=True)
         return Finetuned(history, loss)
 
     @torch.no_grad()
@@ -184,9 +184,9 @@ class PanoLLaVATrainer:
         set_seed(recipe.seed)
         adapted = get_peft_model(self.model.model, lora_config(**self.lora))
         self.model.adapted = adapted
-        print(trainable_table(adapted, set_trainable(adapted, recipe.learning_rates)), flush=True)
-        count = recipe.steps * recipe.batch_size * recipe.accumulation * PartialState().num_processes
-        draws = Draws(self.train_dataset, seed=recipe.seed, count=count, records=self.records)
+        table = trainable_table(adapted, set_trainable(adapted, recipe.learning_rates))
+        PartialState().print(table, flush=True)
+        draws = Draws(self.train_dataset, seed=recipe.seed, count=recipe.draws, records=self.records)
         with attending(self.model.model, PACKED_ATTENTION):
             history = PanoTrainer(adapted, recipe, checkpoints, draws=draws, collator=self.collator).run()
         adapted.eval()
@@ -201,7 +201,11 @@ class PanoLLaVATrainer:
     def _write(self) -> None:
         model, adapted = self.model, self.model.adapted
         if model.origin is None or adapted is None:
-            model.save_pretrained(self.out)
+            model.merge_lora_weights()
+            if PartialState().is_main_process:
+                model.save_pretrained(self.out)
+            return
+        if not PartialState().is_main_process:
             return
         with new_folder(self.out) as folder:
             write_trained(self._trained_state(), folder)

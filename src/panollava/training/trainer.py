@@ -5,19 +5,26 @@ that belongs to one run of one stage: a killed stage finds them and continues to
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import save_fsdp_optimizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
+from panollava.backbones.assemble import trained_state
 from panollava.training.overlap import OVERLAP_LOSSES
+from panollava.training.processes import from_all, from_main, share_of_step
 
 WEIGHTS = "trained.safetensors"
 # Written last by the trainer: a checkpoint without it was cut off while being written.
@@ -28,6 +35,7 @@ COMPLETE = "trainer_state.json"
 class Recipe:
     """What a stage trains and how: learning rates by a part of the parameters' names, then the usual numbers.
 
+    A step sees `accumulation` batches of `batch_size` panoramas, however many processes divide them among themselves.
     `overlap` is (loss, pairing) for the stage that trains on views alone.
     """
 
@@ -43,6 +51,11 @@ class Recipe:
     workers: int = 0
     activation_checkpointing: bool = False
     overlap: tuple[str, str] | None = None
+
+    @property
+    def draws(self) -> int:
+        """How many panoramas all steps see together."""
+        return self.steps * self.batch_size * self.accumulation
 
 
 def _group(name: str, parts: Iterable[str]) -> str | None:
@@ -82,12 +95,18 @@ class PanoTrainer(Trainer):
     def __init__(
         self, model: Any, recipe: Recipe, folder: Path, *, draws: Dataset, collator: Callable[[Any], dict[str, Tensor]]
     ) -> None:
-        self.recipe = recipe
+        self.recipe, self.waited = recipe, 0.0
+        batch_size, accumulation = share_of_step(
+            recipe.batch_size,
+            recipe.accumulation,
+            PartialState().num_processes,
+            whole_batches=recipe.overlap is not None,
+        )
         arguments = TrainingArguments(
             output_dir=str(folder),
             max_steps=recipe.steps,
-            per_device_train_batch_size=recipe.batch_size,
-            gradient_accumulation_steps=recipe.accumulation,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
             warmup_steps=recipe.warmup,
             lr_scheduler_type=recipe.schedule,
             weight_decay=0.0,
@@ -104,6 +123,7 @@ class PanoTrainer(Trainer):
             train_sampling_strategy="sequential",
             remove_unused_columns=False,
             activation_checkpointing=recipe.activation_checkpointing,
+            ddp_find_unused_parameters=False,
             report_to="none",
         )
         # Several GPUs need one process each (accelerate launch); a packed batch cannot be scattered by DataParallel.
@@ -120,8 +140,16 @@ class PanoTrainer(Trainer):
         loss, pairing = self.recipe.overlap
         # The model itself is called, not a part of it: mixed precision and gradient exchange hang on its forward.
         features = model(**inputs)
-        # The features are compared as they are used: a bf16 variance would be too coarse for the hinge at one.
-        return OVERLAP_LOSSES[loss](features.float(), inputs["view_poses"][0], pairing)
+        # The features are compared as they are used: a bf16 variance would be too coarse for the hinge at one. Variance
+        # and covariance are those of the whole batch, wherever its panoramas are.
+        return OVERLAP_LOSSES[loss](from_all(features.float()), inputs["view_poses"][0], pairing)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the batches of a step, and count how long it took until they were there."""
+        start = time.perf_counter()
+        samples = super().get_batch_samples(*args, **kwargs)
+        self.waited += time.perf_counter() - start
+        return samples
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build AdamW with one group for each learning rate of the recipe."""
@@ -136,29 +164,59 @@ class PanoTrainer(Trainer):
             self.optimizer = cls(groups, **options)
         return self.optimizer
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the trained parameters."""
         model: Any = self.model
-        state = state_dict or model.state_dict()
-        names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        trained = {n: v.detach().cpu().contiguous() for n, v in state.items() if n in names}
-        save_file(trained, folder / WEIGHTS, metadata={"format": "pt"})
+        trained = trained_state(model, {name for name, value in model.named_parameters() if value.requires_grad})
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(trained, folder / WEIGHTS, metadata={"format": "pt"})
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # As the trainer does, but for the model, which it would write whole, frozen weights included.
+        accelerator, scheduler = self.accelerator, self.lr_scheduler
+        save_fsdp_optimizer(accelerator.state.fsdp_plugin, accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save and scheduler is not None:
+            torch.save(scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # The main process marks the checkpoint as complete next: it must be so on all processes.
+        self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        state = load_file(Path(resume_from_checkpoint) / WEIGHTS)
         target: Any = model or self.model
-        unexpected = target.load_state_dict(state, strict=False).unexpected_keys
-        if unexpected:
-            raise ValueError(f"{resume_from_checkpoint}: {unexpected[0]} is no parameter of this model")
+        own = dict(target.named_parameters())
+        for name, value in load_file(Path(resume_from_checkpoint) / WEIGHTS).items():
+            if name not in own:
+                raise ValueError(f"{resume_from_checkpoint}: {name} is no parameter of this model")
+            with torch.no_grad():
+                own[name].copy_(_like(value, own[name]))
 
     def run(self) -> list[dict[str, float]]:
-        """Train, from the last complete checkpoint if there is one, and return the logged losses of all steps."""
-        last = last_checkpoint(Path(str(self.args.output_dir)))
+        """Train, from the last complete checkpoint if there is one, and return the logged losses of all steps.
+
+        Prints the share of the time in which it waited for data.
+        """
+        last = from_main(lambda: last_checkpoint(Path(str(self.args.output_dir))))
         if last is not None:
-            print(f"resuming from {last}", flush=True)
+            PartialState().print(f"resuming from {last}", flush=True)
+        start = time.perf_counter()
         self.train(resume_from_checkpoint=None if last is None else str(last))
+        seconds = time.perf_counter() - start
+        PartialState().print(f"{seconds:.0f} s, {100 * self.waited / seconds:.1f} % of it waiting for data", flush=True)
         return [entry for entry in self.state.log_history if "loss" in entry]
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """Return a whole tensor, or this process's part of it where the parameter is divided among processes."""
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return value
 
 
 def last_checkpoint(folder: Path) -> Path | None:
