@@ -1,6 +1,7 @@
 """The stages on tiny backbones, run by one process or, as a script under `torchrun`, by several; see test_processes.py.
 
-Arguments: the folder with backbones and store, the one where one process has run, and the one to work in, where outcome.json is written last.
+Arguments: the folder with backbones and store, the one where one process has run, and the one to work in, where
+outcome.json is written last.
 """
 
 import json
@@ -15,6 +16,7 @@ from accelerate import DistributedType, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from tiny_backbones import MODEL
+from torch.distributed.tensor import DTensor
 
 from panollava.backbones.assemble import Parts
 from panollava.backbones.presets import Backbone
@@ -48,7 +50,7 @@ FSDP = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
     "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
 }
 
@@ -59,34 +61,49 @@ def shard_on_cpus() -> None:
     init = AcceleratorState.__init__
 
     def sharded(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
-        fresh = not self.initialized
         init(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
-        if fresh:
+        if fsdp_plugin is not None:
             self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
             PartialState._shared_state["distributed_type"] = self.distributed_type
 
     AcceleratorState.__init__ = sharded
 
 
+def count_split_parameters() -> list[list[str]]:
+    """Return a list that fills with the names of the parameters of which a process held a part after training."""
+    found: list[list[str]] = []
+    moved = stages._moved
+
+    def watched(model: torch.nn.Module, *args: Any) -> dict[str, float]:
+        parameters = model.named_parameters()
+        found.append([n for n, p in parameters if isinstance(p, DTensor) and p.to_local().numel() < p.numel()])
+        return moved(model, *args)
+
+    stages._moved = watched
+    return found
+
+
 class KilledError(Exception):
-    """What stops a run in its third step."""
+    """What stops a run in its fourth step."""
 
 
-def finetune(parts: Parts, store: Path, previous: Path, out: Path, *, killed: bool = False, **options: Any) -> stages.Outcome:
+def finetune(
+    parts: Parts, store: Path, previous: Path, out: Path, *, killed: bool = False, **options: Any
+) -> stages.Outcome:
     """Finetune as the stage does."""
     training_step = PanoTrainer.training_step
 
     def until_killed(self: PanoTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if killed and self.state.global_step == 3:
+        # In the step's last batch: accelerate's state outlives this trainer, but not the process that is really killed.
+        if killed and self.state.global_step == 3 and self.accelerator.sync_gradients:
             raise KilledError
         return training_step(self, *args, **kwargs)
 
     PanoTrainer.training_step = until_killed
     try:
         with scratch(out.name, {"seed": 0}, [store, previous]) as checkpoints:
-            folders = (parts, store, previous, out, checkpoints)
-            lora = {"lora": LORA, "save_lora_only": True}
-            return stages.finetune_lora(*folders, **({"recipe": ACCUMULATED, "records": 3} | lora | options), **SETTINGS)
+            options |= {"recipe": ACCUMULATED, "records": 3, "lora": LORA, "save_lora_only": True, **SETTINGS}
+            return stages.finetune_lora(parts, store, previous, out, checkpoints, **options)
     finally:
         PanoTrainer.training_step = training_step
 
@@ -110,7 +127,9 @@ def run_all(parts: Parts, store: Path, earlier: Path) -> dict[str, stages.Outcom
     folders = (parts, store, earlier / "train_vision", data / "train_resampler", Path("ckpt/resampler"))
     outcomes["train_resampler"] = stages.train_resampler(*folders, recipe=RECIPE, **options)
     outcomes["finetune_lora"] = killed_and_resumed(parts, store, earlier / "train_resampler", data / "finetune_lora")
-    outcomes["finetune_blind"] = finetune(parts, store, earlier / "train_resampler", data / "finetune_blind", blind=True)
+    outcomes["finetune_blind"] = finetune(
+        parts, store, earlier / "train_resampler", data / "finetune_blind", blind=True
+    )
     evaluate.STORE, evaluate.MODEL, evaluate.BLIND = store, earlier / "finetune_lora", earlier / "finetune_blind"
     evaluate.read_params = lambda view, stage: PARAMS
     evaluate.main()
@@ -138,14 +157,14 @@ def main() -> None:
     outcomes = run_all(parts, shared / "store", earlier)
     each_drew = gather_object([list(drawn)])
     shard_on_cpus()
-    outcomes["sharded"] = killed_and_resumed(
-        parts, shared / "store", earlier / "train_resampler", Path("data/sharded")
-    )
+    split = count_split_parameters()
+    outcomes["sharded"] = killed_and_resumed(parts, shared / "store", earlier / "train_resampler", Path("data/sharded"))
     inside = [file for file in written if file.startswith(str(work)) or not file.startswith("/")]
     found = {
         "history": {name: outcome.history for name, outcome in outcomes.items()},
         "moved": {name: outcome.moved for name, outcome in outcomes.items()},
         "drawn": each_drew,
+        "split": split,
         "written": gather_object([inside]),
     }
     if PartialState().is_main_process:

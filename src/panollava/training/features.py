@@ -36,7 +36,7 @@ def frozen_features(
     """
     path = from_main(lambda: scratch_root() / "features" / f"{_key(model, image_processor, split)}.bin")
     with torch.no_grad():
-        shape = (len(split), *_encode(model, image_processor, split, range(1)).shape[1:])
+        shape = (len(split), *_encode(model, image_processor, split, 0, 1).shape[1:])
     size = torch.Size(shape).numel() * model.dtype.itemsize
     if not from_main(path.is_file) and (uses < len(split) or size > LIMIT_BYTES):
         return None
@@ -53,8 +53,10 @@ def _key(model: Any, image_processor: PanoLlavaImageProcessor, split: datasets.D
     return digest.hexdigest()[:16]
 
 
-def _encode(model: Any, image_processor: PanoLlavaImageProcessor, split: datasets.Dataset, panoramas: range) -> Tensor:
-    images = [split[index]["image"] for index in panoramas]
+def _encode(
+    model: Any, image_processor: PanoLlavaImageProcessor, split: datasets.Dataset, start: int, end: int
+) -> Tensor:
+    images = [split[index]["image"] for index in range(start, min(end, len(split)))]
     pixels = image_processor(images, return_tensors="pt")["pixel_values"]
     return model.model.encode_views(pixels.to(model.device)).cpu()
 
@@ -81,8 +83,8 @@ def _write_once(
         turns = range(0, len(split), PANORAMAS_AT_ONCE * state.num_processes)
         for turn in tqdm(turns, desc="encoder", mininterval=1, disable=not state.is_main_process):
             start = turn + PANORAMAS_AT_ONCE * state.process_index
-            mine = range(start, min(start + PANORAMAS_AT_ONCE, len(split)))
-            grids = gather_object([_encode(model, image_processor, split, mine)] if mine else [])
+            own = [start] if start < len(split) else []  # the last turn may end before this process
+            grids = gather_object([_encode(model, image_processor, split, at, at + PANORAMAS_AT_ONCE) for at in own])
             if state.is_main_process:
                 for encoded in grids:
                     file.write(encoded.contiguous().view(torch.uint8).numpy().tobytes())

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -89,6 +89,16 @@ def trainable_table(model: nn.Module, counts: Mapping[str, int]) -> str:
     return "\n".join([*lines, f"  {100 * trained / total:.2f} % of {total:,} parameters train"])
 
 
+def layer_classes(model: nn.Module) -> list[str]:
+    """Return the classes of a model's layers, each of which FSDP shards on its own.
+
+    What the parts of the model name and do not hold is left out, such as layers of CLIP's text half.
+    """
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    named = {name for part in parts for name in part._no_split_modules or ()}
+    return sorted(named & {type(module).__name__ for module in model.modules()})
+
+
 class PanoTrainer(Trainer):
     """A trainer with a learning rate for each group, small checkpoints, and the overlap loss where a recipe has one."""
 
@@ -130,6 +140,8 @@ class PanoTrainer(Trainer):
         arguments._n_gpu = min(arguments.n_gpu, 1)
         super().__init__(model, arguments, data_collator=collator, train_dataset=draws)
         self.can_return_loss = True
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = layer_classes(model)
 
     def compute_loss(  # type: ignore[override] # whatever else the trainer passes goes on to its own loss
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
