@@ -64,6 +64,8 @@ def shard_on_cpus() -> None:
         init(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
         if fsdp_plugin is not None:
             self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            if self.mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self.mixed_precision)
             PartialState._shared_state["distributed_type"] = self.distributed_type
 
     AcceleratorState.__init__ = sharded
@@ -106,6 +108,13 @@ def finetune(
             return stages.finetune_lora(parts, store, previous, out, checkpoints, **options)
     finally:
         PanoTrainer.training_step = training_step
+
+
+def finetune_rounded(parts: Parts, store: Path, previous: Path) -> stages.Outcome:
+    """Finetune for a step in mixed precision, with activation checkpointing."""
+    recipe = replace(ACCUMULATED, steps=1, bf16=True, activation_checkpointing=True)
+    folders = (parts, store, previous, Path("data/rounded"), Path("ckpt/rounded"))
+    return stages.finetune_lora(*folders, recipe=recipe, records=3, lora=LORA, save_lora_only=False, **SETTINGS)
 
 
 def killed_and_resumed(*folders: Any, **options: Any) -> stages.Outcome:
@@ -159,6 +168,7 @@ def main() -> None:
     shard_on_cpus()
     split = count_split_parameters()
     outcomes["sharded"] = killed_and_resumed(parts, shared / "store", earlier / "train_resampler", Path("data/sharded"))
+    outcomes["rounded"] = finetune_rounded(parts, shared / "store", earlier / "train_resampler")
     inside = [file for file in written if file.startswith(str(work)) or not file.startswith("/")]
     found = {
         "history": {name: outcome.history for name, outcome in outcomes.items()},

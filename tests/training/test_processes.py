@@ -42,6 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         for name in ("STORE", "MODEL", "BLIND", "read_params"):
             patch.setattr(in_processes.evaluate, name, None)
         outcomes = in_processes.run_all(parts, shared / "store", one / "data")
+        outcomes["rounded"] = in_processes.finetune_rounded(parts, shared / "store", one / "data/train_resampler")
     paths = (HERE.parents[1] / "src", HERE.parents[1], HERE.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -84,7 +85,7 @@ def test_losses_and_weights_are_those_of_one_process(runs: SimpleNamespace, stag
 
 def test_the_folders_hold_the_same_files(runs: SimpleNamespace) -> None:
     files = [{str(file.relative_to(run)) for file in run.glob("data/*/*")} for run in (runs.one, runs.two)]
-    assert {file for file in files[1] if "sharded" not in file} == files[0]
+    assert {file for file in files[1] if "/sharded/" not in file} == files[0]
 
 
 def test_answers_and_metrics_are_those_of_one_process(runs: SimpleNamespace) -> None:
@@ -99,8 +100,10 @@ def test_only_the_main_process_writes_and_prints(runs: SimpleNamespace) -> None:
     assert any("predictions.jsonl" in file for file in main)
     # But for the sharded optimizer, of which each writes its part.
     assert all("/checkpoint-" in file and "/optimizer_0/" in file for file in other)
-    assert runs.printed.count("parameters train") == 7  # four stages, of which one starts twice, and the sharded twice
-    assert runs.printed.count("waiting for data") == 5  # those that came to their end
+    assert (
+        runs.printed.count("parameters train") == 8
+    )  # four stages, of which one starts twice, and the sharded: two, one twice
+    assert runs.printed.count("waiting for data") == 6  # those that came to their end
 
 
 def test_a_killed_run_was_resumed_and_left_no_checkpoints(runs: SimpleNamespace) -> None:
@@ -110,7 +113,7 @@ def test_a_killed_run_was_resumed_and_left_no_checkpoints(runs: SimpleNamespace)
 
 
 def test_a_model_divided_by_fsdp_trains_to_the_same_adapter(runs: SimpleNamespace) -> None:
-    (split,) = runs.split
+    split = runs.split[0]
     assert any("language_model.layers.1." in name and ".lora_" not in name for name in split)
     assert any("vision_tower.encoder.layers.0." in name for name in split)
     assert [entry["loss"] for entry in runs.history["sharded"]] == pytest.approx(
@@ -118,6 +121,14 @@ def test_a_model_divided_by_fsdp_trains_to_the_same_adapter(runs: SimpleNamespac
     )
     for file in ("adapter_model.safetensors", "trained.safetensors"):
         close(load_file(runs.one / "data/finetune_lora" / file), load_file(runs.two / "data/sharded" / file))
+
+
+def test_mixed_precision_under_fsdp_rounds_what_it_rounds_elsewhere(runs: SimpleNamespace) -> None:
+    assert runs.split[1]
+    (one,), (other,) = runs.outcomes["rounded"].history, runs.history["rounded"]
+    (exact, *_) = runs.outcomes["finetune_lora"].history
+    assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert one["loss"] != pytest.approx(exact["loss"], rel=1e-7)
 
 
 @pytest.mark.parametrize(

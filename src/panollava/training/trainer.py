@@ -7,6 +7,7 @@ that belongs to one run of one stage: a killed stage finds them and continues to
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import save_fsdp_optimizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -141,7 +143,10 @@ class PanoTrainer(Trainer):
         super().__init__(model, arguments, data_collator=collator, train_dataset=draws)
         self.can_return_loss = True
         if self.is_fsdp_enabled:
-            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = layer_classes(model)
+            plugin = self.accelerator.state.fsdp_plugin
+            plugin.transformer_cls_names_to_wrap = layer_classes(model)
+            # FSDP's own mixed precision rounds all inputs, the poses of views too; autocast below does not.
+            plugin.mixed_precision_policy = MixedPrecisionPolicy()
 
     def compute_loss(  # type: ignore[override] # whatever else the trainer passes goes on to its own loss
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
@@ -155,6 +160,12 @@ class PanoTrainer(Trainer):
         # The features are compared as they are used: a bf16 variance would be too coarse for the hinge at one. Variance
         # and covariance are those of the whole batch, wherever its panoramas are.
         return OVERLAP_LOSSES[loss](from_all(features.float()), inputs["view_poses"][0], pairing)
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
+        """Return the context of mixed precision; only under FSDP does accelerate not put it around the model itself."""
+        if self.is_fsdp_enabled and self.recipe.bf16:
+            return torch.autocast(self.args.device.type, dtype=torch.bfloat16)
+        return super().autocast_smart_context_manager(cache_enabled)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Return the batches of a step, and count how long it took until they were there."""
