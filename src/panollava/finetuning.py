@@ -28,6 +28,7 @@ from panollava.corpus.records import Record
 from panollava.corpus.splits import image_contents
 from panollava.corpus.validation import read_dataset
 from panollava.training.data import Collator, Draw, Draws
+from panollava.training.processes import divided
 from panollava.training.scratch import scratch
 from panollava.training.stages import LORA, RESAMPLER, lora_config
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
@@ -139,11 +140,13 @@ class PanoLLaVATrainer:
         Prints what trains and what is frozen, and the validation loss.
 
         Raises:
-            ValueError: the model has LoRA weights that are not merged.
+            ValueError: the model has LoRA weights that are not merged, or would be divided by FSDP.
             RuntimeError: another process runs the same training.
         """
         if self.model.adapted is not None:
             raise ValueError("the model has LoRA weights loaded; call merge_lora_weights() before training new ones")
+        if divided():
+            raise ValueError("this trainer keeps the model whole; under FSDP run the stages (docs/many_gpus.md)")
         files = [self.train_dataset.file, *self.train_dataset.image_files()]
         with scratch("finetune", self._settings(), files) as checkpoints:
             history = self._fit(checkpoints)

@@ -51,14 +51,18 @@ def share_of_step(batch_size: int, accumulation: int, processes: int, *, whole_b
     return size, share // size
 
 
+def divided() -> bool:
+    """Return whether this run was launched to divide the model among the processes."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
 def check_launch() -> None:
     """Refuse the ways of sharding a model that the stages cannot work under.
 
     Raises:
         ValueError: FSDP 1; FSDP with weights on the main process alone, while every process computes features.
     """
-    # What `accelerate launch` hands to the processes.
-    if os.environ.get("ACCELERATE_USE_FSDP", "false") != "true":
+    if not divided():
         return
     if os.environ.get("FSDP_VERSION") != "2":
         raise ValueError(f"fsdp_version is {os.environ.get('FSDP_VERSION')}; set it to 2 (docs/fsdp.yaml)")

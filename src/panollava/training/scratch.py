@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from accelerate import PartialState
 from filelock import FileLock, Timeout
 
 from panollava.training.processes import from_main
+
+# How long processes wait for the main one, which reads all inputs here; 10 minutes, NCCL's own limit, may not do.
+PATIENCE = timedelta(hours=2)
 
 
 def content_hash(paths: Sequence[Path]) -> str:
@@ -48,7 +52,7 @@ def scratch(stage: str, settings: Any, inputs: Sequence[Path]) -> Iterator[Path]
         RuntimeError: another run of the same stage on the same inputs is under way.
     """
     # Without a GPU, accelerate looks for other processes only when it is told to.
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     folder = from_main(lambda: _folder(stage, settings, inputs))
     lock = FileLock(folder.with_suffix(".lock"))
     if state.is_main_process:

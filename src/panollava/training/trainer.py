@@ -4,7 +4,6 @@ Checkpoints hold the trained parameters alone, so they stay small beside any lan
 that belongs to one run of one stage: a killed stage finds them and continues to the same weights.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -15,22 +14,16 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import save_fsdp_optimizer
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
-from transformers.trainer_utils import get_last_checkpoint
 
 from panollava.backbones.assemble import trained_state
+from panollava.training.checkpoints import last_checkpoint, load_weights, save_weights
 from panollava.training.overlap import OVERLAP_LOSSES
 from panollava.training.processes import from_all, from_main, share_of_step
-
-WEIGHTS = "trained.safetensors"
-# Written last by the trainer: a checkpoint without it was cut off while being written.
-COMPLETE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
@@ -192,9 +185,7 @@ class PanoTrainer(Trainer):
         model: Any = self.model
         trained = trained_state(model, {name for name, value in model.named_parameters() if value.requires_grad})
         if self.args.should_save:
-            folder = Path(output_dir or str(self.args.output_dir))
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(trained, folder / WEIGHTS, metadata={"format": "pt"})
+            save_weights(trained, Path(output_dir or str(self.args.output_dir)))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:
@@ -213,12 +204,7 @@ class PanoTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         target: Any = model or self.model
-        own = dict(target.named_parameters())
-        for name, value in load_file(Path(resume_from_checkpoint) / WEIGHTS).items():
-            if name not in own:
-                raise ValueError(f"{resume_from_checkpoint}: {name} is no parameter of this model")
-            with torch.no_grad():
-                own[name].copy_(_like(value, own[name]))
+        load_weights(target, Path(resume_from_checkpoint))
 
     def run(self) -> list[dict[str, float]]:
         """Train, from the last complete checkpoint if there is one, and return the logged losses of all steps.
@@ -233,30 +219,3 @@ class PanoTrainer(Trainer):
         seconds = time.perf_counter() - start
         PartialState().print(f"{seconds:.0f} s, {100 * self.waited / seconds:.1f} % of it waiting for data", flush=True)
         return [entry for entry in self.state.log_history if "loss" in entry]
-
-
-def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    """Return a whole tensor, or this process's part of it where the parameter is divided among processes."""
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return value
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the last checkpoint of a folder that was written completely; cut-off ones are removed."""
-    while folder.is_dir() and (found := get_last_checkpoint(str(folder))) is not None:
-        path = Path(found)
-        if (path / COMPLETE).is_file() and _is_json(path / COMPLETE):
-            return path
-        for file in sorted(path.rglob("*"), reverse=True):
-            file.unlink() if file.is_file() else file.rmdir()
-        path.rmdir()
-    return None
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        return False
-    return True
