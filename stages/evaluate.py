@@ -4,20 +4,20 @@ Writes data/evaluate/predictions.jsonl, metrics/evaluate.json and metrics/latenc
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict
-from tqdm import tqdm
 
 from panollava.backbones.assemble import load_finetuned
 from panollava.corpus.store import open_split, panorama_records, replacing
 from panollava.params import Evaluate, Weights, read_params
-from panollava.tasks.answering import Answer, answer_blind, answer_dialogues
+from panollava.tasks.answering import answer_blind, answer_dialogues
 from panollava.tasks.latency import measure_latency
+from panollava.tasks.processes import by_turns
 from panollava.tasks.prompts import Question, derangement, panorama_questions
 from panollava.tasks.results import evaluate
 from panollava.tasks.scoring import Prediction, Variant, score
@@ -57,8 +57,8 @@ def answer_seeing(
     split: datasets.Dataset,
     questions: list[list[Question]],
     params: EvaluateParams,
-) -> Iterator[tuple[Variant, Question, Answer]]:
-    """Yield the answers of the variants `model` and `shuffled`.
+) -> list[Prediction]:
+    """Return the scored answers of the variants `model` and `shuffled`.
 
     A panorama answers its own questions together with those of the one panorama that is shown it by mistake, so it is
     computed once for both. A single panorama has no other to be mistaken for: there is no `shuffled` then.
@@ -68,48 +68,61 @@ def answer_seeing(
         for panorama, shown in enumerate(derangement(len(questions), params.seed)):
             mistaken = [question for question in questions[panorama] if question.content.task in SHUFFLED_TASKS]
             asked[shown] += [("shuffled", question) for question in mistaken]
-    size = params.evaluate.batch_size
-    with tqdm(total=len(asked), desc="answer", unit="panorama") as progress:
-        for start in range(0, len(asked), size):
-            group = asked[start : start + size]
-            images = [split[index]["image"].convert("RGB") for index in range(start, start + len(group))]
-            answers = answer_dialogues(
-                model,
-                processor,
-                images,
-                [[question.messages for _, question in own] for own in group],
-                max_new_tokens=[[question.max_new_tokens for _, question in own] for own in group],
-            )
-            for own, said in zip(group, answers, strict=True):
-                yield from ((*who, answer) for who, answer in zip(own, said, strict=True))
-            progress.update(len(group))
+
+    def answer(panoramas: range) -> list[Prediction]:
+        group = [asked[index] for index in panoramas]
+        answers = answer_dialogues(
+            model,
+            processor,
+            [split[index]["image"].convert("RGB") for index in panoramas],
+            [[question.messages for _, question in own] for own in group],
+            max_new_tokens=[[question.max_new_tokens for _, question in own] for own in group],
+        )
+        return [
+            score(*who, said)
+            for own, answered in zip(group, answers, strict=True)
+            for who, said in zip(own, answered, strict=True)
+        ]
+
+    return by_turns(groups_of(len(asked), params.evaluate.batch_size), answer, desc="answer", unit="batch")
 
 
 def answer_unseeing(
     model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, questions: list[Question]
-) -> Iterator[tuple[Variant, Question, Answer]]:
-    """Yield the answers of the variant `blind`, given by the twin that was finetuned without visual tokens."""
+) -> list[Prediction]:
+    """Return the scored answers of the variant `blind`, given by the twin that was finetuned without visual tokens."""
     # Equal questions side by side are asked once.
     ordered = sorted(questions, key=lambda q: (q.max_new_tokens, len(q.messages), q.content.human))
-    with tqdm(total=len(ordered), desc="answer blind", unit="question") as progress:
-        for start in range(0, len(ordered), BLIND_AT_ONCE):
-            group = ordered[start : start + BLIND_AT_ONCE]
-            answers = answer_blind(
-                model,
-                processor,
-                [question.messages for question in group],
-                max_new_tokens=[question.max_new_tokens for question in group],
-            )
-            yield from (("blind", *pair) for pair in zip(group, answers, strict=True))
-            progress.update(len(group))
+
+    def answer(places: range) -> list[Prediction]:
+        group = [ordered[place] for place in places]
+        answers = answer_blind(
+            model,
+            processor,
+            [question.messages for question in group],
+            max_new_tokens=[question.max_new_tokens for question in group],
+        )
+        return [score("blind", *pair) for pair in zip(group, answers, strict=True)]
+
+    return by_turns(groups_of(len(ordered), BLIND_AT_ONCE), answer, desc="answer blind", unit="batch")
+
+
+def groups_of(count: int, size: int) -> list[range]:
+    """Return the places below `count` in groups of `size`, the last of which may be smaller."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def predict_seeing(
     split: datasets.Dataset, questions: list[list[Question]], params: EvaluateParams
 ) -> tuple[list[Prediction], dict[str, float]]:
-    """Return the scored answers of the model, with the right and the wrong panorama, and its latencies."""
+    """Return the scored answers of the model, with the right and the wrong panorama, and its latencies.
+
+    Only the main process measures.
+    """
     model, processor = load(MODEL)
-    predictions = [score(*said) for said in answer_seeing(model, processor, split, questions, params)]
+    predictions = answer_seeing(model, processor, split, questions, params)
+    if not PartialState().is_main_process:
+        return predictions, {}
     timed = [split[index]["image"].convert("RGB") for index in range(min(TIMED_PANORAMAS, len(split)))]
     return predictions, measure_latency(model, processor, timed)
 
@@ -117,7 +130,7 @@ def predict_seeing(
 def predict_blind(questions: list[list[Question]]) -> list[Prediction]:
     """Return the scored answers of the blind twin."""
     model, processor = load(BLIND)
-    return [score(*said) for said in answer_unseeing(model, processor, [q for own in questions for q in own])]
+    return answer_unseeing(model, processor, [question for own in questions for question in own])
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -130,13 +143,18 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def main() -> None:
     """Answer, score and measure."""
     params = read_params(EvaluateParams, stage="evaluate")
+    # Gives each process its own GPU; without one, accelerate looks for other processes only when it is told to.
+    state = PartialState(cpu=not torch.cuda.is_available())
     split = open_split(STORE, "test")
     questions = [
         panorama_questions(row["image_id"], panorama_records(row))
         for row in split.select_columns(["image_id", "records"])
     ]
     predictions, latency = predict_seeing(split, questions, params)
+    state.wait_for_everyone()  # the others' work would disturb the measurement of latency
     predictions += predict_blind(questions)
+    if not state.is_main_process:
+        return
     chosen = {"seed": params.seed, "weights": params.weights, "encoder": params.encoder, "llm": params.llm}
     scores = evaluate(predictions, resamples=params.evaluate.resamples, seed=params.seed)
     PREDICTIONS.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from accelerate import PartialState
 
 from panollava.backbones.assemble import Parts
 from panollava.backbones.presets import read_pointer
@@ -54,14 +55,19 @@ def run(stage: str, params: Strict, inputs: list[Path], train: Callable[[Path], 
     """Run one training stage in its scratch folder and write its loss curve and numbers."""
     with scratch(stage, params.model_dump(mode="json"), inputs) as checkpoints:
         outcome = train(checkpoints)
-        columns = ["step", "loss", "learning_rate"]
-        curve = pd.DataFrame(outcome.history, columns=columns)
-        folder = Path("plots") / stage
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / "loss.csv") as file:
-            curve.to_csv(file, index=False)
-        with replacing(Path(f"metrics/{stage}.json")) as file:
-            file.write((json.dumps({stage: _numbers(outcome)}, indent=2) + "\n").encode())
+        if PartialState().is_main_process:
+            _report(stage, outcome)
+
+
+def _report(stage: str, outcome: Outcome) -> None:
+    columns = ["step", "loss", "learning_rate"]
+    curve = pd.DataFrame(outcome.history, columns=columns)
+    folder = Path("plots") / stage
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "loss.csv") as file:
+        curve.to_csv(file, index=False)
+    with replacing(Path(f"metrics/{stage}.json")) as file:
+        file.write((json.dumps({stage: _numbers(outcome)}, indent=2) + "\n").encode())
 
 
 def _numbers(outcome: Outcome) -> dict[str, Any]:

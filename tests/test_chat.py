@@ -86,6 +86,20 @@ def test_later_turns_see_earlier_ones_and_the_panorama_is_computed_once(
     assert turns[-1] != model.generate(image, QUESTIONS[-1], max_new_tokens=8)
 
 
+def test_nothing_is_kept_of_a_panorama_or_of_weights_that_have_changed(root: Path, image: Image.Image) -> None:
+    model, question, shown = opened(root / "base"), QUESTIONS[0], image.convert("RGB")
+    lively(model.model)
+    first = model.generate(shown, question, max_new_tokens=8)
+    shown.paste(Image.open(root / "0_1.png"))  # the same object, another panorama
+    second = model.generate(shown, question, max_new_tokens=8)
+    assert second == plain(model, shown, [question]) != first
+    model.load_lora_weights(root / "lora")
+    third = model.generate(shown, question, max_new_tokens=8)
+    assert third == plain(model, shown, [question]) != second
+    model.merge_lora_weights()
+    assert model.generate(shown, question, max_new_tokens=8) == third
+
+
 def test_a_question_without_room_or_text_leaves_the_conversation_as_it_was(root: Path, image: Image.Image) -> None:
     model = opened(root / "base")
     conversation = model.chat(image)

@@ -139,7 +139,7 @@ def test_validation_loss_is_the_mean_over_all_answer_tokens(root: Path) -> None:
         assert value == pytest.approx(torch.cat(losses).mean().item(), rel=1e-4)
 
 
-def test_what_would_spoil_a_run_is_refused_before_it_starts(root: Path) -> None:
+def test_what_would_spoil_a_run_is_refused_before_it_starts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"'1_0' is the image of '1_0' in .*; one panorama is trained on or validated"):
         trainer(root, "base", val_dataset=PanoDataset(root / "train"))
     Path("full").mkdir()
@@ -150,3 +150,6 @@ def test_what_would_spoil_a_run_is_refused_before_it_starts(root: Path) -> None:
     training.model.load_lora_weights(root / "lora")
     with pytest.raises(ValueError, match=r"call merge_lora_weights\(\) before training"):
         training.train()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="under FSDP run the stages"):
+        trainer(root, "base").train()

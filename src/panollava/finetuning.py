@@ -29,6 +29,7 @@ from panollava.corpus.splits import image_contents
 from panollava.corpus.validation import read_dataset
 from panollava.training.data import Collator, Draw, Draws
 from panollava.training.lora import lora_config
+from panollava.training.processes import divided
 from panollava.training.scratch import scratch
 from panollava.training.stages import LORA, RESAMPLER
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
@@ -140,18 +141,20 @@ class PanoLLaVATrainer:
         Prints what trains and what is frozen, and the validation loss.
 
         Raises:
-            ValueError: the model has LoRA weights that are not merged.
+            ValueError: the model has LoRA weights that are not merged, or would be divided by FSDP.
             RuntimeError: another process runs the same training.
         """
         if self.model.adapted is not None:
             raise ValueError("the model has LoRA weights loaded; call merge_lora_weights() before training new ones")
+        if divided():
+            raise ValueError("this trainer keeps the model whole; under FSDP run the stages (docs/many_gpus.md)")
         files = [self.train_dataset.file, *self.train_dataset.image_files()]
         with scratch("finetune", self._settings(), files) as checkpoints:
             history = self._fit(checkpoints)
             self._write()
         loss = None if self.val_dataset is None else self.evaluate(self.val_dataset)
         if loss is not None:
-            print(f"validation loss {loss:.4f}", flush=True)
+            PartialState().print(f"validation loss {loss:.4f}", flush=True)
         return Finetuned(history, loss)
 
     @torch.no_grad()
@@ -185,9 +188,9 @@ class PanoLLaVATrainer:
         set_seed(recipe.seed)
         adapted = get_peft_model(self.model.model, lora_config(**self.lora))
         self.model.adapted = adapted
-        print(trainable_table(adapted, set_trainable(adapted, recipe.learning_rates)), flush=True)
-        count = recipe.steps * recipe.batch_size * recipe.accumulation * PartialState().num_processes
-        draws = Draws(self.train_dataset, seed=recipe.seed, count=count, records=self.records)
+        table = trainable_table(adapted, set_trainable(adapted, recipe.learning_rates))
+        PartialState().print(table, flush=True)
+        draws = Draws(self.train_dataset, seed=recipe.seed, count=recipe.draws, records=self.records)
         with attending(self.model.model, PACKED_ATTENTION):
             history = PanoTrainer(adapted, recipe, checkpoints, draws=draws, collator=self.collator).run()
         adapted.eval()
@@ -202,7 +205,11 @@ class PanoLLaVATrainer:
     def _write(self) -> None:
         model, adapted = self.model, self.model.adapted
         if model.origin is None or adapted is None:
-            model.save_pretrained(self.out)
+            model.merge_lora_weights()
+            if PartialState().is_main_process:
+                model.save_pretrained(self.out)
+            return
+        if not PartialState().is_main_process:
             return
         with new_folder(self.out) as folder:
             write_trained(self._trained_state(), folder)

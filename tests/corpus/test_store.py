@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -78,6 +79,32 @@ def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
 
     write_store(tmp_path, "train", watched(), jpeg_quality=None)
     assert most <= 2  # the row in hand and the one that the writer has just finished
+
+
+def test_batches_reach_the_disk_as_they_fill(tmp_path: Path) -> None:
+    """At no time does more than a batch wait in memory, and a little in the file's buffer."""
+    encoded: list[int] = []
+
+    def watched() -> Iterator[PanoramaRow]:
+        for number in range(4 * store.ROWS_PER_BATCH):
+            on_disk = sum(path.stat().st_size for path in tmp_path.iterdir())
+            assert on_disk + io.DEFAULT_BUFFER_SIZE >= sum(encoded[: -store.ROWS_PER_BATCH])
+            made = row(number)
+            encoded.append(len(encode_image(made.image, None)))
+            yield made
+
+    write_store(tmp_path, "train", watched(), jpeg_quality=None)
+    assert len(encoded) == 4 * store.ROWS_PER_BATCH
+
+
+def test_reading_takes_no_memory_for_what_is_not_asked_for(tmp_path: Path) -> None:
+    write_store(tmp_path, "train", rows(60), jpeg_quality=None)
+    size, before = (tmp_path / "train.arrow").stat().st_size, pa.total_allocated_bytes()
+    dataset, most = open_split(tmp_path, "train"), 0
+    for index in (*range(60), 0):
+        assert dataset[index]["image_id"] == f"pano_{index}"
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < size / 10
 
 
 def test_reading_writes_nothing(tmp_path: Path) -> None:

@@ -9,15 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from panollava.training.trainer import (
-    COMPLETE,
-    WEIGHTS,
-    PanoTrainer,
-    Recipe,
-    last_checkpoint,
-    set_trainable,
-    trainable_table,
-)
+from panollava.training.checkpoints import COMPLETE, WEIGHTS, last_checkpoint
+from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
 
 
 class Toy(nn.Module):
@@ -208,3 +201,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     set_trainable(other.model, ["tower.", "resampler."])
     with pytest.raises(ValueError, match=r"checkpoint-2: tower\.\w+ is no parameter of this model"):
         other.run()
+    wide = trainer(tmp_path, steps=2)
+    wide.model.tower.bias = nn.Parameter(torch.zeros(1))
+    with pytest.raises(ValueError, match=r"checkpoint-2: tower\.bias is \[4\], in this model \[1\]"):
+        wide.run()

@@ -130,6 +130,48 @@ def test_a_record_does_not_leak_into_the_next(
     assert changed.max() < 1e-6
 
 
+def test_dropout_acts_in_training_alone_and_keeps_records_apart(make_model: Make, prefix, records, views) -> None:
+    model = make_model(text={"attention_dropout": 0.4})
+    model.model.language_model.set_attn_implementation(PACKED_ATTENTION)
+    (ids, labels), *rest = records[0]
+    other = [(id_ + 1) % 297 + 3 for id_ in ids]
+
+    def logits(seed: int, first: list[int] = ids) -> Tensor:
+        batch = inputs([pack(prefix, [(first, labels), *rest]), pack(prefix, records[1])], PACKED_ATTENTION, None)
+        del batch["labels"]
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            return model(**batch, **views).logits
+
+    assert torch.equal(logits(1), logits(2))
+    model.train()
+    dropped = logits(1)
+    assert torch.equal(dropped, logits(1))
+    assert (dropped - logits(2)).abs().max() > 1e-3
+    changed = (dropped - logits(1, other)).abs()
+    own = slice(len(prefix), len(prefix) + len(ids))
+    assert changed[0, own].max() > 1e-3
+    changed[0, own] = 0
+    assert changed.max() < 1e-6
+
+
+def test_checkpointed_activations_are_computed_again_with_the_same_dropout(
+    make_model: Make, prefix, records, views
+) -> None:
+    model = make_model(text={"attention_dropout": 0.4}).train()
+    model.model.language_model.set_attn_implementation(PACKED_ATTENTION)
+    batch, found = inputs([pack(prefix, row) for row in records], PACKED_ATTENTION, None), []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        torch.manual_seed(1)
+        model(**batch, **views).loss.backward()
+        found.append(gradients(model))
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert torch.allclose(found[1][name], gradient, atol=1e-6), name
+
+
 @pytest.mark.parametrize("attention", ["sdpa", PACKED_ATTENTION])
 def test_padding_is_finite_and_no_gradient_turns_into_nan(make_model: Make, prefix, records, views, attention) -> None:
     model = make_model().train()

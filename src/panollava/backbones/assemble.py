@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -128,10 +129,15 @@ def assemble(
     return model, processor
 
 
+def whole(value: Tensor) -> Tensor:
+    """Return a tensor on the CPU, put together where processes hold parts of it; all of them must ask for it."""
+    return (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
+
+
 def trained_state(model: nn.Module, names: set[str]) -> dict[str, Tensor]:
-    """Return the named parameters of a model, contiguous and on the CPU."""
+    """Return the named parameters of a model, whole, contiguous and on the CPU."""
     state = {name: value for name, value in model.state_dict().items() if name in names}
-    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    return {name: whole(value).contiguous() for name, value in state.items()}
 
 
 def write_trained(state: dict[str, Tensor], folder: Path) -> None:

@@ -5,17 +5,20 @@ file: patch grids `[P, V, h, w, C]` in the encoder's dtype, memory-mapped. The o
 """
 
 import hashlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
 from panollava.corpus.store import replacing
+from panollava.training.processes import from_main
 from panollava.training.scratch import content_hash, scratch_root
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 
@@ -31,14 +34,13 @@ def frozen_features(
     None where that would not pay: where a stage draws fewer panoramas (`uses`) than there are, or where the grids would
     take more than the limit.
     """
-    path = scratch_root() / "features" / f"{_key(model, image_processor, split)}.bin"
+    path = from_main(lambda: scratch_root() / "features" / f"{_key(model, image_processor, split)}.bin")
     with torch.no_grad():
         shape = (len(split), *_encode(model, image_processor, split, 0, 1).shape[1:])
     size = torch.Size(shape).numel() * model.dtype.itemsize
-    if not path.is_file() and (uses < len(split) or size > LIMIT_BYTES):
+    if not from_main(path.is_file) and (uses < len(split) or size > LIMIT_BYTES):
         return None
-    with PartialState().main_process_first():
-        _write_once(path, size, model, image_processor, split)
+    _write_once(path, size, model, image_processor, split)
     return torch.from_file(str(path), size=torch.Size(shape).numel(), dtype=model.dtype).view(shape)
 
 
@@ -62,17 +64,31 @@ def _encode(
 def _write_once(
     path: Path, size: int, model: Any, image_processor: PanoLlavaImageProcessor, split: datasets.Dataset
 ) -> None:
-    """Compute the file unless it is there; it appears only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / "lock"):
-        if path.is_file():
-            path.touch()
+    """Compute the file unless it is there; it appears only when it is complete.
+
+    The processes encode the panoramas by turns, and the main one writes them in order.
+    """
+    state = PartialState()
+    with ExitStack() as held, torch.no_grad():
+        if state.is_main_process:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(path.parent / "lock"))
+        if from_main(path.is_file):
+            if state.is_main_process:
+                path.touch()
             return
-        _make_room(path.parent, size)
-        with torch.no_grad(), replacing(path) as file:
-            for start in tqdm(range(0, len(split), PANORAMAS_AT_ONCE), desc="encoder", mininterval=1):
-                grids = _encode(model, image_processor, split, start, start + PANORAMAS_AT_ONCE)
-                file.write(grids.contiguous().view(torch.uint8).numpy().tobytes())
+        if state.is_main_process:
+            _make_room(path.parent, size)
+            file = held.enter_context(replacing(path))
+        turns = range(0, len(split), PANORAMAS_AT_ONCE * state.num_processes)
+        for turn in tqdm(turns, desc="encoder", mininterval=1, disable=not state.is_main_process):
+            start = turn + PANORAMAS_AT_ONCE * state.process_index
+            own = [start] if start < len(split) else []  # the last turn may end before this process
+            grids = gather_object([_encode(model, image_processor, split, at, at + PANORAMAS_AT_ONCE) for at in own])
+            if state.is_main_process:
+                for encoded in grids:
+                    file.write(encoded.contiguous().view(torch.uint8).numpy().tobytes())
+    state.wait_for_everyone()
 
 
 def _make_room(folder: Path, size: int) -> None:

@@ -19,9 +19,11 @@ from panollava.backbones.assemble import (
     Parts,
     assemble,
     load_encoder,
+    load_finetuned,
     load_image_processor,
     load_trained,
     trained_state,
+    whole,
     write_parts,
     write_trained,
 )
@@ -30,6 +32,7 @@ from panollava.corpus.store import open_split
 from panollava.training.data import Collator, Draws, StoredPanoramas, ViewCollator
 from panollava.training.features import frozen_features
 from panollava.training.lora import lora_config
+from panollava.training.processes import check_launch
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
@@ -111,7 +114,7 @@ def _moved(model: nn.Module, before: dict[str, Tensor], parts: dict[str, int]) -
         change = start = 0.0
         for name, parameter in model.named_parameters():
             if name in before and part in name:
-                change += float((parameter.detach().cpu() - before[name]).float().square().sum())
+                change += float((whole(parameter) - before[name]).float().square().sum())
                 start += float(before[name].float().square().sum())
         moved[part] = (change / max(start, 1e-12)) ** 0.5
     return moved
@@ -119,21 +122,16 @@ def _moved(model: nn.Module, before: dict[str, Tensor], parts: dict[str, int]) -
 
 def _fit(model: Any, recipe: Recipe, checkpoints: Path, *, draws: Draws, collator: Any) -> Outcome:
     counts = set_trainable(model, recipe.learning_rates)
-    print(trainable_table(model, counts), flush=True)
+    PartialState().print(trainable_table(model, counts), flush=True)
     before = _snapshot(model)
     history = PanoTrainer(model, recipe, checkpoints, draws=draws, collator=collator).run()
     total = sum(p.numel() for p in model.parameters())
     return Outcome(history, counts, total, _moved(model, before, counts))
 
 
-def _count(recipe: Recipe) -> int:
-    # Each index is one panorama, and every process of a distributed run takes its own.
-    return recipe.steps * recipe.batch_size * recipe.accumulation * PartialState().num_processes
-
-
 def _draws(store: Path, recipe: Recipe, records: int, **options: Any) -> Draws:
     panoramas = StoredPanoramas(open_split(store, "train"), **options)
-    return Draws(panoramas, seed=recipe.seed, count=_count(recipe), records=records)
+    return Draws(panoramas, seed=recipe.seed, count=recipe.draws, records=records)
 
 
 def _draws_of_features(
@@ -142,7 +140,7 @@ def _draws_of_features(
     """Return draws for stages behind the frozen encoder: with its features, where keeping them pays."""
     model.model.vision_tower.requires_grad_(False).to(PartialState().device)
     model.train()  # a frozen encoder has no dropout
-    grids = frozen_features(model, processor.image_processor, open_split(store, "train"), uses=_count(recipe))
+    grids = frozen_features(model, processor.image_processor, open_split(store, "train"), uses=recipe.draws)
     return _draws(store, recipe, records, grids=grids)
 
 
@@ -166,6 +164,7 @@ def train_vision(
 
     The trunk's whitening is fitted to the encoder first. With the pairing `none` nothing trains after that.
     """
+    check_launch()
     set_seed(recipe.seed)
     tower = load_encoder(encoder, dtype)
     layer = -1 if encoder.feature_layer is None else encoder.feature_layer
@@ -184,23 +183,34 @@ def train_vision(
         collator = ViewCollator(image_processor)
         outcome = _fit(model, recipe, checkpoints, draws=_draws(store, recipe, 0), collator=collator)
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    write_trained(trained_state(model, names), out)
+    state = trained_state(model, names)
+    if PartialState().is_main_process:
+        write_trained(state, out)
     return outcome
 
 
 def _write(
     model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, parts: Parts, names: set[str], out: Path
 ) -> None:
-    write_trained(trained_state(model, names), out)
-    write_parts(parts, out)
-    model.config.save_pretrained(out)
-    processor.save_pretrained(out)
+    state = trained_state(model, names)
+    if PartialState().is_main_process:
+        write_trained(state, out)
+        write_parts(parts, out)
+        model.config.save_pretrained(out)
+        processor.save_pretrained(out)
+
+
+def _write_adapter(adapted: Any, out: Path) -> None:
+    state = trained_state(adapted, {name for name, _ in adapted.named_parameters() if LORA in name})
+    if PartialState().is_main_process:
+        adapted.save_pretrained(str(out), state_dict=state)
 
 
 def _assembled(
     parts: Parts, previous: Path, recipe: Recipe, dtype: torch.dtype, settings: dict[str, Any]
 ) -> tuple[PanoLlavaForConditionalGeneration, PanoLlavaProcessor, set[str]]:
     """Return model and processor with what the previous stage trained, and the names of all trained parameters."""
+    check_launch()
     set_seed(recipe.seed)
     model, processor = assemble(parts, dtype=dtype, **settings)
     model.model.language_model.set_attn_implementation(PACKED_ATTENTION)
@@ -239,9 +249,9 @@ def finetune_lora(
     collator = Collator(processor, blind=blind)
     outcome = _fit(adapted, recipe, checkpoints, draws=draws, collator=collator)
     _write(model, processor, parts, names, out)
-    adapted.save_pretrained(str(out))
-    if not save_lora_only:
-        merged = adapted.merge_and_unload()
+    _write_adapter(adapted, out)
+    if not save_lora_only and PartialState().is_main_process:
+        merged, _ = load_finetuned(out)  # from the files: the trained model's weights may lie on many processes
         merged.save_pretrained(out / "merged")
         processor.save_pretrained(out / "merged")
     return outcome

@@ -4,30 +4,33 @@ Checkpoints hold the trained parameters alone, so they stay small beside any lan
 that belongs to one run of one stage: a killed stage finds them and continues to the same weights.
 """
 
-import json
+import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from accelerate import PartialState
+from accelerate.utils import save_fsdp_optimizer
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 
+from panollava.backbones.assemble import trained_state
+from panollava.training.checkpoints import last_checkpoint, load_weights, save_weights
 from panollava.training.overlap import OVERLAP_LOSSES
-
-WEIGHTS = "trained.safetensors"
-# Written last by the trainer: a checkpoint without it was cut off while being written.
-COMPLETE = "trainer_state.json"
+from panollava.training.processes import from_all, from_main, share_of_step
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What a stage trains and how: learning rates by a part of the parameters' names, then the usual numbers.
 
+    A step sees `accumulation` batches of `batch_size` panoramas, however many processes divide them among themselves.
     `overlap` is (loss, pairing) for the stage that trains on views alone.
     """
 
@@ -43,6 +46,11 @@ class Recipe:
     workers: int = 0
     activation_checkpointing: bool = False
     overlap: tuple[str, str] | None = None
+
+    @property
+    def draws(self) -> int:
+        """How many panoramas all steps see together."""
+        return self.steps * self.batch_size * self.accumulation
 
 
 def _group(name: str, parts: Iterable[str]) -> str | None:
@@ -76,18 +84,34 @@ def trainable_table(model: nn.Module, counts: Mapping[str, int]) -> str:
     return "\n".join([*lines, f"  {100 * trained / total:.2f} % of {total:,} parameters train"])
 
 
+def layer_classes(model: nn.Module) -> list[str]:
+    """Return the classes of a model's layers, each of which FSDP shards on its own.
+
+    What the parts of the model name and do not hold is left out, such as layers of CLIP's text half.
+    """
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    named = {name for part in parts for name in part._no_split_modules or ()}
+    return sorted(named & {type(module).__name__ for module in model.modules()})
+
+
 class PanoTrainer(Trainer):
     """A trainer with a learning rate for each group, small checkpoints, and the overlap loss where a recipe has one."""
 
     def __init__(
         self, model: Any, recipe: Recipe, folder: Path, *, draws: Dataset, collator: Callable[[Any], dict[str, Tensor]]
     ) -> None:
-        self.recipe = recipe
+        self.recipe, self.waited = recipe, 0.0
+        batch_size, accumulation = share_of_step(
+            recipe.batch_size,
+            recipe.accumulation,
+            PartialState().num_processes,
+            whole_batches=recipe.overlap is not None,
+        )
         arguments = TrainingArguments(
             output_dir=str(folder),
             max_steps=recipe.steps,
-            per_device_train_batch_size=recipe.batch_size,
-            gradient_accumulation_steps=recipe.accumulation,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
             warmup_steps=recipe.warmup,
             lr_scheduler_type=recipe.schedule,
             weight_decay=0.0,
@@ -104,12 +128,18 @@ class PanoTrainer(Trainer):
             train_sampling_strategy="sequential",
             remove_unused_columns=False,
             activation_checkpointing=recipe.activation_checkpointing,
+            ddp_find_unused_parameters=False,
             report_to="none",
         )
         # Several GPUs need one process each (accelerate launch); a packed batch cannot be scattered by DataParallel.
         arguments._n_gpu = min(arguments.n_gpu, 1)
         super().__init__(model, arguments, data_collator=collator, train_dataset=draws)
         self.can_return_loss = True
+        if self.is_fsdp_enabled:
+            plugin = self.accelerator.state.fsdp_plugin
+            plugin.transformer_cls_names_to_wrap = layer_classes(model)
+            # FSDP's own mixed precision rounds all inputs, the poses of views too; autocast below does not.
+            plugin.mixed_precision_policy = MixedPrecisionPolicy()
 
     def compute_loss(  # type: ignore[override] # whatever else the trainer passes goes on to its own loss
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
@@ -120,8 +150,22 @@ class PanoTrainer(Trainer):
         loss, pairing = self.recipe.overlap
         # The model itself is called, not a part of it: mixed precision and gradient exchange hang on its forward.
         features = model(**inputs)
-        # The features are compared as they are used: a bf16 variance would be too coarse for the hinge at one.
-        return OVERLAP_LOSSES[loss](features.float(), inputs["view_poses"][0], pairing)
+        # The features are compared as they are used: a bf16 variance would be too coarse for the hinge at one. Variance
+        # and covariance are those of the whole batch, wherever its panoramas are.
+        return OVERLAP_LOSSES[loss](from_all(features.float()), inputs["view_poses"][0], pairing)
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
+        """Return the context of mixed precision; only under FSDP does accelerate not put it around the model itself."""
+        if self.is_fsdp_enabled and self.recipe.bf16:
+            return torch.autocast(self.args.device.type, dtype=torch.bfloat16)
+        return super().autocast_smart_context_manager(cache_enabled)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the batches of a step, and count how long it took until they were there."""
+        start = time.perf_counter()
+        samples = super().get_batch_samples(*args, **kwargs)
+        self.waited += time.perf_counter() - start
+        return samples
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build AdamW with one group for each learning rate of the recipe."""
@@ -136,46 +180,42 @@ class PanoTrainer(Trainer):
             self.optimizer = cls(groups, **options)
         return self.optimizer
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the trained parameters."""
         model: Any = self.model
-        state = state_dict or model.state_dict()
-        names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        trained = {n: v.detach().cpu().contiguous() for n, v in state.items() if n in names}
-        save_file(trained, folder / WEIGHTS, metadata={"format": "pt"})
+        trained = trained_state(model, {name for name, value in model.named_parameters() if value.requires_grad})
+        if self.args.should_save:
+            save_weights(trained, Path(output_dir or str(self.args.output_dir)))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # As the trainer does, but for the model, which it would write whole, frozen weights included.
+        accelerator, scheduler = self.accelerator, self.lr_scheduler
+        save_fsdp_optimizer(accelerator.state.fsdp_plugin, accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save and scheduler is not None:
+            torch.save(scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # The main process marks the checkpoint as complete next: it must be so on all processes.
+        self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        state = load_file(Path(resume_from_checkpoint) / WEIGHTS)
         target: Any = model or self.model
-        unexpected = target.load_state_dict(state, strict=False).unexpected_keys
-        if unexpected:
-            raise ValueError(f"{resume_from_checkpoint}: {unexpected[0]} is no parameter of this model")
+        load_weights(target, Path(resume_from_checkpoint))
 
     def run(self) -> list[dict[str, float]]:
-        """Train, from the last complete checkpoint if there is one, and return the logged losses of all steps."""
-        last = last_checkpoint(Path(str(self.args.output_dir)))
+        """Train, from the last complete checkpoint if there is one, and return the logged losses of all steps.
+
+        Prints the share of the time in which it waited for data.
+        """
+        last = from_main(lambda: last_checkpoint(Path(str(self.args.output_dir))))
         if last is not None:
-            print(f"resuming from {last}", flush=True)
+            PartialState().print(f"resuming from {last}", flush=True)
+        start = time.perf_counter()
         self.train(resume_from_checkpoint=None if last is None else str(last))
+        seconds = time.perf_counter() - start
+        PartialState().print(f"{seconds:.0f} s, {100 * self.waited / seconds:.1f} % of it waiting for data", flush=True)
         return [entry for entry in self.state.log_history if "loss" in entry]
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the last checkpoint of a folder that was written completely; cut-off ones are removed."""
-    while folder.is_dir() and (found := get_last_checkpoint(str(folder))) is not None:
-        path = Path(found)
-        if (path / COMPLETE).is_file() and _is_json(path / COMPLETE):
-            return path
-        for file in sorted(path.rglob("*"), reverse=True):
-            file.unlink() if file.is_file() else file.rmdir()
-        path.rmdir()
-    return None
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        return False
-    return True
