@@ -72,7 +72,7 @@ def roll_scores(plain: Sequence[Outcome], rolled: Sequence[Outcome], *, resample
     statistics: dict[str, Callable[[Floats], float]] = {
         "plain": lambda m: m[0],
         "mean": lambda m: m[1],
-        "ratio": lambda m: m[1] / m[0],
+        "ratio": lambda m: m[1] / m[0] if m[0] else np.nan,  # of no resample in which nothing is right
         "agreement": lambda m: m[2],
         "all": lambda m: m[3],
         "worst": lambda m: m[4:].min(),
@@ -103,7 +103,7 @@ def seam_gap(away: Sequence[Outcome], seam: Sequence[Outcome], *, resamples: int
         ValueError: the two do not ask the same questions, each once.
     """
     astride = {o.question: o.value for o in seam}
-    if len(astride) != len(seam) or len(away) != len(seam) or any(o.question not in astride for o in away):
+    if not len({o.question for o in away} & astride.keys()) == len(astride) == len(seam) == len(away):
         raise ValueError(
             f"{len(away)} answers away from the seam, {len(seam)} astride; they must be pairs of questions"
         )
@@ -153,8 +153,7 @@ def _macro_means(columns: Floats, groups: Sequence[str]) -> Callable[[NDArray[np
 def _of_items(
     means: Callable[[NDArray[np.int64]], Floats], statistic: Callable[[Floats], float], items: NDArray[np.int64]
 ) -> float:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return float(statistic(means(items)))
+    return float(statistic(means(items)))
 
 
 def _block(interval: Interval, name: str = "value") -> Block:

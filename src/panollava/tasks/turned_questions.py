@@ -38,7 +38,7 @@ def _require_no_direction(turn: Turn) -> None:
         raise CannotTurn(f"language {turn.language}: its words of direction are not known")
     # The answer in degrees of a task that has one is told anew; that of others is text.
     told = isinstance(turn.answer, DirectionAnswer | LabelledBox | DetectionAnswer)
-    words = turn.human if told else f"{turn.human} {turn.assistant}"
+    words = turn.human if told else " ".join((turn.human, turn.assistant, *turn.references))
     if re.search(DIRECTION_WORDS[turn.language], words, flags=re.IGNORECASE) or re.search(r"\d", turn.human):
         raise CannotTurn("names a direction or a number")
 
@@ -76,11 +76,11 @@ def turned_turn(turn: Turn, turning: Turning, before: Sight, after: Sight) -> Tu
         return turn.model_copy(update=_typed(turn, turning))
     if turn.language not in DIRECTIONS:
         raise CannotTurn(f"language {turn.language}: its words of direction are not known")
-    tell = HEADING[turn.type]
-    if tell(turn, before, before) != (turn.human, choice_text(turn)):
+    tell, stored = HEADING[turn.type], (turn.human, choice_text(turn))
+    if tell(turn, before, before) != stored:
         raise CannotTurn(UNFOUNDED)
     human, answer = tell(turn, before, after)
-    if answer == choice_text(turn):
+    if answer == stored[1]:
         return turn.model_copy(update={"human": human})
     return turn.model_copy(update={"human": human} | _told(answer, ChoiceAnswer(text=answer)))
 
