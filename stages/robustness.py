@@ -18,9 +18,10 @@ from panollava.params import Robustness, Strict, Weights, read_params
 from panollava.report.robustness_figures import robustness_figure
 from panollava.report.style import png_bytes
 from panollava.tasks.answering import answer_dialogues
+from panollava.tasks.askings import Asking, Key, asking, key_of, seam_askings
 from panollava.tasks.heading import places, subject
 from panollava.tasks.prompts import panorama_questions
-from panollava.tasks.robustness import Asking, Key, asking, key_of, robustness, seam_askings
+from panollava.tasks.robustness import robustness
 from panollava.tasks.scoring import Prediction, score
 from panollava.tasks.turning import Turning, turn_image
 from stages.evaluate import MODEL, STORE, load, write_json
@@ -66,7 +67,7 @@ def planned(split: datasets.Dataset, settings: Robustness) -> tuple[Plan, dict[s
             left_out[study] += missing
     if not any(asked.questions for _, asked in plan):
         raise ValueError(
-            f"{STORE}: no question of the test split can be turned with its panorama, so nothing says how robust the "
+            f"{STORE}: no question of the test split can be asked of a turned panorama, so nothing says how robust the "
             f"answers are; left out were {dict(left_out['roll'])}"
         )
     return plan + seam_plan(split, settings.seam_pairs), left_out
@@ -141,8 +142,9 @@ def main() -> None:
     with replacing(PREDICTIONS) as file:
         for line in lines:
             file.write((json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    # All keys lie below `robustness`: those of several metrics files are read as one.
     chosen = {"seed": params.seed, "weights": params.weights, "encoder": params.encoder, "llm": params.llm}
-    write_json(METRICS, {"robustness": block, **chosen})
+    write_json(METRICS, {"robustness": {**chosen, **block}})
     with replacing(FIGURE) as file:
         file.write(png_bytes(robustness_figure(block)))
 

@@ -39,6 +39,10 @@ def block(measures: tuple[str, ...] = ("accuracy", "direction", "grounding", "io
             for angle in ("5", "30")
         },
         "panoramas": 7,
+        "seed": 3,
+        "weights": "standin",
+        "encoder": "clip",
+        "llm": "llama",
     }
 
 
@@ -89,7 +93,7 @@ def test_absent_measures_are_neither_drawn_nor_told() -> None:
 def test_the_table_tells_every_number_with_its_interval() -> None:
     content = block()
     table = robustness_table({"robustness": content})
-    assert table.startswith("7 panoramas at 3 rolls and 2 tilts")
+    assert table.startswith("Encoder `clip`, language model `llama`, weights `standin`, seed 3: 7 panoramas at 3 rolls")
     assert "Seam gap of all 30 pairs: 0.011 [-0.019, 0.031]." in table
     rows = [line.strip("|").split("|") for line in table.splitlines()[4:]]
     assert [len(row) for row in rows] == [1 + len(MEASURES)] * (6 + 4 + 2 + 1)

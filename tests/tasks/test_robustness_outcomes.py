@@ -8,9 +8,10 @@ from tiny_backbones import write_panoramas
 from panollava.corpus.records import Record
 from panollava.corpus.store import open_split, panorama_records
 from panollava.tasks.answering import Answer
+from panollava.tasks.askings import LONG, Asking, asking, key_of, seam_askings
 from panollava.tasks.heading import places, subject
 from panollava.tasks.prompts import Question, panorama_questions
-from panollava.tasks.robustness import Asking, agrees, asking, key_of, robustness, seam_askings
+from panollava.tasks.robustness import agrees, robustness
 from panollava.tasks.scoring import Prediction, score
 from panollava.tasks.turning import Turning
 
@@ -163,5 +164,5 @@ def test_what_is_left_out_of_a_turn_is_counted(panoramas: Panoramas) -> None:
     for name, records in panoramas.items():
         asked, left_out = asking("roll", name, records, Turning(22.5))
         assert len(asked.questions) + left_out.total() == len(panorama_questions(name, records))
-        assert left_out["detection: a long answer"] == 2
+        assert left_out[f"detection: {LONG}"] == 2
         assert left_out["description: names a direction or a number"] == 2

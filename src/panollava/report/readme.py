@@ -46,7 +46,10 @@ def robustness_table(metrics: dict) -> str:
         rows.append([told, *(_spelt(bands.get(m, {}).get(name)) for m in MEASURES)])
     rows.append(["seam gap: in front less astride the seam", *(_spelt(seam.get(m), "gap") for m in MEASURES)])
     turned = next(rolls[m] for m in MEASURES if m in rolls)
-    told = f"{block['panoramas']} panoramas at {len(turned['rolls'])} rolls and {len(tilts)} tilts, in all languages."
+    told = f"Encoder `{block['encoder']}`, language model `{block['llm']}`, weights `{block['weights']}`, "
+    told += (
+        f"seed {block['seed']}: {block['panoramas']} panoramas at {len(turned['rolls'])} rolls and {len(tilts)} tilts."
+    )
     if "all" in seam:
         told += f" Seam gap of all {seam['all']['n']} pairs: {_spelt(seam['all'], 'gap')}."
     return f"{told}\n\n{markdown_table(['Condition', *MEASURES.values()], rows)}"

@@ -1,78 +1,29 @@
-"""What is asked of which turned panorama, and what the answers amount to in metrics/robustness.json.
+"""From scored answers about turned panoramas to the numbers of metrics/robustness.json.
 
 An answer is worth 1 if it is right: the right words, a direction within 15 degrees, a box with an IoU of at least a
-half (`iou` takes the IoU itself). Short answers only: detections and free text are not asked again.
+half (`iou` takes the IoU itself). The answers without a turn, here the plain ones, are those of predictions.jsonl.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
-from panollava.corpus.records import Record
 from panollava.corpus.wording import DIRECTIONS
 from panollava.metrics.robustness import Block, Outcome, latitude_bands, mean_score, roll_scores, seam_gap
 from panollava.metrics.text import normalise_answer
-from panollava.tasks.heading import DIRECTION_TYPES, places, subject
-from panollava.tasks.prompts import Question, panorama_questions
+from panollava.tasks.askings import ASKED, Key
+from panollava.tasks.heading import DIRECTION_TYPES
 from panollava.tasks.results import headline_types
 from panollava.tasks.scoring import Prediction, angle_deg, iou
-from panollava.tasks.turned_questions import turned_questions
-from panollava.tasks.turning import Turning, whole_pixels_deg
+from panollava.tasks.turning import Turning
 
-Study = Literal["roll", "tilt", "seam", "away"]
-Key = tuple[str, int, int]
-ASKED = ("choice", "direction", "grounding")
 NEAR_DEG = 15.0
 RIGHT = ("accuracy", "direction", "grounding")
 MEASURES = (*RIGHT, "iou")
 
 
-@dataclass(frozen=True)
-class Asking:
-    """Questions about one panorama, turned."""
-
-    study: Study
-    turning: Turning
-    questions: list[Question]
-
-
-def asking(study: Study, image_id: str, records: Sequence[Record], turning: Turning) -> tuple[Asking, Counter[str]]:
-    """Return what can be asked of a turned panorama, and what is left out, by type and reason."""
-    questions, left_out = turned_questions(image_id, records, turning)
-    left_out.update(f"{q.content.type}: a long answer" for q in questions if q.content.task not in ASKED)
-    return Asking(study, turning, [q for q in questions if q.content.task in ASKED]), left_out
-
-
-def seam_askings(image_id: str, records: Sequence[Record], width: int) -> list[Asking]:
-    """Return the questions about one object of a panorama with it astride the seam, and half a turn away from there.
-
-    The object is that of the most questions; it is moved by whole pixels. Empty where no question is about one object.
-    """
-    about: dict[tuple[float, float], set[Key]] = {}
-    for question in panorama_questions(image_id, records):
-        where = subject(question.content, places(records))
-        if where is not None and question.content.task in ASKED:
-            about.setdefault(where, set()).add(key_of(question))
-    if not about:
-        return []
-    where, keys = max(about.items(), key=lambda item: len(item[1]))
-    roll = whole_pixels_deg(180 - where[0], width)
-    astride, _ = asking("seam", image_id, records, Turning(roll))
-    away, _ = asking("away", image_id, records, Turning(roll + 180))
-    keys &= {key_of(q) for q in astride.questions} & {key_of(q) for q in away.questions}
-    chosen = [Asking(a.study, a.turning, [q for q in a.questions if key_of(q) in keys]) for a in (astride, away)]
-    return chosen if keys else []
-
-
-def key_of(question: Question) -> Key:
-    """Return what names a question, however its panorama is turned."""
-    return question.image_id, question.record, question.turn
-
-
 def key_of_line(line: Prediction) -> Key:
-    """Return the same of a line of predictions."""
+    """Return what `askings.key_of` returns of the question of a line."""
     return line["image_id"], line["record"], line["turn"]
 
 
@@ -160,9 +111,15 @@ def headline(lines: Sequence[Prediction]) -> list[Prediction]:
     return [line for line in lines if line["task"] != "choice" or line["type"] in types]
 
 
+def _same_questions(plain: list[Prediction], lines: list[Prediction]) -> list[Prediction]:
+    keys = {key_of_line(line) for line in lines}
+    return [line for line in plain if key_of_line(line) in keys]
+
+
 def _rolls(rolled: list[Prediction], plain: list[Prediction], by_key: dict[Key, Prediction], draws: Any) -> Block:
     block: Block = {}
-    turned, still = outcomes(headline(rolled), by_key), outcomes(headline(plain), by_key)
+    turned = outcomes(headline(rolled), by_key)
+    still = outcomes(_same_questions(plain, headline(rolled)), by_key)
     for measure in RIGHT:
         if measure in turned:
             block[measure] = roll_scores(still[measure], turned[measure], **draws)
@@ -202,8 +159,7 @@ def _tilts(tilted: list[Prediction], plain: list[Prediction], by_key: dict[Key, 
     blocks: Block = {}
     for angle in sorted({line["tilt_deg"] for line in tilted}):
         lines = headline([line for line in tilted if line["tilt_deg"] == angle])
-        keys = {key_of_line(line) for line in lines}
-        still = outcomes([line for line in plain if key_of_line(line) in keys], by_key)
+        still = outcomes(_same_questions(plain, lines), by_key)
         blocks[f"{angle:g}"] = {
             measure: mean_score(found, **draws) | {"plain": mean_score(still[measure], **draws)["value"]}
             for measure, found in outcomes(lines, by_key).items()

@@ -2,12 +2,13 @@
 
 The rule, by the type of a turn (its `type` in the record; that of a typed answer is its task):
 
-- `HEADING` types depend on where the objects stand. Question and answer are told anew from the record's `objects`, once
-  these have given the stored question and answer before the turn; where they do not, the turn is left out.
-- Directions, boxes and detections have typed answers in degrees, which turn. All other choices and free text hold after
-  any turn. Both only while the words name no direction and the question no number, which could be an angle.
+- The types in `HEADING` depend on where the objects stand. Question and answer are told anew from the `objects` of the
+  record, provided that these give the stored question and answer before the turn; if not, it means something else.
+- Directions, boxes and detections have typed answers in degrees, which turn. Every other choice, and free text, holds
+  after any turn. Both only while the words name no direction and the question no number, which could be an angle: in a
+  language whose words of direction are not listed here, nobody can tell.
 
-What is left out carries its reason, and so do the later turns of its dialogue, whose history it would be.
+All else is left out with its reason, and so are the later turns of its dialogue, whose history it would be.
 """
 
 import re
