@@ -8,7 +8,7 @@ VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test check fresh standins grid ablation bench results gate accept clean
+.PHONY: help repro test check fresh standins grid ablation robustness bench results gate accept clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -25,10 +25,10 @@ check: $(VENV)/.installed-test  ## ruff and mypy
 	ruff format --check .
 	mypy
 
-fresh: $(VENV)/.installed  ## fail if dvc.lock lags behind the code or the parameters
-	@plan=$$(dvc repro --allow-missing --dry) || { echo "$$plan"; exit 1; }; \
+fresh: $(VENV)/.installed  ## fail if a dvc.lock lags behind the code or the parameters
+	@plan=$$(dvc repro --allow-missing --dry dvc.yaml studies/dvc.yaml) || { echo "$$plan"; exit 1; }; \
 	if echo "$$plan" | grep "Running stage"; then \
-		echo "dvc.lock is stale: run make repro, then commit dvc.lock, metrics/ and plots/"; exit 1; fi
+		echo "a dvc.lock is stale: run make repro robustness, then commit both, metrics/ and plots/"; exit 1; fi
 
 standins: $(VENV)/.installed  ## train the small stand-in backbones again (slow; the results are committed)
 	python -m panollava.backbones.standins
@@ -38,6 +38,9 @@ grid: $(VENV)/.installed  ## run every encoder with every language model; write 
 
 ablation: $(VENV)/.installed  ## run the ablation study, three seeds an arm (ARMS="none-ray exact-ray": these alone)
 	python -m panollava.report.ablation $(ARMS)
+
+robustness: $(VENV)/.installed  ## ask about turned panoramas: rolls, seam, latitude, tilts (minutes, after make repro)
+	dvc repro studies/dvc.yaml
 
 bench: $(VENV)/.installed-bench  ## time ours beside what one would use instead; write the table of speed
 	python -m panollava.bench.running

@@ -1,6 +1,7 @@
 """params.yaml in the eyes of the stages: it loads, and every slip is named with its dotted path."""
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,11 @@ def test_a_missing_key_is_named(content: dict[str, Any], tmp_path: Path, path: s
         ("dataset.world.korean_share", 1.5),
         ("preprocess.standin.jpeg_quality", 200),
         ("llms.llama.chat_template", "chatml"),
+        ("robustness.rolls_deg", [45.0]),
+        ("robustness.rolls_deg", [45.0, 0.0]),
+        ("robustness.rolls_deg", [45.0, 405.0]),
+        ("robustness.tilts_deg", []),
+        ("robustness.panoramas", 0),
     ],
 )
 def test_a_wrong_value_is_named_and_shown(content: dict[str, Any], tmp_path: Path, path: str, value: object) -> None:
@@ -98,6 +104,13 @@ def test_a_wrong_value_is_named_and_shown(content: dict[str, Any], tmp_path: Pat
         section = section[name]
     section[key] = value
     assert f"  {path} = {value!r}: " in refusal(content, tmp_path)
+
+
+@pytest.mark.parametrize("angle", [math.nan, math.inf])
+@pytest.mark.parametrize("key", ["rolls_deg", "tilts_deg"])
+def test_an_endless_turn_is_refused(content: dict[str, Any], tmp_path: Path, key: str, angle: float) -> None:
+    content["robustness"][key] = [10.0, 20.0, angle]
+    assert f"  robustness.{key}.2 = {angle}: " in refusal(content, tmp_path)
 
 
 def test_every_slip_is_reported_at_once(content: dict[str, Any], tmp_path: Path) -> None:

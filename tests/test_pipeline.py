@@ -1,4 +1,4 @@
-"""dvc.yaml against the code: every stage declares exactly the parameters and all the modules that it uses."""
+"""The pipeline files against the code: every stage declares exactly the parameters and all the modules that it uses."""
 
 import ast
 import shutil
@@ -16,9 +16,11 @@ from ruamel.yaml import YAML
 
 PROJECT = Path(__file__).resolve().parents[1]
 SOURCE = PROJECT / "src"
-PIPELINE = YAML(typ="safe").load((PROJECT / "dvc.yaml").read_text("utf-8"))
+FILES = ("dvc.yaml", "studies/dvc.yaml")
+STAGES_OF = {file: YAML(typ="safe").load((PROJECT / file).read_text("utf-8"))["stages"] for file in FILES}
+ALL_STAGES = {name: content for stages in STAGES_OF.values() for name, content in stages.items()}
 PARAMS = YAML(typ="safe").load((PROJECT / "params.yaml").read_text("utf-8"))
-STAGES = list(PIPELINE["stages"])
+STAGES = list(ALL_STAGES)
 # The shape of params.yaml is no result: what a stage reads from it is declared key by key. The package's __init__ only
 # registers classes.
 NO_DEPENDENCY = {"src/panollava/params.py", "src/panollava/__init__.py", "stages/__init__.py"}
@@ -26,7 +28,7 @@ NO_DEPENDENCY = {"src/panollava/params.py", "src/panollava/__init__.py", "stages
 
 def script(stage: str) -> Path:
     """Return the script that a stage runs."""
-    command = PIPELINE["stages"][stage]["cmd"].split()
+    command = ALL_STAGES[stage]["cmd"].split()
     assert command[:2] == ["python", "-m"]
     return PROJECT / f"{command[2].replace('.', '/')}.py"
 
@@ -67,11 +69,11 @@ def used_files(stage: str) -> set[str]:
 
 
 def dependencies(stage: str) -> list[str]:
-    return PIPELINE["stages"][stage].get("deps", [])
+    return ALL_STAGES[stage].get("deps", [])
 
 
 def outputs(stage: str) -> Iterator[str]:
-    content = PIPELINE["stages"][stage]
+    content = ALL_STAGES[stage]
     for entry in (*content.get("outs", []), *content.get("metrics", []), *content.get("plots", [])):
         yield entry if isinstance(entry, str) else next(iter(entry))
 
@@ -110,10 +112,10 @@ def test_outputs_belong_to_one_stage_and_metrics_and_plots_lie_in_git() -> None:
     assert len(made) == len(set(made))
     for stage in STAGES:
         for kind in ("metrics", "plots"):
-            for entry in PIPELINE["stages"][stage].get(kind, []):
+            for entry in ALL_STAGES[stage].get(kind, []):
                 (options,) = entry.values()
                 assert options["cache"] is False, entry
-        for out in PIPELINE["stages"][stage].get("outs", []):
+        for out in ALL_STAGES[stage].get("outs", []):
             assert isinstance(out, str), f"{stage}: {out} has options; no output may persist"
 
 
@@ -121,9 +123,15 @@ def test_outputs_belong_to_one_stage_and_metrics_and_plots_lie_in_git() -> None:
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workspace")
     Repo.init(str(folder), no_scm=True).close()
-    for name in ("dvc.yaml", "params.yaml"):
+    (folder / "studies").mkdir()
+    for name in (*FILES, "params.yaml"):
         shutil.copy(PROJECT / name, folder / name)
     return folder
+
+
+def address(stage: str) -> str:
+    """Return the name by which DVC knows a stage: that of a study holds its pipeline file."""
+    return stage if stage in STAGES_OF["dvc.yaml"] else f"studies/dvc.yaml:{stage}"
 
 
 def declared(workspace: Path, monkeypatch: pytest.MonkeyPatch, *stages: str, **changes: str) -> dict[str, Any]:
@@ -131,7 +139,7 @@ def declared(workspace: Path, monkeypatch: pytest.MonkeyPatch, *stages: str, **c
     monkeypatch.chdir(workspace)
     with (workspace / "params.yaml").open("w") as file:
         YAML(typ="safe").dump(PARAMS | changes, file)
-    return dvc.api.params_show(stages=stages)
+    return dvc.api.params_show(stages=[address(stage) for stage in stages])
 
 
 def view(stage: str, monkeypatch: pytest.MonkeyPatch) -> type[BaseModel]:
@@ -181,6 +189,18 @@ def test_every_parameter_is_declared_by_some_stage(workspace: Path, monkeypatch:
     assert {path for path in leaves(PARAMS) if path[0] != "gate"} == found
 
 
+def test_no_stage_of_the_pipeline_waits_for_a_study() -> None:
+    made = {out for stage in STAGES_OF["studies/dvc.yaml"] for out in outputs(stage)}
+    assert not made & {dep for stage in STAGES_OF["dvc.yaml"] for dep in dependencies(stage)}
+
+
+def test_studies_run_in_the_root_and_know_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(PROJECT))
+    for stage, content in STAGES_OF["studies/dvc.yaml"].items():
+        assert content["wdir"] == ".."
+        assert address(stage) == import_module(f"stages.{script(stage).stem}").STAGE
+
+
 def test_the_vision_stage_knows_no_language_model(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = declared(workspace, monkeypatch, "train_vision")
     assert not {"llm", "llms"} & values.keys()
@@ -188,7 +208,7 @@ def test_the_vision_stage_knows_no_language_model(workspace: Path, monkeypatch: 
 
 
 def test_the_blind_twin_differs_in_nothing_but_its_name() -> None:
-    seeing, blind = (PIPELINE["stages"][name] for name in ("finetune_lora", "finetune_blind"))
+    seeing, blind = (ALL_STAGES[name] for name in ("finetune_lora", "finetune_blind"))
     assert blind["cmd"] == f"{seeing['cmd']} --blind"
     assert blind["params"] == seeing["params"]
     assert blind["deps"] == seeing["deps"]

@@ -5,10 +5,10 @@ no stage can depend on a parameter that DVC does not know of.
 """
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import dvc.api
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 from ruamel.yaml import YAML
 
 from panollava.report.gate import Rule
@@ -151,6 +151,28 @@ class Evaluate(Strict):
     resamples: PositiveInt
 
 
+FiniteDegrees = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Robustness(Strict):
+    """Which panoramas are turned, how, and how their answers are scored."""
+
+    panoramas: PositiveInt
+    rolls_deg: list[FiniteDegrees] = Field(min_length=2)
+    tilts_deg: list[Annotated[float, Field(gt=-90, lt=90)]] = Field(min_length=1)
+    seam_pairs: PositiveInt
+    batch_size: PositiveInt
+    resamples: PositiveInt
+
+    @field_validator("rolls_deg", "tilts_deg")
+    @classmethod
+    def _turns_differ(cls, angles: list[float]) -> list[float]:
+        # The panorama as it is has been answered already.
+        if len({angle % 360 for angle in (0, *angles)}) <= len(angles):
+            raise ValueError("each angle must be a turn of its own, and none may be a whole turn or zero")
+        return angles
+
+
 class Visualise(Strict):
     """How many samples the figures show."""
 
@@ -173,6 +195,7 @@ class Params(Strict):
     train_resampler: dict[Weights, TrainResampler]
     finetune_lora: dict[Weights, FinetuneLora]
     evaluate: Evaluate
+    robustness: Robustness
     visualise: Visualise
     gate: dict[str, Rule]
 

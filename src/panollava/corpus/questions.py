@@ -9,13 +9,28 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from panollava.corpus.world.scenes import COLOURS, SHAPES, Scene, SceneObject
 
 SECTOR_DEG = 45.0
 # An object nearer than this to the border of two sectors could honestly be called either.
 SECTOR_MARGIN_DEG = 4.0
+
+
+class Placed(Protocol):
+    """Whatever stands in a direction: an object of a scene, or one that a record describes."""
+
+    @property
+    def yaw_deg(self) -> float:
+        """Return its yaw, positive to the right."""
+
+    @property
+    def pitch_deg(self) -> float:
+        """Return its pitch, positive up."""
+
+
+Thing = TypeVar("Thing", bound=Placed)
 
 
 @dataclass(frozen=True)
@@ -37,9 +52,23 @@ def sector(yaw_deg: float) -> int | None:
     return nearest % 8
 
 
-def turn_deg(source: SceneObject, target: SceneObject) -> float:
+def turn_deg(source: Placed, target: Placed) -> float:
     """Return the signed turn in [-180, 180) from `source` to `target`, positive to the right."""
     return (target.yaw_deg - source.yaw_deg + 180) % 360 - 180
+
+
+def side(faced: Placed, asked: Placed) -> str | None:
+    """Return on which side of `faced` the other lies, `left` or `right`; None where it is nearly ahead or behind."""
+    turn = turn_deg(faced, asked)
+    if not 15 <= abs(turn) <= 165:
+        return None
+    return "right" if turn > 0 else "left"
+
+
+def left_neighbour(item: Thing, objects: Sequence[Thing]) -> Thing | None:
+    """Return the next of `objects` to the left of `item`, at most 120 degrees away; None where there is none."""
+    lefts = [o for o in below_60(objects) if o is not item and -120 < turn_deg(item, o) < -5]
+    return max(lefts, key=lambda o: turn_deg(item, o), default=None)
 
 
 def _unique(scene: Scene, key: Callable[[SceneObject], Any]) -> list[SceneObject]:
@@ -51,7 +80,7 @@ def _labelled(scene: Scene) -> list[SceneObject]:
     return _unique(scene, lambda o: o.label)
 
 
-def _below_60(objects: Sequence[SceneObject]) -> list[SceneObject]:
+def below_60(objects: Sequence[Thing]) -> list[Thing]:
     """Return the objects whose compass direction means something to a person."""
     return [o for o in objects if abs(o.pitch_deg) < 60]
 
@@ -107,7 +136,7 @@ def _count(scene: Scene, rng: Random) -> Question:
 
 def _direction8(scene: Scene, rng: Random) -> Question | None:
     by_sector: dict[int, list[SceneObject]] = {}
-    for item in _below_60(_labelled(scene)):
+    for item in below_60(_labelled(scene)):
         place = sector(item.yaw_deg)
         if place is not None:
             by_sector.setdefault(place, []).append(item)
@@ -128,12 +157,13 @@ def _pair(candidates: list[SceneObject], rng: Random) -> tuple[SceneObject, Scen
 
 
 def _relation(scene: Scene, rng: Random) -> Question | None:
-    pair = _pair(_below_60(_labelled(scene)), rng)
-    if pair is None or not 15 <= abs(turn_deg(*pair)) <= 165:
+    pair = _pair(below_60(_labelled(scene)), rng)
+    place = None if pair is None else side(*pair)
+    if pair is None or place is None:
         return None
     first, second = pair
     slots = {"first": (second.colour, second.shape), "second": (first.colour, first.shape)}
-    return Question("relation", "choice", "right" if turn_deg(first, second) > 0 else "left", slots)
+    return Question("relation", "choice", place, slots)
 
 
 def _look(scene: Scene, rng: Random) -> Question:
@@ -152,7 +182,7 @@ def _nearest(scene: Scene, rng: Random) -> Question | None:
 
 
 def _turn(scene: Scene, rng: Random) -> Question | None:
-    pair = _pair(_below_60(_labelled(scene)), rng)
+    pair = _pair(below_60(_labelled(scene)), rng)
     place = None if pair is None else sector(turn_deg(*pair))
     if pair is None or place is None:
         return None
@@ -212,11 +242,10 @@ GENERATORS: dict[str, Callable[[Scene, Random], Question | None]] = {
 
 def dialogue(scene: Scene, rng: Random) -> list[Question]:
     """Return three turns of which the later two only make sense after the earlier ones; empty if there is no pair."""
-    candidates = [o for o in _below_60(_labelled(scene)) if sector(o.yaw_deg) is not None]
+    candidates = [o for o in below_60(_labelled(scene)) if sector(o.yaw_deg) is not None]
     rng.shuffle(candidates)
     for item in candidates:
-        lefts = [o for o in _below_60(scene.objects) if o is not item and -120 < turn_deg(item, o) < -5]
-        neighbour = max(lefts, key=lambda o: turn_deg(item, o), default=None)
+        neighbour = left_neighbour(item, scene.objects)
         if neighbour is None or sector(neighbour.yaw_deg) is None:
             continue
         return [
