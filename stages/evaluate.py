@@ -15,12 +15,13 @@ from pydantic import BaseModel, ConfigDict
 from panollava.backbones.assemble import load_finetuned
 from panollava.corpus.store import open_split, panorama_records, replacing
 from panollava.params import Evaluate, Weights, read_params
-from panollava.tasks.answering import answer_blind, answer_dialogues
+from panollava.tasks.answering import Answer, answer_blind, answer_dialogues
 from panollava.tasks.latency import measure_latency
 from panollava.tasks.processes import by_turns
 from panollava.tasks.prompts import Question, derangement, panorama_questions
 from panollava.tasks.results import evaluate
 from panollava.tasks.scoring import Prediction, Variant, score
+from panollava.tasks.segmenting import score_masks
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
@@ -77,14 +78,30 @@ def answer_seeing(
             [split[index]["image"].convert("RGB") for index in panoramas],
             [[question.messages for _, question in own] for own in group],
             max_new_tokens=[[question.max_new_tokens for _, question in own] for own in group],
+            masked=[[question.mask is not None for _, question in own] for own in group],
         )
-        return [
-            score(*who, said)
+        asked_and_said = [
+            (*who, said)
             for own, answered in zip(group, answers, strict=True)
             for who, said in zip(own, answered, strict=True)
         ]
+        return with_masks(model, asked_and_said)
 
     return by_turns(groups_of(len(asked), params.evaluate.batch_size), answer, desc="answer", unit="batch")
+
+
+def with_masks(
+    model: PanoLlavaForConditionalGeneration, answered: list[tuple[Variant, Question, Answer]]
+) -> list[Prediction]:
+    """Return the scored answers, with their masks where they have one."""
+    lines = [score(*one) for one in answered]
+    masked = [(place, said.patches) for place, (_, _, said) in enumerate(answered) if said.patches is not None]
+    if masked:
+        poses = model.model.usual_poses(masked[0][1][None])[0]
+        scored = score_masks([(answered[place][1], patches) for place, patches in masked], poses)
+        for (place, _), more in zip(masked, scored, strict=True):
+            lines[place] |= more
+    return lines
 
 
 def answer_unseeing(

@@ -1,10 +1,12 @@
-"""Stage finetune_lora, and with `--blind` its twin finetune_blind: LoRA on the language model, and the resampler.
+"""Stage finetune_lora, and with `--blind` its twin finetune_blind: LoRA on the language model, the resampler and the
+mask head.
 
 The twin takes the identical steps on the identical questions with the visual tokens removed; what it scores is what the
 questions give away.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from panollava.params import FinetuneLora, Model, Strict, Weights, read_params
@@ -40,7 +42,7 @@ def main() -> None:
             previous,
             Path("data") / stage,
             checkpoints,
-            recipe=recipe(settings, model, params.seed),
+            recipe=replace(recipe(settings, model, params.seed), mask_weight=settings.mask_weight),
             records=settings.records_per_panorama,
             lora=settings.lora.model_dump(),
             save_lora_only=settings.save_lora_only,

@@ -98,6 +98,7 @@ class Model(Strict):
     resampler_layers: PositiveInt
     position_code: Literal["none", "yaw", "ray"]
     position_frequencies: PositiveInt
+    mask_hidden_size: PositiveInt
 
 
 class Training(Strict):
@@ -138,8 +139,9 @@ class Lora(Strict):
 
 
 class FinetuneLora(TrainResampler):
-    """Adapters and resampler together."""
+    """Adapters, resampler and mask head together."""
 
+    mask_weight: float = Field(ge=0)
     lora: Lora
     save_lora_only: bool
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from pycocotools import mask as coco
 
+from panollava.corpus.masks import encoded
 from panollava.corpus.questions import GENERATORS
 from panollava.corpus.records import Record, records_from_json, records_to_json
 from panollava.corpus.store import PanoramaRow
 from panollava.corpus.world.scenes import sample_scene
-from panollava.corpus.world_records import TEST_QUESTIONS, TRAIN_QUESTIONS, mask_rle, world_row, world_rows
+from panollava.corpus.world_records import TEST_QUESTIONS, TRAIN_QUESTIONS, world_row, world_rows
 from panollava.vlm.geometry import directions_to_rays, rotation
 
 HEIGHT = 64
@@ -101,7 +102,7 @@ def test_masks_agree_with_boxes(train: list[PanoramaRow]) -> None:
 def test_masks_survive_the_round_trip() -> None:
     mask = np.zeros((4, 8), dtype=bool)
     mask[1:3, [0, 7]] = True
-    rle = mask_rle(mask)
+    rle = encoded(mask)
     assert rle["size"] == [4, 8]
     assert (coco.decode(rle).astype(bool) == mask).all()
 

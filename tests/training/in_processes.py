@@ -29,7 +29,7 @@ from stages import evaluate
 
 STEPS, BATCH = 4, 4
 RECIPE = Recipe(
-    learning_rates={"vision_tower": 1e-3, "resampler": 1e-2, "lora": 1e-2},
+    learning_rates={"vision_tower": 1e-3, "resampler": 1e-2, "lora": 1e-2, "mask_head": 1e-2},
     steps=STEPS,
     batch_size=BATCH,
     accumulation=1,

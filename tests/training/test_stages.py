@@ -28,7 +28,7 @@ from panollava.training.trainer import Recipe
 SETTINGS: dict[str, Any] = {"dtype": torch.float32, "settings": MODEL}
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_proj", "down_proj"]}
 RECIPE = Recipe(
-    learning_rates={"vision_tower": 1e-3, "resampler": 1e-2, "lora": 1e-2},
+    learning_rates={"vision_tower": 1e-3, "resampler": 1e-2, "lora": 1e-2, "mask_head": 1e-2},
     steps=3,
     batch_size=2,
     accumulation=1,

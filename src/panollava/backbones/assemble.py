@@ -178,7 +178,7 @@ def load_finetuned(
     parts = read_parts(folder)
     config = PanoLlavaConfig.from_pretrained(folder)
     fields = (*VIEW_SETTINGS, "token_reduction", "resampler", "resampler_hidden_size", "resampler_layers",
-              "position_code", "position_frequencies")  # fmt: skip
+              "position_code", "position_frequencies", "mask_hidden_size")  # fmt: skip
     values = config.to_dict()
     # A configuration read from a file may hold its dtype by name.
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32

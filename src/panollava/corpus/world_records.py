@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco
 
+from panollava.corpus.masks import encoded
 from panollava.corpus.questions import ask
 from panollava.corpus.records import Record
 from panollava.corpus.store import PanoramaRow
@@ -28,15 +28,9 @@ TRAIN_QUESTIONS = {
 TEST_QUESTIONS = dict.fromkeys(TRAIN_QUESTIONS, 1)
 
 
-def mask_rle(mask: np.ndarray) -> dict[str, Any]:
-    """Return a boolean mask `[H, W]` as compressed COCO RLE."""
-    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
-
-
 def _objects(scene: Scene, labels: np.ndarray) -> list[dict[str, Any]]:
     return [
-        {"label": o.label, "box_deg": list(o.box_deg), "mask": mask_rle(labels == number)}
+        {"label": o.label, "box_deg": list(o.box_deg), "mask": encoded(labels == number)}
         for number, o in enumerate(scene.objects)
     ]
 

@@ -40,6 +40,8 @@ class Prediction(BaseModel):
     error_deg: float | None = None
     iou: float | None = None
     boxes: list[dict[str, Any]] | None = None
+    mask: dict[str, Any] | None = None
+    mask_iou: float | None = None
 
     @property
     def key(self) -> tuple[str, int, int, str]:

@@ -47,6 +47,9 @@ _NUMBERS: tuple[tuple[str, str, str, str, str, str], ...] = (
     ("direction", "direction, within 15°", "within_15_deg", "", "", ""),
     ("grounding", "grounding, IoU ≥ 0.5", "iou50", "", "blind", "shuffled"),
     ("grounding", "grounding, mean IoU", "mean_iou", "", "", ""),
+    ("segmentation", "segmentation, mean IoU", "miou", "", "blind", "shuffled"),
+    ("segmentation", "segmentation, ceiling of the patch grid", "ceiling", "", "", ""),
+    ("segmentation", "segmentation, median outline error", "boundary_deg", "", "", ""),
     ("detection", "detection, AP50", "ap50", "", "blind_ap50", "shuffled_ap50"),
     ("detection", "detection, AP75", "ap75", "", "", ""),
     ("detection", "detection, AP", "ap", "", "", ""),
@@ -63,7 +66,7 @@ _ACCURACY = ("value", "majority", "blind", "shuffled")
 def _row(name: str, language: str, block: dict[str, Any], keys: tuple[str, ...], *, headline: bool) -> ScoreRow:
     """Return the row of one number; `keys` name the value and its majority, blind and shuffled baselines."""
     value = keys[0]
-    spell = degrees if value == "median_deg" else share
+    spell = degrees if value.endswith("_deg") and not value.startswith("within") else share
     bounds = [block.get(bound) for bound in ("low", "high")] if headline or value == "value" else [None]
     told, majority, blind, shuffled = (spell(block.get(key)) for key in keys)
     return ScoreRow(

@@ -29,18 +29,27 @@ LOOK_EVERY = {"cpu": 1, "cuda": 8}
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, and the probability of the whole answer, end of sequence included."""
+    """What the model said, and the probability of the whole answer, end of sequence included.
+
+    `patches` `[V, h, w]` are the mask head's scores, for a question that asks for a mask.
+    """
 
     text: str
     score: float
+    patches: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """The tokens that all prompts begin with, and their keys and values for each panorama (None without any)."""
+    """The tokens that all prompts begin with, and for each panorama their keys and values, patch grids and poses.
+
+    Without any panorama, `cache`, `grids` and `poses` are None.
+    """
 
     ids: list[int]
     cache: DynamicCache | None = None
+    grids: Tensor | None = None
+    poses: Tensor | None = None
 
     def shared(self, owners: Tensor, padding: Tensor) -> SharedPrefix:
         """Return the prefixes as rows read them that belong to the panoramas `owners` `[R]`, with so much padding."""
@@ -54,12 +63,16 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Row:
-    """One question: its place in the result, its panorama, its tokens after the prefix, its longest answer."""
+    """One question: its place in the result, its panorama, its tokens after the prefix, its longest answer.
+
+    `masked` says whether it asks for a mask as well.
+    """
 
     index: int
     panorama: int
     ids: list[int]
     max_new_tokens: int
+    masked: bool = False
 
 
 def prompt_ids(processor: PanoLlavaProcessor, dialogues: Sequence[list[Message]]) -> list[list[int]]:
@@ -107,9 +120,10 @@ def prefix_of_views(
     """Return the prefix `ids` of the P panoramas with views `[P, V, 3, S, S]` at poses `[P, V, 6]`."""
     cache = DynamicCache()  # whole even where the language model has a sliding window: each row's lies elsewhere
     batch = torch.tensor(ids, device=model.device).expand(len(pixel_values), -1)
-    views = {"pixel_values": pixel_values, "view_poses": view_poses}
+    grids = model.model.encode_views(pixel_values)
+    views = {"patch_grids": grids, "view_poses": view_poses}
     model(input_ids=batch, past_key_values=cache, use_cache=True, logits_to_keep=1, **views)
-    return Prefix(ids, cache)
+    return Prefix(ids, cache, grids, view_poses)
 
 
 def answer_dialogues(
@@ -119,10 +133,12 @@ def answer_dialogues(
     dialogues: Sequence[Sequence[list[Message]]],
     *,
     max_new_tokens: Sequence[Sequence[int]],
+    masked: Sequence[Sequence[bool]] | None = None,
 ) -> list[list[Answer]]:
     """Answer `dialogues[p]`, each ending with a question, about panorama p, with at most `max_new_tokens` each.
 
-    An answer ends at the latest where the language model's context ends.
+    Those that are `masked` get scores of patches too; none by default. An answer ends at the latest where the language
+    model's context ends.
 
     Raises:
         ValueError: a dialogue without exactly one panorama, or one that leaves no room for an answer in the context.
@@ -133,10 +149,12 @@ def answer_dialogues(
     owners = [panorama for panorama, own in enumerate(dialogues) for _ in own]
     head, tails = split_prompts(prompt_ids(processor, asked), model.config.image_token_id)
     budgets = [budget for own in max_new_tokens for budget in own]
+    wanted = [False] * len(asked) if masked is None else [one for own in masked for one in own]
     prefix = compute_prefix(model, processor, panoramas, head)
+    columns = zip(owners, tails, asked, budgets, wanted, strict=True)
     rows = [
-        Row(index, owner, tail, _room(model, len(prefix.ids) + len(tail), dialogue, budget))
-        for index, (owner, tail, dialogue, budget) in enumerate(zip(owners, tails, asked, budgets, strict=True))
+        Row(index, owner, tail, _room(model, len(prefix.ids) + len(tail), dialogue, budget), mask)
+        for index, (owner, tail, dialogue, budget, mask) in enumerate(columns)
     ]
     answers = iter(answer_rows(model, processor, prefix, rows))
     return [[next(answers) for _ in own] for own in dialogues]
@@ -216,10 +234,25 @@ def generate(
     eos = model.generation_config.eos_token_id
     ends = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
     with attending(model, SHARED_ATTENTION):
-        said, scores = decode(model, prefix, batch, ends, processor.tokenizer.pad_token_id, min_new_tokens)
+        said, scores, first = decode(model, prefix, batch, ends, processor.tokenizer.pad_token_id, min_new_tokens)
+    patches = _patches(model, prefix, batch, first)
     tokens = [_until_end(row, ends) for row in said.tolist()]
     texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    return [Answer(text.strip(), score) for text, score in zip(texts, scores.exp().tolist(), strict=True)]
+    columns = zip(texts, scores.exp().tolist(), patches, strict=True)
+    return [Answer(text.strip(), score, scored) for text, score, scored in columns]
+
+
+def _patches(
+    model: PanoLlavaForConditionalGeneration, prefix: Prefix, batch: Sequence[Row], first: Tensor
+) -> list[Tensor | None]:
+    """Return the scores `[V, h, w]` of patches for rows that ask for a mask, from hidden states `[R, D]` of rows."""
+    masked = [number for number, row in enumerate(batch) if row.masked]
+    if not masked:
+        return [None] * len(batch)
+    owners = torch.tensor([batch[number].panorama for number in masked], device=first.device)
+    scores = model.score_patches(first[masked], prefix.grids, prefix.poses, owners).cpu()
+    found = dict(zip(masked, scores, strict=True))
+    return [found.get(number) for number in range(len(batch))]
 
 
 def _until_end(tokens: list[int], ends: list[int]) -> list[int]:
@@ -234,9 +267,10 @@ def decode(
     ends: list[int],
     pad: int,
     min_new_tokens: int = 0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the likeliest tokens `[R, T]` of rows, and the log-probabilities `[R]` of what comes before their ends.
 
+    Last comes the hidden state `[R, D]` of the last token of each prompt.
     For a model that attends by `SHARED_ATTENTION`, in inference mode. The end of sequence counts as said. Rows that
     have ended leave the batch once they are half of it.
     """
@@ -252,7 +286,10 @@ def decode(
     live, cache, shared = torch.arange(len(batch), device=device), DynamicCache(), prefix.shared(owners, padding)
     for step in range(budget):
         state = {"past_key_values": cache, "shared": shared, "use_cache": True}
-        logits = model(input_ids=ids, position_ids=positions, logits_to_keep=1, **state).logits[:, -1].float()
+        hidden = model.model(input_ids=ids, position_ids=positions, **state).last_hidden_state[:, -1]
+        if step == 0:
+            first = hidden
+        logits = model.lm_head(hidden).float()
         if step < min_new_tokens:
             logits[:, end_ids] = float("-inf")
         best = logits.max(dim=-1)
@@ -268,4 +305,4 @@ def decode(
                 live, ids, positions = live[going], ids[going], positions[going]
                 cache.batch_select_indices(going)
                 shared = prefix.shared(owners[live], padding[live])
-    return said, scores
+    return said, scores, first

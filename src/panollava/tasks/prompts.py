@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from panollava.corpus.records import Record, Task, Turn
+from panollava.corpus.masks import mask_of
+from panollava.corpus.records import Mask, Record, Task, Turn
 
 Message = dict[str, Any]
 
@@ -27,13 +28,21 @@ MAX_NEW_TOKENS: dict[Task, int] = {
 
 @dataclass(frozen=True)
 class Question:
-    """One turn of one record of one panorama, with the messages that ask it."""
+    """One turn of one record of one panorama, the messages that ask it, and the mask of what it names, if any."""
 
     image_id: str
     record: int
     turn: int
     content: Turn
     messages: list[Message]
+    mask: Mask | None = None
+
+    @property
+    def true_mask(self) -> Mask:
+        """Return the mask of what the question names; raises ValueError where there is none."""
+        if self.mask is None:
+            raise ValueError(f"{self.image_id}: {self.content.human!r} has no mask to compare with")
+        return self.mask
 
     @property
     def max_new_tokens(self) -> int:
@@ -44,12 +53,13 @@ class Question:
 def panorama_questions(image_id: str, records: Sequence[Record]) -> list[Question]:
     """Return every turn of a panorama's records as a question."""
     questions = []
+    objects = [item for record in records for item in record.objects]
     for number, record in enumerate(records):
         messages: list[Message] = []
         for turn, content in enumerate(record.conversations):
             image = [] if turn else [{"type": "image"}]
             messages = [*messages, {"role": "user", "content": [*image, {"type": "text", "text": content.human}]}]
-            questions.append(Question(image_id, number, turn, content, messages))
+            questions.append(Question(image_id, number, turn, content, messages, mask_of(content, objects)))
             answer = [{"type": "text", "text": content.assistant}]
             messages = [*messages, {"role": "assistant", "content": answer}]
     return questions

@@ -20,6 +20,8 @@ from panollava.tasks.scoring import Prediction, reference_objects
 
 Block = dict[str, Any]
 BASELINES = ("blind", "shuffled")
+# Bands of degrees from the horizon.
+LATITUDES = ((0, 15), (15, 30), (30, 45), (45, 60), (60, 91))
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def language_scores(scorer: Scorer) -> Block:
         "types": type_accuracies(scorer),
         "direction": direction(scorer),
         "grounding": grounding(scorer),
+        "segmentation": segmentation(scorer),
         "detection": detection(scorer),
         "description": free_text(scorer, "description"),
         "open": free_text(scorer, "open"),
@@ -139,6 +142,34 @@ def grounding(scorer: Scorer) -> Block:
         if others := _with_half(scorer.of(variant, "grounding")):
             block[variant] = _mean(others, "half")
     return block | _too_wide(len(asked) - len(lines))
+
+
+def segmentation(scorer: Scorer) -> Block:
+    """Return the mean IoU of masks by solid angle, beside what the patch grid allows, and the error of their outlines.
+
+    `empty` counts masks without a pixel, whose outline has no error; `latitudes` is the mean by distance from the
+    horizon.
+    """
+    lines = [line for line in scorer.of("model", "grounding") if line["mask_iou"] is not None]
+    if not lines:
+        return {}
+    block = _block("miou", lines, _mean_interval(scorer, lines, "mask_iou"))
+    block["ceiling"] = _mean(lines, "mask_ceiling")
+    block["share_of_ceiling"] = block["miou"] / block["ceiling"] if block["ceiling"] else 0.0
+    outlined = [line for line in lines if line["boundary_deg"] is not None]
+    if outlined:
+        block["boundary_deg"] = float(np.median(_column(outlined, "boundary_deg")))
+    block["empty"] = len(lines) - len(outlined)
+    block["latitudes"] = {}
+    for low, high in LATITUDES:
+        band = [line for line in lines if low <= abs(line["answer"]["box_deg"][1]) < high]
+        if band:
+            block["latitudes"][f"{low}-{high}"] = {"miou": _mean(band, "mask_iou"), "n": len(band)}
+    for variant in BASELINES:
+        others = [line for line in scorer.of(variant, "grounding") if line["mask_iou"] is not None]
+        if others:
+            block[variant] = _mean(others, "mask_iou")
+    return block
 
 
 def detection(scorer: Scorer) -> Block:

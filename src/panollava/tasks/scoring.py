@@ -94,6 +94,10 @@ def score(variant: Variant, question: Question, answer: Answer) -> Prediction:
         "direction": None,
         "iou": None,
         "boxes": None,
+        "mask": None,
+        "mask_iou": None,
+        "mask_ceiling": None,
+        "boundary_deg": None,
     }
     return line | SCORERS[turn.task](answer.text, turn.answer)  # type: ignore[operator] # the task's own answer type
 

@@ -15,20 +15,23 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from panollava.corpus.records import Record
+from panollava.corpus.masks import decoded, mask_of
+from panollava.corpus.records import ObjectAnnotation, Record
 from panollava.corpus.store import panorama_records
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.packing import IGNORE, Packed, pack, packed_layout, stack
+from panollava.vlm.patch_masks import patch_coverage
 from panollava.vlm.processing_panollava import PANORAMA_TOKEN, PanoLlavaProcessor
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One panorama, or its patch grids `[V, h, w, C]`, or neither; and the records of it that a step trains on."""
+    """One panorama, or its patch grids `[V, h, w, C]`, or neither; the records that a step trains on; its objects."""
 
     image: Image.Image | None
     records: list[Record]
     grids: Tensor | None = None
+    objects: Sequence[ObjectAnnotation] = ()
 
 
 class Panoramas(Protocol):
@@ -70,7 +73,8 @@ class Draws(Dataset):
         epoch, place = divmod(index, len(self.panoramas))
         whole = self.panoramas[self._order(epoch)[place]]
         rng = Random(f"{self.seed}/{epoch}/{whole.records[0].image_id}")
-        return replace(whole, records=rng.sample(whole.records, min(self.records, len(whole.records))))
+        chosen = rng.sample(whole.records, min(self.records, len(whole.records)))
+        return replace(whole, records=chosen, objects=[item for record in whole.records for item in record.objects])
 
     def _order(self, epoch: int) -> list[int]:
         order = list(range(len(self.panoramas)))
@@ -91,11 +95,12 @@ def messages(record: Record) -> list[dict]:
 class Collator:
     """Make batches of draws: one packed row for each panorama, its records isolated from each other.
 
-    With `blind` the same rows without panorama and placeholder, for the twin that never sees one.
+    With `blind` the same rows without panorama and placeholder, for the twin that never sees one. With `patches`, the
+    number of an encoder's patches along a side of a view, also what the mask head is to find.
     """
 
-    def __init__(self, processor: PanoLlavaProcessor, *, blind: bool = False) -> None:
-        self.processor, self.blind = processor, blind
+    def __init__(self, processor: PanoLlavaProcessor, *, blind: bool = False, patches: int | None = None) -> None:
+        self.processor, self.blind, self.patches = processor, blind, patches
         self.poses = processor.image_processor(_black(), return_tensors="pt")["view_poses"]
         self.visual_tokens = 0 if blind else processor.tokens_of_panorama(self.poses[0])
 
@@ -106,12 +111,33 @@ class Collator:
         batch["layout"] = packed_layout(batch.pop("segments"), batch["position_ids"])
         if self.blind:
             return batch
+        if self.patches is not None:
+            batch |= self._masks(rows, draws, self.patches)
         grids = [draw.grids for draw in draws if draw.grids is not None]
         if grids:
             batch |= {"patch_grids": torch.stack(grids), "view_poses": self.poses.repeat(len(grids), 1, 1)}
         else:
             batch |= _views(self.processor.image_processor, draws)
         return batch
+
+    def _masks(self, rows: Sequence[Packed], draws: Sequence[Draw], side: int) -> dict[str, Tensor]:
+        """Return `mask_queries` `[Q, 2]`, the (row, position) of each token that an answer with a mask begins after.
+
+        And `mask_targets` `[Q, V, h, w]`, the share of each patch that the mask covers.
+        """
+        queries, targets = [], []
+        for number, (row, draw) in enumerate(zip(rows, draws, strict=True)):
+            turns = [turn for record in draw.records for turn in record.conversations]
+            for turn, start in zip(turns, row.answers(), strict=True):
+                mask = mask_of(turn, draw.objects)
+                if mask is not None:
+                    queries.append((number, start - 1))
+                    targets.append(patch_coverage(decoded(mask), self.poses[0], side, side))
+        nothing = torch.zeros(0, self.poses.shape[1], side, side)
+        return {
+            "mask_queries": torch.tensor(queries, dtype=torch.long).view(-1, 2),
+            "mask_targets": torch.stack(targets) if targets else nothing,
+        }
 
     def packed(self, records: Sequence[Record]) -> Packed:
         """Pack the records of one panorama behind its placeholders.

@@ -43,7 +43,7 @@ from panollava.vlm.resampler import build_trunk
 from panollava.vlm.views import VIEW_SETTINGS
 from panollava.vlm.vision import encode_views
 
-RESAMPLER, LORA = "model.resampler.", ".lora_"
+RESAMPLER, LORA, MASK_HEAD = "model.resampler.", ".lora_", "mask_head."
 # Some ten thousand patches at least, for the covariance of a few hundred channels.
 WHITENED_PANORAMAS, WHITENED_AT_ONCE = 64, 8
 
@@ -235,18 +235,22 @@ def finetune_lora(
     parts: Parts, store: Path, previous: Path, out: Path, checkpoints: Path, *, recipe: Recipe, records: int,
     lora: dict[str, Any], save_lora_only: bool, dtype: torch.dtype, settings: dict[str, Any], blind: bool = False,
 ) -> Outcome:  # fmt: skip
-    """Train LoRA adapters and the resampler; the blind twin takes the same steps without panorama and resampler."""
+    """Train LoRA adapters, the resampler and the mask head; the blind twin takes the same steps with adapters alone."""
     model, processor, names = _assembled(parts, previous, recipe, dtype, settings)
     if blind:
         draws = _draws(store, recipe, records, images=False)
     else:
         draws = _draws_of_features(model, processor, store, recipe, records)
     adapted: Any = get_peft_model(model, lora_config(**lora))
-    rates = {RESAMPLER: recipe.learning_rates["resampler"], LORA: recipe.learning_rates["lora"]}
+    rates = {LORA: recipe.learning_rates["lora"]}
     if blind:
-        del rates[RESAMPLER]
+        collator = Collator(processor, blind=True)
+    else:
+        rates |= {RESAMPLER: recipe.learning_rates["resampler"], MASK_HEAD: recipe.learning_rates["mask_head"]}
+        names |= {n for n, _ in model.named_parameters() if n.startswith(MASK_HEAD)}
+        vision = model.config.vision_config
+        collator = Collator(processor, patches=vision.image_size // vision.patch_size)
     recipe = replace(recipe, learning_rates=rates)
-    collator = Collator(processor, blind=blind)
     outcome = _fit(adapted, recipe, checkpoints, draws=draws, collator=collator)
     _write(model, processor, parts, names, out)
     _write_adapter(adapted, out)

@@ -22,6 +22,7 @@ from transformers.trainer import SCHEDULER_NAME
 
 from panollava.backbones.assemble import trained_state
 from panollava.training.checkpoints import last_checkpoint, load_weights, save_weights
+from panollava.training.mask_loss import mask_losses
 from panollava.training.overlap import OVERLAP_LOSSES
 from panollava.training.processes import from_all, from_main, share_of_step
 
@@ -46,6 +47,7 @@ class Recipe:
     workers: int = 0
     activation_checkpointing: bool = False
     overlap: tuple[str, str] | None = None
+    mask_weight: float = 0.0
 
     @property
     def draws(self) -> int:
@@ -145,6 +147,8 @@ class PanoTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
         """Return the answers' loss, or the overlap loss where the recipe asks for it."""
+        if "mask_targets" in inputs:
+            return self._with_masks(model, inputs, return_outputs, **kwargs)
         if self.recipe.overlap is None:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         loss, pairing = self.recipe.overlap
@@ -153,6 +157,20 @@ class PanoTrainer(Trainer):
         # The features are compared as they are used: a bf16 variance would be too coarse for the hinge at one. Variance
         # and covariance are those of the whole batch, wherever its panoramas are.
         return OVERLAP_LOSSES[loss](from_all(features.float()), inputs["view_poses"][0], pairing)
+
+    def _with_masks(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, **kwargs: Any) -> Any:
+        """Return the answers' loss, with the gradients of the masks' as well, a mean over the panoramas of the step.
+
+        The value stays that of the answers, so that it compares with a training that draws no masks.
+        """
+        targets = inputs.pop("mask_targets")
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        masks = mask_losses(outputs.mask_logits, targets, inputs["view_poses"][0]).sum()
+        # What each process and each batch adds is summed up; gradients of processes are averaged.
+        panoramas = self.recipe.batch_size * self.recipe.accumulation / self.accelerator.num_processes
+        drawn = self.recipe.mask_weight * masks / panoramas
+        loss = loss + drawn - drawn.detach()
+        return (loss, outputs) if return_outputs else loss
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
         """Return the context of mixed precision; only under FSDP does accelerate not put it around the model itself."""

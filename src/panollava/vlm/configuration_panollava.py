@@ -26,6 +26,7 @@ class PanoLlavaConfig(PreTrainedConfig):
         resampler_layers: blocks of the perceiver.
         position_code: what a token is told of its direction, see `resampler.position_features`.
         position_frequencies: number of frequencies in that code.
+        mask_hidden_size: width in which queries and patches meet, see `mask_head.py`.
 
     Raises:
         ValueError: a size below one, or a perceiver width that is not a multiple of 32.
@@ -56,6 +57,7 @@ class PanoLlavaConfig(PreTrainedConfig):
     resampler_layers: int = 2
     position_code: Literal["none", "yaw", "ray"] = "ray"
     position_frequencies: int = 4
+    mask_hidden_size: int = 64
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -67,6 +69,7 @@ class PanoLlavaConfig(PreTrainedConfig):
             ("resampler_hidden_size", self.resampler_hidden_size),
             ("resampler_layers", self.resampler_layers),
             ("position_frequencies", self.position_frequencies),
+            ("mask_hidden_size", self.mask_hidden_size),
         ):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")

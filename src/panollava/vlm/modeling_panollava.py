@@ -17,6 +17,7 @@ from transformers.utils import torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_panollava import PanoLlavaConfig
+from .mask_head import MaskHead
 from .resampler import PerceiverBlock, PerceiverTrunk, Resampler, ScaledLinear, Whitening
 from .views import VIEW_SETTINGS
 from .views import view_poses as strategy_poses
@@ -34,7 +35,10 @@ class PanoLlavaModelOutputWithPast(BaseModelOutputWithPast):
 
 @dataclass
 class PanoLlavaCausalLMOutputWithPast(ModelOutput):
-    """Loss and logits; with labels, the logits are `[K, vocabulary]`, one row per supervised position."""
+    """Loss and logits; with labels, the logits are `[K, vocabulary]`, one row per supervised position.
+
+    `mask_logits` `[Q, V, h, w]` scores each patch for each of Q mask queries.
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -42,6 +46,7 @@ class PanoLlavaCausalLMOutputWithPast(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     image_hidden_states: Tensor | None = None
+    mask_logits: Tensor | None = None
 
 
 class PanoLlavaPreTrainedModel(PreTrainedModel):
@@ -100,6 +105,13 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         """Return the patch grids `[P, V, h, w, C]` of views `[P, V, 3, S, S]`; a frozen encoder keeps no graph."""
         return encode_views(self.vision_tower, pixel_values, self.config.vision_feature_layer)
 
+    def usual_poses(self, grids: Tensor) -> Tensor:
+        """Return the poses `[P, V, 6]` of the configured view strategy for patch grids `[P, V, h, w, C]`."""
+        settings = {name: vars(self.config)[name] for name in VIEW_SETTINGS}
+        size = self.config.vision_config.image_size
+        poses = strategy_poses(settings.pop("view_strategy"), view_size=size, **settings)
+        return poses.to(grids.device).expand(len(grids), -1, -1)
+
     @can_return_tuple
     def get_image_features(
         self,
@@ -127,11 +139,7 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
             raise ValueError("give exactly one of pixel_values and patch_grids")
         features = self.resampler.trunk(grids)
         if view_poses is None:
-            settings = {name: vars(self.config)[name] for name in VIEW_SETTINGS}
-            poses = strategy_poses(
-                settings.pop("view_strategy"), view_size=self.config.vision_config.image_size, **settings
-            )
-            view_poses = poses.to(grids.device).expand(len(grids), -1, -1)
+            view_poses = self.usual_poses(grids)
         if view_poses.shape[:2] != grids.shape[:2]:
             raise ValueError(
                 f"there are {list(grids.shape[:2])} panoramas and views, view_poses describe "
@@ -250,6 +258,7 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
             self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         else:
             self.lm_head = language_model.get_output_embeddings()
+        self.mask_head = MaskHead(config)
         self.post_init()
 
     @classmethod
@@ -277,7 +286,8 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
         model = cls(config, vision_model, language_model)
         # Building `config` has cleared the parts' attention; without one they fall back to eager, without causal mask.
         model.set_attn_implementation(config._attn_implementation)
-        model.model.resampler.to(language_model.device, language_model.dtype)
+        for part in (model.model.resampler, model.mask_head):
+            part.to(language_model.device, language_model.dtype)
         with torch.no_grad():
             size = model.get_input_embeddings().get_parameter("weight").float().square().mean().sqrt()
             model.model.resampler.projection.contract.weight *= size / config.text_config.initializer_range
@@ -288,6 +298,23 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
     def get_output_embeddings(self) -> nn.Module:
         """Return the language-model head."""
         return self.lm_head
+
+    def score_patches(
+        self, queries: Tensor, patch_grids: Tensor | None, view_poses: Tensor | None, panoramas: Tensor
+    ) -> Tensor:
+        """Return the mask head's scores `[Q, V, h, w]` for hidden states `queries` `[Q, D]`.
+
+        Query q is about panorama `panoramas[q]` of patch grids `[P, V, h, w, C]` at poses `[P, V, 6]`, by default those
+        of the configured view strategy.
+
+        Raises:
+            ValueError: no patch grids.
+        """
+        if patch_grids is None:
+            raise ValueError("masks need the panorama: give pixel_values or patch_grids")
+        poses = self.model.usual_poses(patch_grids) if view_poses is None else view_poses
+        patches = self.model.resampler.trunk.whiten(patch_grids)
+        return self.mask_head(queries, patches[panoramas], poses[panoramas])
 
     def get_image_features(
         self, pixel_values: Tensor, view_poses: Tensor | None = None, **kwargs: Any
@@ -310,6 +337,7 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
         shift_labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        mask_queries: Tensor | None = None,
         **kwargs: Any,
     ) -> PanoLlavaCausalLMOutputWithPast:
         """Return logits `[B, S, vocabulary]`, or the loss and the logits of the supervised positions only.
@@ -318,6 +346,9 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
         runs on the supervised positions alone and `logits` is `[K, vocabulary]`, row by row in their order: the loss is
         that of the plain model, at a fraction of the memory. `num_items_in_batch` (by keyword) replaces the mean.
 
+        `mask_queries` `[Q, 2]` are (row, position) of tokens whose objects the mask head looks for, in the panorama of
+        that row: one panorama a row.
+
         Raises:
             ValueError: labels together with `logits_to_keep`, and what `PanoLlavaModel.forward` raises.
         """
@@ -325,6 +356,8 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
             shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
         if shift_labels is not None and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             raise ValueError("logits_to_keep cannot go with labels: these choose the positions themselves")
+        if mask_queries is not None and pixel_values is not None:
+            patch_grids, pixel_values = self.model.encode_views(pixel_values), None
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -337,7 +370,10 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
-        hidden, loss = outputs.last_hidden_state, None
+        hidden, loss, mask_logits = outputs.last_hidden_state, None, None
+        if mask_queries is not None:
+            rows, places = mask_queries.unbind(-1)
+            mask_logits = self.score_patches(hidden[rows, places], patch_grids, view_poses, rows)
         if shift_labels is None:
             logits = self.lm_head(slice_logits_to_keep(hidden, logits_to_keep))
         else:
@@ -352,4 +388,5 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,
+            mask_logits=mask_logits,
         )

@@ -32,6 +32,11 @@ class Packed:
     segments: list[int]
     labels: list[int]
 
+    def answers(self) -> list[int]:
+        """Return where each answer begins: each token to be learned after one that is not."""
+        before = [IGNORE, *self.labels[:-1]]
+        return [place for place, label in enumerate(self.labels) if label != IGNORE == before[place]]
+
 
 def pack(prefix: Sequence[int], records: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Packed:
     """Pack `records` of (ids, labels) behind `prefix`; the prefix is never a target."""

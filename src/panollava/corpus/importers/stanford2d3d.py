@@ -16,7 +16,7 @@ from tqdm import tqdm
 from panollava.corpus.images import open_panorama
 from panollava.corpus.importers.boxes import mask_box, object_entries
 from panollava.corpus.importers.common import Entry, Imported, Origin, Request, read_json, refuse
-from panollava.corpus.world_records import mask_rle
+from panollava.corpus.masks import encoded
 
 ORIGIN = Origin(
     "Stanford 2D-3D-Semantics (Armeni et al., arXiv 1702.01105), https://github.com/alexsax/2D-3D-Semantics",
@@ -66,7 +66,7 @@ def _objects(file: Path, picture: Path, classes: list[str], dropped: Counter[str
             dropped["pixels without a label"] += int((indices == index).sum())
             continue
         mask = indices == index
-        objects.append({"label": classes[index], "box_deg": mask_box(mask), "mask": mask_rle(mask)})
+        objects.append({"label": classes[index], "box_deg": mask_box(mask), "mask": encoded(mask)})
     return objects
 
 

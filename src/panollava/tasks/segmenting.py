@@ -1,0 +1,41 @@
+"""Masks of named objects: from the mask head's scores of patches to a mask on the panorama, and how good it is.
+
+A mask is where the splatted scores are positive. Beside its overlap stands the ceiling of the patch grid: the overlap
+of the mask that the true share of each patch gives in the same way.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from panollava.corpus.masks import decoded, encoded
+from panollava.metrics.masks import boundary_error_deg, mask_iou
+from panollava.tasks.prompts import Question
+from panollava.tasks.scoring import Prediction
+from panollava.vlm.patch_masks import patch_coverage, splat
+
+
+def score_masks(asked: Sequence[tuple[Question, Tensor]], poses: Tensor) -> list[Prediction]:
+    """Return what to add to the lines of questions with masks, from their scores `[V, h, w]` seen at poses `[V, 6]`.
+
+    `mask` is the mask as RLE, `mask_iou` its overlap by solid angle, `mask_ceiling` what the patch grid allows, and
+    `boundary_deg` how far the outlines are apart, None for a mask without any.
+    """
+    scored: list[Prediction] = []
+    for size, group in groupby(asked, key=lambda pair: pair[0].true_mask.size):
+        questions, patches = zip(*group, strict=True)
+        truths = [decoded(question.true_mask) for question in questions]
+        covered = torch.stack([patch_coverage(truth, poses, *patches[0].shape[1:]) for truth in truths])
+        found, best = (splat(values, poses, *size) > 0 for values in (torch.stack(patches), covered - 0.5))
+        for truth, drawn, ceiling in zip(truths, found, best, strict=True):
+            scored.append(
+                {
+                    "mask": encoded(drawn.numpy()),
+                    "mask_iou": mask_iou(drawn, truth),
+                    "mask_ceiling": mask_iou(ceiling, truth),
+                    "boundary_deg": boundary_error_deg(drawn, truth),
+                }
+            )
+    return scored
