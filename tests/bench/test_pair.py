@@ -7,12 +7,14 @@ import torch
 from tiny_bench import MICRO
 
 from panollava.bench import training
-from panollava.bench.asking import Ours, Peer, check_answers, workloads
+from panollava.bench.answers import Ours, Peer
+from panollava.bench.asking import check_answers, workloads
 from panollava.bench.checks import check_gradients, check_tokens
 from panollava.bench.limits import sharing_bound
 from panollava.bench.pair import Pair, adapt, build_pair
 from panollava.bench.records import Work, random_work
 from panollava.bench.sizes import SIZES, Size
+from panollava.bench.steps import peer_losses
 from panollava.vlm.packing import IGNORE
 from panollava.vlm.views import view_poses
 
@@ -72,6 +74,10 @@ def test_bfloat16_sides_of_one_sequence_at_a_time_agree_within_the_tolerance_of_
     assert pair.ours.dtype == torch.bfloat16
     apart = training.check_sides(built, pair, work, size)
     assert apart["gradient"] > 1e-4  # it is bfloat16 that is compared
+    seen = work.packed["layout"]["mask"]  # and a record that sees the earlier ones is told apart from rounding
+    seen |= torch.ones_like(seen).tril(pair.visual_tokens)
+    with pytest.raises(ValueError, match=r"^ours: "):
+        training.check_sides(built, pair, work, size)
 
 
 @pytest.mark.parametrize("name", [training.OURS, training.BEST, training.PACKED])
@@ -84,7 +90,7 @@ def test_a_side_with_another_mask_or_weight_is_refused(name: str) -> None:
         work.masked["attention_mask"].fill_(True).logical_and_(torch.ones_like(work.masked["attention_mask"]).tril())
     else:
         work.separate["position_ids"] = torch.arange(work.separate["input_ids"].shape[1]).expand(MICRO.records, -1) * 2
-        built.losses[name] = training.peer_losses(built.trained[name].model, pair, work.separate, 2, best=True)
+        built.losses[name] = peer_losses(built.trained[name].model, pair, work.separate, 2, best=True)
     with pytest.raises(ValueError, match=rf"^{name}: the loss is [\d.]+, not [\d.]+"):
         training.check_sides(built, pair, work, MICRO)
 
@@ -106,12 +112,15 @@ def test_a_side_with_other_gradients_is_refused() -> None:
         check_gradients("ours", {"a": torch.zeros(2)}, {"a": torch.zeros(2)}, 1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.inference_mode()
-def test_all_sides_say_the_same_tokens_and_not_always_the_same() -> None:
-    pair, asked = build_pair(MICRO), prompts()
-    loads = workloads(Ours(pair), Peer(pair), asked, MICRO)
-    shares = check_answers(loads, Peer(pair), asked, MICRO)
-    assert set(shares.values()) == {1.0}
+def test_all_sides_say_the_same_tokens_and_not_always_the_same(dtype: torch.dtype) -> None:
+    exact = dtype == torch.float32
+    size = replace(MICRO, dtype=dtype, logit_tolerance=0.0 if exact else SIZES["7b"].logit_tolerance)
+    pair, asked = build_pair(size), prompts()
+    loads = workloads(Ours(pair), Peer(pair), asked, size)
+    shares = check_answers(loads, Peer(pair), asked, size)
+    assert min(shares.values()) >= (1.0 if exact else 0.5)
     assert len(shares) == 7
     assert len({tuple(row) for row in Ours(pair).answer(Ours(pair).look(), asked, 5).tolist()}) > 1
 
