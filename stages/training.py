@@ -57,6 +57,7 @@ def run(stage: str, params: Strict, inputs: list[Path], train: Callable[[Path], 
         outcome = train(checkpoints)
         if PartialState().is_main_process:
             _report(stage, outcome)
+    PartialState().destroy_process_group()
 
 
 def _report(stage: str, outcome: Outcome) -> None:

@@ -15,6 +15,7 @@ import torch
 from accelerate import DistributedType, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
+from ruamel.yaml import YAML
 from tiny_backbones import MODEL
 from torch.distributed.tensor import DTensor
 
@@ -46,12 +47,11 @@ LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_proj", "
 PARAMS = evaluate.EvaluateParams(
     seed=0, weights="standin", encoder="clip", llm="llama", evaluate=Evaluate(batch_size=2, resamples=20)
 )
-FSDP = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+FILE = Path(__file__).resolve().parents[2] / "docs/fsdp.yaml"
+# What `accelerate launch --config_file docs/fsdp.yaml` hands to the processes.
+FSDP = {"ACCELERATE_USE_FSDP": "true"} | {
+    name.upper(): str(value).lower() if isinstance(value, bool) else str(value)
+    for name, value in YAML(typ="safe").load(FILE.read_text("utf-8"))["fsdp_config"].items()
 }
 
 
@@ -179,6 +179,8 @@ def main() -> None:
     }
     if PartialState().is_main_process:
         Path("outcome.json").write_text(json.dumps(found))
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -133,6 +133,7 @@ class PanoTrainer(Trainer):
             ddp_find_unused_parameters=False,
             report_to="none",
         )
+        arguments.mixed_precision = "bf16" if recipe.bf16 else "no"  # whatever the launch or its user prefers
         # Several GPUs need one process each (accelerate launch); a packed batch cannot be scattered by DataParallel.
         arguments._n_gpu = min(arguments.n_gpu, 1)
         super().__init__(model, arguments, data_collator=collator, train_dataset=draws)
