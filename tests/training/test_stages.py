@@ -38,6 +38,7 @@ RECIPE = Recipe(
     seed=0,
     bf16=False,
     overlap=("vicreg", "exact"),
+    mask_weight=1.0,
 )
 LANGUAGE = replace(RECIPE, overlap=None)
 FINETUNED = ("finetune_lora", "finetune_blind")
@@ -103,7 +104,7 @@ def declared(state: dict[str, Tensor], *parts: str) -> set[str]:
 DECLARED = {
     "train_vision": ("vision_tower.encoder.layers.1.", "resampler.trunk."),
     "train_resampler": ("model.resampler.",),
-    "finetune_lora": ("model.resampler.", ".lora_"),
+    "finetune_lora": ("model.resampler.", ".lora_", "mask_head."),
     "finetune_blind": (".lora_",),
 }
 # A softmax over keys does not see a bias that all keys share: its gradient is rounding noise.
@@ -150,7 +151,8 @@ def test_the_folders_hold_what_was_trained_and_nothing_of_the_backbones(run: Sim
     before, _ = run.states["train_vision"]
     assert keys["train_vision"] == declared(before, *DECLARED["train_vision"])
     everything = declared(run.states["train_resampler"][0], DECLARED["train_vision"][0], "model.resampler.")
-    assert keys["train_resampler"] == keys["finetune_lora"] == keys["finetune_blind"] == everything
+    assert keys["train_resampler"] == keys["finetune_blind"] == everything
+    assert keys["finetune_lora"] == everything | declared(run.states["train_resampler"][0], "mask_head.")
 
 
 def test_a_finetuned_folder_loads_as_the_model_that_was_trained(

@@ -26,6 +26,8 @@ from panollava.training.mask_loss import mask_losses
 from panollava.training.overlap import OVERLAP_LOSSES
 from panollava.training.processes import from_all, from_main, share_of_step
 
+WEIGHT_DECAY = 0.01
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -116,7 +118,7 @@ class PanoTrainer(Trainer):
             gradient_accumulation_steps=accumulation,
             warmup_steps=recipe.warmup,
             lr_scheduler_type=recipe.schedule,
-            weight_decay=0.0,
+            weight_decay=WEIGHT_DECAY,
             max_grad_norm=1.0,
             adam_beta2=0.98,
             bf16=recipe.bf16,
@@ -195,6 +197,8 @@ class PanoTrainer(Trainer):
                 {"params": [p for n, p in named if _group(n, self.recipe.learning_rates) == part], "lr": rate}
                 for part, rate in self.recipe.learning_rates.items()
             ]
+            for group in groups:  # the optimizer's own default would stand beside what the arguments say
+                group["weight_decay"] = self.args.weight_decay
             cls, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
             self.optimizer = cls(groups, **options)
         return self.optimizer
