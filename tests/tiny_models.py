@@ -29,7 +29,7 @@ def write_resampler_folder(parts: Parts, folder: Path, *, lora: Path | None = No
     """Write what train_resampler writes, and with `lora` what finetune_lora writes on top of the same weights."""
     torch.manual_seed(0)
     model, processor = assemble(parts, dtype=torch.float32, **(MODEL | changes))
-    resampler = {name for name, _ in model.named_parameters() if ".resampler." in name}
+    resampler = {name for name, _ in model.named_parameters() if ".resampler." in name or name.startswith("mask_head.")}
     for out in (folder, lora):
         if out is None:
             continue

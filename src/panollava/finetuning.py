@@ -31,7 +31,7 @@ from panollava.training.data import Collator, Draw, Draws
 from panollava.training.lora import lora_config
 from panollava.training.processes import divided
 from panollava.training.scratch import scratch
-from panollava.training.stages import LORA, RESAMPLER
+from panollava.training.stages import LORA, NEW, RESAMPLER
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
 from panollava.vlm.attending import attending
 from panollava.vlm.packing import IGNORE, PACKED_ATTENTION
@@ -199,7 +199,7 @@ class PanoLLaVATrainer:
     def _trained_state(self) -> dict[str, Tensor]:
         """Return the resampler, and what else was trained before."""
         model, origin = self.model.model, self.model.origin
-        names = {name for name, _ in model.named_parameters() if name.startswith(RESAMPLER)}
+        names = {name for name, _ in model.named_parameters() if name.startswith(NEW)}
         return trained_state(model, names if origin is None else names | origin.trained)
 
     def _write(self) -> None:

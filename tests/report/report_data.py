@@ -31,7 +31,19 @@ TOP = {"seed": 3, "weights": "standin", "encoder": "clip", "llm": "llama"}
 
 
 def _line(image_id: str, language: str, record: int, task: str, **fields: Any) -> dict[str, Any]:
-    empty = {"turn": 0, "answer": None, "parsed": True, "correct": None, "error_deg": None, "iou": None, "boxes": None}
+    empty = {
+        "turn": 0,
+        "answer": None,
+        "parsed": True,
+        "correct": None,
+        "error_deg": None,
+        "iou": None,
+        "boxes": None,
+        "mask": None,
+        "mask_iou": None,
+        "mask_ceiling": None,
+        "boundary_deg": None,
+    }
     line = {
         "variant": "model",
         "image_id": image_id,

@@ -48,10 +48,22 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
-def _check_shape(path: Path, image: Image.Image, *, allow_any_aspect: bool) -> None:
+def _turned_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height after the turn that the EXIF orientation asks for."""
     width, height = image.size
-    if image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):  # the turns that swap the sides
-        width, height = height, width
+    swapped = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (height, width) if swapped else (width, height)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return height and width of an image file as one sees it, from its header; raises ImageError."""
+    with _opened(path) as image:
+        width, height = _turned_size(image)
+    return height, width
+
+
+def _check_shape(path: Path, image: Image.Image, *, allow_any_aspect: bool) -> None:
+    width, height = _turned_size(image)
     if not allow_any_aspect and abs(width - 2 * height) > ASPECT_TOLERANCE * 2 * height:
         raise ImageError(
             f"{path}: {width}x{height} is {width / height:.3f}:1, not 2:1; an equirectangular panorama of this width "

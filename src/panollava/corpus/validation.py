@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from panollava.corpus.images import ImageError, check_image
+from panollava.corpus.images import ImageError, check_image, image_size
 from panollava.corpus.reading import Place, Problem, RecordErrors, image_file, parse_records, record_file
 from panollava.corpus.records import Record
 
@@ -35,24 +35,30 @@ class ValidationReport:
 
 
 def check_images(placed: list[tuple[Place, Record]], folder: Path, *, allow_any_aspect: bool) -> list[Problem]:
-    """Return a problem for each image file that cannot be used, at the first record that names it.
+    """Return a problem for each image file that cannot be used, at the first record that names it, and for each mask.
 
-    Files that are missing or outside the folder are left to `parse_records`, which reports them.
+    Files that are missing or outside the folder are left to `parse_records`, which reports them. Masks must have the
+    size of their image.
     """
     problems: list[Problem] = []
     checked: set[Path] = set()
+    sizes: dict[Path, tuple[int, int]] = {}
     for place, record in placed:
         try:
             file = image_file(folder, record.image_path)
         except ValueError:
             continue
-        if file in checked:
-            continue
-        checked.add(file)
-        try:
-            check_image(file, allow_any_aspect=allow_any_aspect)
-        except ImageError as error:
-            problems.append(Problem(place, "image_path", str(error)))
+        if file not in checked:
+            checked.add(file)
+            try:
+                check_image(file, allow_any_aspect=allow_any_aspect)
+                sizes[file] = image_size(file)
+            except ImageError as error:
+                problems.append(Problem(place, "image_path", str(error)))
+        for number, item in enumerate(record.objects):
+            if item.mask is not None and file in sizes and item.mask.size != sizes[file]:
+                told = f"size is {list(item.mask.size)}, but {file} is {list(sizes[file])} ([height, width])"
+                problems.append(Problem(place, f"objects.{number}.mask.size", told))
     return problems
 
 

@@ -1,4 +1,4 @@
-"""Metrics that know the sphere and the panorama, usable by themselves: boxes, detections, texts, intervals, tests.
+"""Metrics that know the sphere and the panorama, usable by themselves: boxes, masks, detections, texts, tests.
 
 Boxes are (yaw, pitch, width, height): radians in tensors (`paired_iou`, `pairwise_iou`), degrees in lists (`nms`,
 `average_precision`). A width or height of 180 degrees or more, below 0 or not finite is refused by name.
@@ -14,6 +14,7 @@ Boxes are (yaw, pitch, width, height): radians in tensors (`paired_iou`, `pairwi
 
 from panollava.metrics.detection import SIZES, average_precision, match_detections, precision_of_images
 from panollava.metrics.intervals import clustered_bootstrap, clustered_macro_mean, clustered_statistic
+from panollava.metrics.masks import boundary_error_deg, mask_iou
 from panollava.metrics.paired import holm, paired_mean, paired_median, paired_statistic
 from panollava.metrics.spherical_iou import paired_iou, pairwise_iou, valid_boxes
 from panollava.metrics.suppression import nms
@@ -33,12 +34,14 @@ __all__ = [
     "SIZES",
     "average_precision",
     "bleu",
+    "boundary_error_deg",
     "chrf",
     "cider",
     "clustered_bootstrap",
     "clustered_macro_mean",
     "clustered_statistic",
     "holm",
+    "mask_iou",
     "match_detections",
     "meteor",
     "meteor_installed",

@@ -44,6 +44,8 @@ from panollava.vlm.views import VIEW_SETTINGS
 from panollava.vlm.vision import encode_views
 
 RESAMPLER, LORA, MASK_HEAD = "model.resampler.", ".lora_", "mask_head."
+# What is in no checkpoint of a backbone: folders hold it whether it has been trained or not.
+NEW = (RESAMPLER, MASK_HEAD)
 # Some ten thousand patches at least, for the covariance of a few hundred channels.
 WHITENED_PANORAMAS, WHITENED_AT_ONCE = 64, 8
 
@@ -209,13 +211,13 @@ def _write_adapter(adapted: Any, out: Path) -> None:
 def _assembled(
     parts: Parts, previous: Path, recipe: Recipe, dtype: torch.dtype, settings: dict[str, Any]
 ) -> tuple[PanoLlavaForConditionalGeneration, PanoLlavaProcessor, set[str]]:
-    """Return model and processor with what the previous stage trained, and the names of all trained parameters."""
+    """Return model and processor with what the previous stage trained, and the names of what folders hold of it."""
     check_launch()
     set_seed(recipe.seed)
     model, processor = assemble(parts, dtype=dtype, **settings)
     model.model.language_model.set_attn_implementation(PACKED_ATTENTION)
     names = set(load_trained(model, previous))
-    return model, processor, names | {n for n, _ in model.named_parameters() if n.startswith(RESAMPLER)}
+    return model, processor, names | {n for n, _ in model.named_parameters() if n.startswith(NEW)}
 
 
 def train_resampler(
@@ -247,7 +249,6 @@ def finetune_lora(
         collator = Collator(processor, blind=True)
     else:
         rates |= {RESAMPLER: recipe.learning_rates["resampler"], MASK_HEAD: recipe.learning_rates["mask_head"]}
-        names |= {n for n, _ in model.named_parameters() if n.startswith(MASK_HEAD)}
         vision = model.config.vision_config
         collator = Collator(processor, patches=vision.image_size // vision.patch_size)
     recipe = replace(recipe, learning_rates=rates)
