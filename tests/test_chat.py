@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from panollava import PanoLLaVAModel
 from panollava.backbones.assemble import Parts
+from panollava.vlm.patch_masks import splat
 
 QUESTIONS = ("What is there?", "이 파노라마에서 어떤 객체들을 볼 수 있나요?", "And what is left of it?")
 
@@ -239,3 +240,26 @@ def test_an_unreachable_hub_id_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="nobody/nothing is neither a folder nor a checkpoint that the hub gives us"):
         PanoLLaVAModel.from_pretrained("nobody/nothing")
+
+
+def test_a_mask_is_where_the_scores_of_patches_are_positive(root: Path, image: Image.Image) -> None:
+    model = opened(root / "lora")
+    with torch.no_grad():  # a new head says no everywhere
+        model.model.mask_head.query.weight.mul_(20)
+    question = "Give the box of the red cube."
+    conversation = model.chat(image)
+    mask = conversation.segment(question)
+    assert (mask.shape, mask.dtype, conversation.messages) == ((image.height, image.width), bool, [])
+    prompt = model.processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}],
+        tokenize=False, add_generation_prompt=True,
+    )  # fmt: skip
+    inputs = model.processor(images=image, text=prompt, return_tensors="pt", add_special_tokens=False)
+    inputs.pop("token_type_ids", None)
+    with torch.no_grad():
+        patches = model.model(**inputs, mask_queries=torch.tensor([[0, inputs["input_ids"].shape[1] - 1]])).mask_logits
+    drawn = splat(patches, inputs["view_poses"][0], image.height, image.width)[0] > 0
+    assert 0 < drawn.float().mean() < 1
+    assert (mask == drawn.numpy()).all()
+    with pytest.raises(ValueError, match="empty"):
+        conversation.segment("  ")

@@ -4,8 +4,10 @@ import ast
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_backbones import write_parts as write_backbones
 from tiny_models import write_dataset, write_resampler_folder
 from transformers import AutoModelForImageTextToText
@@ -38,6 +40,18 @@ def test_ask_prints_the_answer_and_nothing_else(root: Path, image: str, capsys: 
 
 
 @pytest.mark.parametrize("end", ["", "\nnot asked\n"])
+def test_segment_writes_a_picture_of_the_panorama_s_size(
+    root: Path, image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, question = tmp_path / "mask.png", "Give the box of the red cube."
+    assert main(["segment", image, question, str(out), "--model", str(root / "lora")]) == 0
+    wanted = PanoLLaVAModel.from_pretrained(root / "lora").segment(image, question)
+    with Image.open(out) as mask:
+        assert mask.size == Image.open(image).size
+        assert (np.asarray(mask) == wanted).all()
+    assert f"{out}: {wanted.mean():.1%} of the pixels" in capsys.readouterr().out
+
+
 def test_chat_answers_each_line_until_an_empty_one(
     root: Path, image: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import check_target_module_exists
 from PIL import Image
@@ -23,10 +25,12 @@ from panollava.tasks.answering import Prefix, Row, compute_prefix, generate, pro
 from panollava.tasks.prompts import Message
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
+from panollava.vlm.patch_masks import splat
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MAX_NEW_TOKENS = 256
+MASK_ROWS = 512
 # What PEFT puts before the names of the model that it wraps.
 PEFT_PREFIX = "base_model.model."
 
@@ -89,6 +93,16 @@ class PanoLLaVAModel:
         """
         return self.chat(image).ask(question, max_new_tokens=max_new_tokens)
 
+    def segment(self, image: Image.Image | str | Path, question: str) -> NDArray[np.bool_]:
+        """Return the mask `[H, W]` of what a question about a panorama asks for, as in "Give the box of the red cube."
+
+        Only questions of the kind that training had masks for give sensible ones: those that name one object.
+
+        Raises:
+            ValueError: as for `generate`.
+        """
+        return self.chat(image).segment(question)
+
     def load_lora_weights(self, path: str | Path) -> None:
         """Load a LoRA folder on top of the model, with the resampler that was trained along with it if it has one.
 
@@ -135,7 +149,7 @@ class Chat:
     def __init__(
         self, model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, panorama: Image.Image
     ) -> None:
-        self.model, self.processor = model, processor
+        self.model, self.processor, self.panorama = model, processor, panorama
         self.messages: list[Message] = []
         head, _ = self._split(self._with_question("?"))
         self.prefix: Prefix = compute_prefix(model, processor, [panorama], head)
@@ -146,10 +160,34 @@ class Chat:
         Raises:
             ValueError: an empty question, or no room for it in the context; the conversation stays as it was.
         """
-        if not question.strip():
-            raise ValueError("the question is empty")
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; an answer has at least one token")
+        messages, tail, room = self._asked(question)
+        row = Row(0, 0, tail, min(max_new_tokens, room))
+        answer = generate(self.model, self.processor, self.prefix, [row])[0].text
+        self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+        return answer
+
+    def segment(self, question: str) -> NDArray[np.bool_]:
+        """Return the mask `[H, W]` of what the next question asks for; the conversation stays as it was.
+
+        Raises:
+            ValueError: an empty question, or no room for it in the context.
+        """
+        _, tail, _ = self._asked(question)
+        row = Row(0, 0, tail, 1, masked=True)
+        patches, poses = generate(self.model, self.processor, self.prefix, [row])[0].patches, self.prefix.poses
+        assert patches is not None
+        assert poses is not None
+        # Finer than its patches a mask is smooth anyway; the weights of millions of pixels would fill the memory.
+        rows = min(self.panorama.height, MASK_ROWS)
+        mask = Image.fromarray((splat(patches[None], poses[0].cpu(), rows, 2 * rows)[0] > 0).numpy())
+        return np.asarray(mask.resize(self.panorama.size, Image.Resampling.NEAREST))
+
+    def _asked(self, question: str) -> tuple[list[Message], list[int], int]:
+        """Return the conversation with the next question, the tokens after the panorama, and the room for an answer."""
+        if not question.strip():
+            raise ValueError("the question is empty")
         messages = self._with_question(question)
         _, tail = self._split(messages)
         length, context = len(self.prefix.ids) + len(tail), self.processor.tokenizer.model_max_length
@@ -158,10 +196,7 @@ class Chat:
                 f"the conversation has {length} tokens with this question, {len(self.prefix.ids)} of them the "
                 f"panorama, but the language model's context holds {context}; ask a shorter one or start a new chat"
             )
-        row = Row(0, 0, tail, min(max_new_tokens, context - length))
-        answer = generate(self.model, self.processor, self.prefix, [row])[0].text
-        self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
-        return answer
+        return messages, tail, context - length
 
     def _with_question(self, question: str) -> list[Message]:
         panorama = [] if self.messages else [{"type": "image"}]

@@ -88,6 +88,22 @@ def chat(options: argparse.Namespace) -> int:
             console.print(str(error), style="red", markup=False)
 
 
+def segment(options: argparse.Namespace) -> int:
+    """Draw the mask of what a question names, such as "Give the box of the red cube."
+
+    The mask is a picture of the panorama's size, white where the object is.
+    """
+    from PIL import Image
+
+    from panollava.corpus.store import replacing
+
+    mask = open_chat(options).segment(options.question)
+    with replacing(Path(options.out)) as file:
+        Image.fromarray(mask).save(file, format="PNG")
+    print(f"{options.out}: {mask.mean():.1%} of the pixels")
+    return 0
+
+
 def merge(options: argparse.Namespace) -> int:
     """Write a LoRA folder as one full checkpoint.
 
@@ -255,7 +271,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     added = {}
-    for function in (ask, chat, merge, import_, validate, compare, gate, grid, bench):
+    for function in (ask, chat, segment, merge, import_, validate, compare, gate, grid, bench):
         text = inspect.cleandoc(function.__doc__ or "")
         added[function] = commands.add_parser(
             function.__name__.rstrip("_"),  # `import` is no name for a function
@@ -264,13 +280,16 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         added[function].set_defaults(run=function)
-    for command in (added[ask], added[chat]):
+    for command in (added[ask], added[chat], added[segment]):
         command.add_argument("image", metavar="IMAGE", help="an equirectangular panorama, twice as wide as high")
         text = "a trained folder, a full checkpoint or a hub id (default: %(default)s)"
         command.add_argument("--model", default=MODEL, metavar="PATH", help=text)
+    for command in (added[ask], added[chat]):
         text = "tokens of the longest answer (default: %(default)s)"
         command.add_argument("--max-new-tokens", type=positive, default=256, metavar="N", help=text)
-    added[ask].add_argument("question", metavar="QUESTION", help="the question, in quotes")
+    for command in (added[ask], added[segment]):
+        command.add_argument("question", metavar="QUESTION", help="the question, in quotes")
+    added[segment].add_argument("out", metavar="OUT", help="the PNG file to write")
     added[merge].add_argument("lora", metavar="LORA", help=f"a folder that finetuning wrote, such as {MODEL}")
     added[merge].add_argument("out", metavar="OUT", help="the folder to write; if it exists, it must be empty")
     _add_import_arguments(added[import_])

@@ -40,7 +40,9 @@ def test_train_and_ask_print_what_they_write(
             line = next(line for line in text[what].splitlines() if line.startswith(f"{measure}  "))
             assert f"{value:.4g}" in line
             assert ("met" in line or "MISSED" in line) == (measure in GOALS[what, "tiny"])
-    readme = updated("<!-- bench:start -->\n<!-- bench:end -->", results)
+    places = "".join(f"<!-- {name}:start -->\n<!-- {name}:end -->\n" for name in ("bench", "bench_7b"))
+    readme = updated(places, results, results["train"])
+    assert readme.count(f" {training.DOCUMENTED} |") > 1
     for name in (training.DOCUMENTED, training.DIALOGUE, asking.BATCHED, asking.REUSED):
         assert f" {name} |" in readme
 

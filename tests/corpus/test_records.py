@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from panollava.corpus.masks import encoded
 from panollava.corpus.reading import RecordErrors, parse_records, read_records
 from panollava.corpus.records import (
     PLACEHOLDER,
@@ -305,3 +307,16 @@ def test_text_with_the_panorama_token_is_refused():
     assert PLACEHOLDER == PANORAMA_TOKEN
     with pytest.raises(ValueError, match="reword it"):
         Turn.model_validate({"human": f"what is {PANORAMA_TOKEN}?", "assistant": "a panorama"})
+
+
+def test_masks_must_have_the_size_of_their_image(tmp_path: Path) -> None:
+
+    item = {"label": "chair", "box_deg": [0, 0, 20, 15]}
+    rows = [{**good_record(n), "objects": [{**item, "mask": encoded(np.ones(size, bool))}]}
+            for n, size in enumerate([(8, 16), (16, 8)])]  # fmt: skip
+    write(tmp_path, rows)
+    with pytest.raises(RecordErrors) as error:
+        read_dataset(tmp_path)
+    assert len(error.value.problems) == 1
+    assert "record 2: objects.0.mask.size: size is [16, 8], but" in str(error.value)
+    assert "is [8, 16] ([height, width])" in str(error.value)

@@ -203,3 +203,23 @@ def test_questions_are_asked_in_the_tokens_of_the_training(
     learned = [label != IGNORE for label in trained.labels]
     starts = [place for place in range(1, len(learned)) if learned[place] and not learned[place - 1]]
     assert asked == [trained.ids[:start] for start in starts]
+
+
+def test_masks_are_scored_as_in_training(
+    make_model: Make, processor: PanoLlavaProcessor, panoramas: list[Image.Image]
+) -> None:
+    model = lively(make_model())
+    asked = [[dialogue(text) for text in own] for own in TEXTS]
+    masked = [[number != 1 for number, _ in enumerate(own)] for own in TEXTS]
+    answers = answer_dialogues(model, processor, panoramas, asked, max_new_tokens=BUDGETS, masked=masked)
+    for panorama, own, wanted, image in zip(answers, asked, masked, panoramas, strict=True):
+        for answer, messages, mask in zip(panorama, own, wanted, strict=True):
+            assert (answer.patches is not None) == mask
+            if answer.patches is None:
+                continue
+            prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            inputs = processor(images=[image], text=[prompt], add_special_tokens=False, return_tensors="pt")
+            last = torch.tensor([[0, inputs["input_ids"].shape[1] - 1]])
+            with torch.no_grad():
+                alone = model(**inputs, mask_queries=last).mask_logits[0]
+            assert torch.allclose(answer.patches, alone, atol=1e-4)

@@ -11,10 +11,12 @@ from tiny_backbones import MODEL, tiny_tokenizer, write_encoder, write_panoramas
 
 from panollava import PanoLlavaProcessor
 from panollava.backbones.assemble import load_image_processor
+from panollava.corpus.masks import decoded
 from panollava.corpus.records import Record
 from panollava.corpus.store import open_split, panorama_records
 from panollava.training.data import Collator, Draw, Draws, StoredPanoramas, ViewCollator, messages
 from panollava.vlm.packing import IGNORE, Packed
+from panollava.vlm.patch_masks import patch_coverage
 from panollava.vlm.views import VIEW_SETTINGS
 
 PANORAMAS = 5
@@ -175,3 +177,39 @@ def test_a_record_longer_than_the_context_is_refused_with_the_numbers(encoder_fo
     # Many records may be longer together than the context: each has its positions.
     packed = collator.packed([DIALOGUES[1]] * 9)
     assert len(packed.ids) > 90 > max(packed.positions)
+
+
+def test_mask_queries_stand_before_the_answers_that_have_masks(
+    split: datasets.Dataset, any_processor: PanoLlavaProcessor
+) -> None:
+    draws = Draws(StoredPanoramas(split), seed=0, count=20, records=40)
+    chosen = [draws[index] for index in range(4)]
+    batch = Collator(any_processor, patches=8)(chosen)
+    wanted = [
+        (row, turn)
+        for row, draw in enumerate(chosen)
+        for record in draw.records
+        for turn in record.conversations
+        if turn.task == "grounding"
+    ]
+    assert len(wanted) == len(batch["mask_queries"]) == len(batch["mask_targets"]) >= 8
+    poses = any_processor.image_processor(Image.new("RGB", (64, 32)), return_tensors="pt")["view_poses"][0]
+    for (row, place), target, (wanted_row, turn) in zip(
+        batch["mask_queries"].tolist(), batch["mask_targets"], wanted, strict=True
+    ):
+        assert row == wanted_row
+        labels = batch["labels"][row]
+        assert labels[place] == IGNORE
+        length = int((labels[place + 1 :] == IGNORE).nonzero()[0])
+        said = any_processor.tokenizer.decode(labels[place + 1 : place + 1 + length], skip_special_tokens=True)
+        assert said.strip() == turn.assistant
+        item = next(o for o in chosen[row].objects if o.box_deg == turn.answer.box_deg)
+        assert torch.equal(target, patch_coverage(decoded(item.mask), poses, 8, 8))
+    assert "mask_queries" not in Collator(any_processor)(chosen)
+    assert "mask_queries" not in Collator(any_processor, blind=True, patches=8)(chosen)
+
+
+def test_a_batch_without_masks_has_no_queries(any_processor: PanoLlavaProcessor) -> None:
+    batch = Collator(any_processor, patches=8)([Draw(Image.new("RGB", (128, 64)), DIALOGUES)])
+    assert batch["mask_queries"].shape == (0, 2)
+    assert batch["mask_targets"].shape == (0, 6, 8, 8)

@@ -57,17 +57,35 @@ def speed_table(results: dict[str, Any]) -> str:
     """Return the results of metrics/bench.json as a markdown table, goals below it."""
     rows, notes = [], []
     for what in ("train", "ask"):
-        result = results[what]
-        for load, sides in result["workloads"].items():
-            for name, row in sides.items():
-                rows.append([load, name, spread(row["ms"], 1), spread(row["ratio"])])
-        for measure, value in result["measures"].items():
-            if goal := judgement(what, result["size"], measure, value):
-                notes.append([what, measure, f"{value:.2f}", goal])
+        sides, goals = _rows(what, results[what])
+        rows += sides
+        notes += goals
     for name, row in results["views"]["sides"].items():
         rows.append(["views", name, spread(row["ms"], 1), NOTHING])
     train = results["train"]
     work = f"Size `{train['size']}`, {train['device']}, {train['rounds']} rounds. Training: {train['work']}."
     work += f" Asking: {results['ask']['work']}. Views: {results['views']['work']}."
-    table = markdown_table(["Workload", "Side", "ms", "times ours"], rows, left=2)
-    return f"{work}\n\n{table}\n\n{markdown_table(['Benchmark', 'Measure', 'Value', 'Goal'], notes, left=2)}"
+    return f"{work}\n\n{_tables(rows, notes)}"
+
+
+def training_table(result: dict[str, Any]) -> str:
+    """Return the result of one `bench train` as a markdown table, goals below it."""
+    work = f"Size `{result['size']}`, {result['device']}, {result['rounds']} rounds. Training: {result['work']}."
+    return f"{work}\n\n{_tables(*_rows('train', result))}"
+
+
+def _rows(what: str, result: dict[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the rows of a benchmark's sides, and those of its measures that have goals."""
+    sides = [
+        [load, name, spread(row["ms"], 1), spread(row["ratio"])]
+        for load, found in result["workloads"].items()
+        for name, row in found.items()
+    ]
+    judged = [(measure, value, judgement(what, result["size"], measure, value))
+              for measure, value in result["measures"].items()]  # fmt: skip
+    return sides, [[what, measure, f"{value:.2f}", goal] for measure, value, goal in judged if goal]
+
+
+def _tables(rows: list[list[str]], notes: list[list[str]]) -> str:
+    sides = markdown_table(["Workload", "Side", "ms", "times ours"], rows, left=2)
+    return f"{sides}\n\n{markdown_table(['Benchmark', 'Measure', 'Value', 'Goal'], notes, left=2)}"

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from panollava.corpus.store import replacing
 from panollava.report.inputs import Prediction, ReportInputs, read_inputs
+from panollava.report.mask_figures import masks_figure
 from panollava.report.panorama_figures import answers_figure, detections_figure, sample_panoramas, verdict
 from panollava.report.run_figures import latency_figure, losses_figure
 from panollava.report.score_figures import accuracy_figure, confusion_figure, text_figure
@@ -56,6 +57,7 @@ def draw_figures(inputs: ReportInputs, *, samples: int, seed: int) -> list[Repor
     builders += [
         ("directions", "directions", partial(directions_figure, inputs)),
         ("grounding", "grounding", partial(grounding_figure, inputs)),
+        ("masks", "masks", partial(masks_figure, inputs)),
     ]
     for language in inputs.languages:
         builders.append((f"confusion_{language}", "confusion", partial(confusion_figure, inputs, language)))

@@ -17,6 +17,8 @@ from panollava.corpus.store import open_split
 
 # Panoramas are drawn at most this wide; a photograph of 8192 pixels would only make the files large.
 MAX_WIDTH = 1024
+# The stages whose numbers the report repeats in full; other files in metrics/ are not of this run.
+STAGES = ("preprocess", "train_vision", "train_resampler", "finetune_lora", "finetune_blind")
 
 
 class Prediction(BaseModel):
@@ -104,8 +106,8 @@ def read_inputs(predictions: Path, metrics: Path, plots: Path, store: Path) -> R
     evaluate = read_json(metrics / "evaluate.json")
     if not isinstance(evaluate.get("evaluate"), dict):
         raise ValueError(f"{metrics / 'evaluate.json'}: key `evaluate` must map languages to their scores")
-    others = {p.stem: read_json(p) for p in sorted(metrics.glob("*.json")) if p.stem != "evaluate"}
-    latency = others.pop("latency", {"latency": {}})["latency"]
+    others = {name: read_json(metrics / f"{name}.json") for name in STAGES if (metrics / f"{name}.json").is_file()}
+    latency = read_json(metrics / "latency.json")["latency"] if (metrics / "latency.json").is_file() else {}
     losses = {p.parent.name: pd.read_csv(p) for p in sorted(plots.glob("*/loss.csv"))}
     return ReportInputs(
         predictions=read_predictions(predictions),

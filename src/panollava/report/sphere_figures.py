@@ -120,14 +120,14 @@ def grounding_figure(inputs: ReportInputs) -> Figure | None:
     boxes = np.array([(p.answer or {})["box_deg"] for p in model], dtype=float)
     ious = np.array([p.iou for p in model], dtype=float)
     size = np.sqrt(boxes[:, 2] * boxes[:, 3])
-    _draw_dependence(by_size, size, ious, bins=np.quantile(size, np.linspace(0, 1, 7)))
+    draw_dependence(by_size, size, ious, bins=np.quantile(size, np.linspace(0, 1, 7)))
     by_size.set(xlabel="size of the true box, √(width · height), degrees", title="by size")
-    _draw_dependence(by_latitude, boxes[:, 1], ious, bins=np.arange(-90, 91, 15.0))
+    draw_dependence(by_latitude, boxes[:, 1], ious, bins=np.arange(-90, 91, 15.0))
     by_latitude.set(xlabel="latitude (pitch) of the true box, degrees", title="by latitude")
     return figure
 
 
-def _draw_dependence(axes: Axes, x: np.ndarray, iou: np.ndarray, bins: np.ndarray) -> None:
+def draw_dependence(axes: Axes, x: np.ndarray, iou: np.ndarray, bins: np.ndarray) -> None:
     """Draw single answers as dots and the mean per bin, with its standard error, as a line."""
     axes.plot(x, iou, "o", color=MODEL, alpha=0.25, markersize=4, markeredgewidth=0, label="one answer")
     index = np.clip(np.searchsorted(bins, x, side="right") - 1, 0, len(bins) - 2)
