@@ -28,8 +28,6 @@ from panollava.vlm.processing_panollava import PanoLlavaProcessor
 STORE, MODEL, BLIND = Path("data/store"), Path("data/finetune_lora"), Path("data/finetune_blind")
 PREDICTIONS = Path("data/evaluate/predictions.jsonl")
 METRICS, LATENCY = Path("metrics/evaluate.json"), Path("metrics/latency.json")
-# Tasks whose answers are short enough to be given a second time, with the image of another panorama.
-SHUFFLED_TASKS = ("choice", "direction", "grounding")
 TIMED_PANORAMAS = 6
 BLIND_AT_ONCE = 512
 
@@ -67,8 +65,7 @@ def answer_seeing(
     asked: list[list[tuple[Variant, Question]]] = [[("model", question) for question in own] for own in questions]
     if len(questions) > 1:
         for panorama, shown in enumerate(derangement(len(questions), params.seed)):
-            mistaken = [question for question in questions[panorama] if question.content.task in SHUFFLED_TASKS]
-            asked[shown] += [("shuffled", question) for question in mistaken]
+            asked[shown] += [("shuffled", question) for question in questions[panorama]]
 
     def answer(panoramas: range) -> list[Prediction]:
         group = [asked[index] for index in panoramas]

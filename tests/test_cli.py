@@ -39,7 +39,6 @@ def test_ask_prints_the_answer_and_nothing_else(root: Path, image: str, capsys: 
     assert capsys.readouterr().out == wanted + "\n"
 
 
-@pytest.mark.parametrize("end", ["", "\nnot asked\n"])
 def test_segment_writes_a_picture_of_the_panorama_s_size(
     root: Path, image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,6 +51,7 @@ def test_segment_writes_a_picture_of_the_panorama_s_size(
     assert f"{out}: {wanted.mean():.1%} of the pixels" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("end", ["", "\nnot asked\n"])
 def test_chat_answers_each_line_until_an_empty_one(
     root: Path, image: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:

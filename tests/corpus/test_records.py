@@ -318,5 +318,5 @@ def test_masks_must_have_the_size_of_their_image(tmp_path: Path) -> None:
     with pytest.raises(RecordErrors) as error:
         read_dataset(tmp_path)
     assert len(error.value.problems) == 1
-    assert "record 2: objects.0.mask.size: size is [16, 8], but" in str(error.value)
+    assert "record 1: objects.0.mask.size: size is [16, 8], but" in str(error.value)
     assert "is [8, 16] ([height, width])" in str(error.value)

@@ -15,6 +15,7 @@ from panollava.metrics.cider import cider_d
 from panollava.metrics.text import (
     bleu,
     chrf,
+    chrf_of_items,
     cider,
     meteor,
     meteor_installed,
@@ -267,3 +268,12 @@ def test_closed_answers_are_compared_in_a_normal_form(text: str, normal: str) ->
 
 def test_different_answers_stay_different() -> None:
     assert len({normalise_answer(text) for text in ("left", "right", "1", "11", "왼쪽", "오른쪽")}) == 6
+
+
+def test_chrf_of_items_is_chrf_of_those_items() -> None:
+    said = ["a red cube", "빨간 공", "nothing at all", "a blue ball"]
+    known = [["a red cube", "the red cube"], ["빨간 공이 있다"], ["a green cone"], ["a blue cone", "a ball", "blue"]]
+    of_items = chrf_of_items(said, known)
+    for items in ([0, 1, 2, 3], [2], [3, 1], [1, 1, 0]):
+        wanted = chrf([said[item] for item in items], [known[item] for item in items])
+        assert of_items(items) == pytest.approx(wanted, abs=1e-12)

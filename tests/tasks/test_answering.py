@@ -222,4 +222,4 @@ def test_masks_are_scored_as_in_training(
             last = torch.tensor([[0, inputs["input_ids"].shape[1] - 1]])
             with torch.no_grad():
                 alone = model(**inputs, mask_queries=last).mask_logits[0]
-            assert torch.allclose(answer.patches, alone, atol=1e-4)
+            assert torch.allclose(answer.patches, alone, rtol=1e-4)

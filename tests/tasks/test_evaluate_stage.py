@@ -72,8 +72,7 @@ def test_every_question_is_answered_in_every_variant(
     stage.main()
     said = read_predictions(Path("data/evaluate/predictions.jsonl"))
     counts = {variant: [p.task for p in said if p.variant == variant] for variant in ("model", "shuffled", "blind")}
-    assert {variant: len(tasks) for variant, tasks in counts.items()} == {"model": 25, "shuffled": 15, "blind": 25}
-    assert set(counts["shuffled"]) == set(stage.SHUFFLED_TASKS)
+    assert {variant: len(tasks) for variant, tasks in counts.items()} == {"model": 25, "shuffled": 25, "blind": 25}
     order = derangement(5, PARAMS.seed)
     for place, row in enumerate(rows):
         for variant, shown in (("model", place), ("shuffled", order[place])):

@@ -154,7 +154,14 @@ def test_blocks_and_baselines_that_do_not_apply_are_absent() -> None:
     alone = [score("model", question("open", None, "A church."), Answer("A house.", 1))]
     scores = evaluate(alone, resamples=5, seed=0)
     assert list(scores["en"]) == ["open"]
-    assert set(scores["en"]["open"]) - {"meteor"} == {"chrf", "bleu", "rouge_l", "n"}  # CIDEr needs two questions
+    assert set(scores["en"]["open"]) - {"meteor"} == {
+        "chrf",
+        "low",
+        "high",
+        "bleu",
+        "rouge_l",
+        "n",
+    }  # CIDEr needs two questions
     nothing = [score("model", question("detection", {"objects": []}, "nothing"), Answer("nothing", 1))]
     assert evaluate(nothing, resamples=5, seed=0) == {"en": {}}
     assert nothing[0]["parsed"]
@@ -222,3 +229,19 @@ def test_a_derangement_moves_every_panorama(count: int) -> None:
 def test_a_single_panorama_cannot_be_deranged() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         derangement(1, 0)
+
+
+def test_people_are_scored_against_each_other() -> None:
+    def said(image: str, *references: str) -> Prediction:
+        asked = question("open", None, references[0], image_id=image, references=list(references))
+        return score("model", asked, Answer("A pond.", 1))
+
+    agreeing = [said("p", "A gate.", "A gate of stone."), said("q", "A big tree.", "A big tree!", "A tree.")]
+    block = evaluate(agreeing, resamples=20, seed=0)["en"]["open"]
+    # First references: "a gate" in "a gate of stone" (F 2/3), "a big tree" is told again (1); the second ones alike; of
+    # the third ones there is one, "a tree" of "a big tree" (F 4/5).
+    assert block["human_rouge_l"] == pytest.approx(((2 / 3 + 1) / 2 + (2 / 3 + 1) / 2 + 4 / 5) / 3)
+    assert block["chrf"] < block["human_chrf"] < 1
+    assert block["low"] <= block["chrf"] <= block["high"]
+    alone = evaluate([said("p", "A gate."), said("q", "A tree.")], resamples=5, seed=0)["en"]["open"]
+    assert not [name for name in alone if name.startswith("human_")]

@@ -21,6 +21,7 @@ from panollava.metrics.suppression import nms
 from panollava.metrics.text import (
     bleu,
     chrf,
+    chrf_of_items,
     cider,
     meteor,
     meteor_installed,
@@ -36,6 +37,7 @@ __all__ = [
     "bleu",
     "boundary_error_deg",
     "chrf",
+    "chrf_of_items",
     "cider",
     "clustered_bootstrap",
     "clustered_macro_mean",

@@ -46,9 +46,9 @@ def masks_figure(inputs: ReportInputs) -> Figure | None:
     draw_dependence(by_latitude, latitude, overlap, bins=np.arange(-90, 91, 15.0))
     by_latitude.set(xlabel="latitude (pitch) of the object, degrees", title="by latitude")
     handles = [
-        Patch(color=PREDICTED, alpha=OPACITY, label="drawn by the model"),
-        Patch(color=TRUE, alpha=OPACITY, label="true, missed"),
-        Patch(color="white", ec=MUTED, label="right"),
+        Patch(color=PREDICTED, alpha=OPACITY, label="drawn by mistake"),
+        Patch(color=TRUE, alpha=OPACITY, label="missed"),
+        Patch(color="white", ec=MUTED, label="right (bright)"),
     ]
     figure.legend(handles=handles, loc="outside lower left", ncols=3)
     return figure

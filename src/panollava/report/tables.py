@@ -59,6 +59,11 @@ _NUMBERS: tuple[tuple[str, str, str, str, str, str], ...] = (
         for block, title in FREE_TEXT.items()
         for key, name in TEXT_SCORES.items()
     ),
+    *(
+        (block, f"{title}, people among themselves, {name}", f"human_{key}", "", "", "")
+        for block, title in FREE_TEXT.items()
+        for key, name in TEXT_SCORES.items()
+    ),
 )
 _ACCURACY = ("value", "majority", "blind", "shuffled")
 

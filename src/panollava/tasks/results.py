@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from panollava.metrics.detection import average_precision, match_detections, precision_of_images
 from panollava.metrics.intervals import Interval, clustered_bootstrap, clustered_macro_mean, clustered_statistic
-from panollava.metrics.text import normalise_answer, text_scores
+from panollava.metrics.text import chrf_of_items, normalise_answer, text_scores
 from panollava.tasks import CLOSED_TYPES
 from panollava.tasks.scoring import Prediction, reference_objects
 
@@ -194,11 +194,18 @@ def detection(scorer: Scorer) -> Block:
 
 
 def free_text(scorer: Scorer, task: str) -> Block:
-    """Return the scores of free answers (`metrics.text.text_scores`); `n` counts questions, however often asked."""
+    """Return the scores of free answers (`metrics.text.text_scores`); `n` counts questions, however often asked.
+
+    `low` and `high` bound chrF. `human_...` is what people reach: each reference against the others of its question.
+    """
     lines = scorer.of("model", task)
     if not lines:
         return {}
-    block: Block = {**_text_scores(lines), "n": len(free_answers(lines)[0])}
+    said, known = free_answers(lines)
+    resampled = chrf_of_items(said, known)
+    interval = clustered_statistic(lambda items: resampled(items.tolist()), _panoramas(lines), **scorer.draws)
+    block: Block = {**_text_scores(lines), "low": interval.low, "high": interval.high, "n": len(said)}
+    block |= {f"human_{name}": value for name, value in human_scores(known, lines[0]["language"]).items()}
     for variant in BASELINES:
         if others := scorer.of(variant, task):
             block |= {f"{variant}_{name}": value for name, value in _text_scores(others).items()}
@@ -216,9 +223,31 @@ def free_answers(lines: Sequence[Prediction]) -> tuple[list[str], list[list[str]
     return [said for _, said in answers], [list(known[asked]) for asked, _ in answers]
 
 
+def human_scores(references: Sequence[Sequence[str]], language: str) -> dict[str, float]:
+    """Return how well people agree: each reference scored against the others of its question, where there are others.
+
+    One reference of each question is taken at a time, and the scores are averaged over how often that can be done.
+    """
+    several = [list(told) for told in references if len(told) > 1]
+    if not several:
+        return {}
+    rounds = []
+    for turn in range(max(map(len, several))):
+        asked = [told for told in several if turn < len(told)]
+        others = [told[:turn] + told[turn + 1 :] for told in asked]
+        rounds.append(text_scores([told[turn] for told in asked], others, language))
+    names = set.intersection(*(set(scores) for scores in rounds))
+    return {name: float(np.mean([scores[name] for scores in rounds])) for name in rounds[0] if name in names}
+
+
 def _block(name: str, lines: Sequence[Prediction], interval: Interval) -> Block:
     """Return the beginning of a block: a value under its name, its interval, and the number of questions."""
     return {name: interval.value, "low": interval.low, "high": interval.high, "n": len(lines)}
+
+
+def _panoramas(lines: Sequence[Prediction]) -> list[str]:
+    """Return the panorama of each item of `free_answers`."""
+    return [asked[0] for asked, _ in dict.fromkeys((_asked(line), line["prediction"]) for line in lines)]
 
 
 def _text_scores(lines: Sequence[Prediction]) -> dict[str, float]:
