@@ -154,14 +154,8 @@ def test_blocks_and_baselines_that_do_not_apply_are_absent() -> None:
     alone = [score("model", question("open", None, "A church."), Answer("A house.", 1))]
     scores = evaluate(alone, resamples=5, seed=0)
     assert list(scores["en"]) == ["open"]
-    assert set(scores["en"]["open"]) - {"meteor"} == {
-        "chrf",
-        "low",
-        "high",
-        "bleu",
-        "rouge_l",
-        "n",
-    }  # CIDEr needs two questions
+    own = {name for name in scores["en"]["open"] if not name.startswith("majority_")} - {"meteor"}
+    assert own == {"chrf", "low", "high", "bleu", "rouge_l", "n"}  # CIDEr needs two questions
     nothing = [score("model", question("detection", {"objects": []}, "nothing"), Answer("nothing", 1))]
     assert evaluate(nothing, resamples=5, seed=0) == {"en": {}}
     assert nothing[0]["parsed"]
@@ -245,3 +239,24 @@ def test_people_are_scored_against_each_other() -> None:
     assert block["low"] <= block["chrf"] <= block["high"]
     alone = evaluate([said("p", "A gate."), said("q", "A tree.")], resamples=5, seed=0)["en"]["open"]
     assert not [name for name in alone if name.startswith("human_")]
+
+
+def test_the_majority_of_directions_and_boxes_is_the_constant_that_does_best() -> None:
+    yaws = (10, 12, 14, 100, -170)
+    lines = [
+        score("model", question("direction", {"yaw_deg": yaw, "pitch_deg": 0}, image_id=f"d{yaw}"), Answer("0, 0", 1))
+        for yaw in yaws
+    ]
+    boxes = ([0, 0, 20, 20], [2, 0, 20, 20], [178, 0, 20, 20], [-2, 0, 20, 20])
+    lines += [
+        score("model", question("grounding", {"label": "a", "box_deg": box}, image_id=f"b{box[0]}"), Answer("?", 1))
+        for box in boxes
+    ]
+    texts = ("A red ball.", "A red ball.", "A plaza at night.")
+    lines += [
+        score("model", question("open", None, text, image_id=f"t{n}"), Answer("?", 1)) for n, text in enumerate(texts)
+    ]
+    scores = evaluate(lines, resamples=5, seed=0)["en"]
+    assert scores["direction"]["majority_median_deg"] == pytest.approx(2)  # always 12: off by 0, 2, 2, 88, 178
+    assert scores["grounding"]["majority"] == 3 / 4  # always [0, 0, 20, 20]
+    assert scores["open"]["majority_rouge_l"] == pytest.approx((1 + 1 + 2 / 7) / 3)  # "a" of four words

@@ -43,9 +43,16 @@ TEXT_SCORES = {"chrf": "chrF", "bleu": "BLEU", "rouge_l": "ROUGE-L", "cider": "C
 # One entry per number: block, name, key of the value, keys of its majority, blind and shuffled baselines.
 # Intervals (keys `low`, `high`) belong to the first number of a block.
 _NUMBERS: tuple[tuple[str, str, str, str, str, str], ...] = (
-    ("direction", "direction, median error", "median_deg", "", "blind_median_deg", "shuffled_median_deg"),
+    (
+        "direction",
+        "direction, median error",
+        "median_deg",
+        "majority_median_deg",
+        "blind_median_deg",
+        "shuffled_median_deg",
+    ),
     ("direction", "direction, within 15°", "within_15_deg", "", "", ""),
-    ("grounding", "grounding, IoU ≥ 0.5", "iou50", "", "blind", "shuffled"),
+    ("grounding", "grounding, IoU ≥ 0.5", "iou50", "majority", "blind", "shuffled"),
     ("grounding", "grounding, mean IoU", "mean_iou", "", "", ""),
     ("segmentation", "segmentation, mean IoU", "miou", "", "blind", "shuffled"),
     ("segmentation", "segmentation, ceiling of the patch grid", "ceiling", "", "", ""),
@@ -55,7 +62,7 @@ _NUMBERS: tuple[tuple[str, str, str, str, str, str], ...] = (
     ("detection", "detection, AP", "ap", "", "", ""),
     *(("detection", f"detection, AP of {size} objects", f"ap_{size}", "", "", "") for size in SIZES),
     *(
-        (block, f"{title}, {name}", key, "", f"blind_{key}", f"shuffled_{key}")
+        (block, f"{title}, {name}", key, f"majority_{key}", f"blind_{key}", f"shuffled_{key}")
         for block, title in FREE_TEXT.items()
         for key, name in TEXT_SCORES.items()
     ),

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from panollava.metrics.detection import average_precision, match_detections, precision_of_images
 from panollava.metrics.intervals import Interval, clustered_bootstrap, clustered_macro_mean, clustered_statistic
+from panollava.metrics.spherical_iou import pairwise_iou
 from panollava.metrics.text import chrf_of_items, normalise_answer, text_scores
 from panollava.tasks import CLOSED_TYPES
 from panollava.tasks.scoring import Prediction, reference_objects
+from panollava.vlm.geometry import angular_distance, directions_to_rays
 
 Block = dict[str, Any]
 BASELINES = ("blind", "shuffled")
@@ -73,6 +76,19 @@ def majority(lines: Sequence[Prediction]) -> float:
     return answers.most_common(1)[0][1] / len(lines)
 
 
+def constant_direction_deg(lines: Sequence[Prediction]) -> float:
+    """Return the least median error that always giving one of the true directions would have, in degrees."""
+    angles = torch.tensor([[line["answer"]["yaw_deg"], line["answer"]["pitch_deg"]] for line in lines]).double()
+    rays = directions_to_rays(*angles.deg2rad().unbind(-1))
+    return float(np.median(angular_distance(rays[:, None], rays).rad2deg().numpy(), axis=1).min())
+
+
+def constant_box(lines: Sequence[Prediction]) -> float:
+    """Return the largest share of named objects that always giving one of the true boxes would hit, IoU ≥ 0.5."""
+    boxes = torch.tensor([line["answer"]["box_deg"] for line in lines]).double().deg2rad()
+    return float((pairwise_iou(boxes, boxes) >= 0.5).double().mean(1).max())
+
+
 def by_type(lines: Sequence[Prediction]) -> dict[str, list[Prediction]]:
     """Return predictions by question type, the closed types first and in their order."""
     groups: dict[str, list[Prediction]] = {kind: [] for kind in CLOSED_TYPES}
@@ -124,6 +140,7 @@ def direction(scorer: Scorer) -> Block:
     errors, panoramas = _column(lines, "error_deg"), [line["image_id"] for line in lines]
     block = _block("median_deg", lines, clustered_bootstrap(errors, panoramas, "median", **scorer.draws))
     block |= {"within_15_deg": float((errors <= 15).mean()), "unparsed": _unparsed(lines)}
+    block["majority_median_deg"] = constant_direction_deg(lines)
     for variant in BASELINES:
         if others := scorer.of(variant, "direction"):
             block[f"{variant}_median_deg"] = float(np.median(_column(others, "error_deg")))
@@ -137,7 +154,7 @@ def grounding(scorer: Scorer) -> Block:
     if not lines:
         return {}
     block = _block("iou50", lines, _mean_interval(scorer, lines, "half"))
-    block |= {"mean_iou": _mean(lines, "iou"), "unparsed": _unparsed(lines)}
+    block |= {"mean_iou": _mean(lines, "iou"), "unparsed": _unparsed(lines), "majority": constant_box(lines)}
     for variant in BASELINES:
         if others := _with_half(scorer.of(variant, "grounding")):
             block[variant] = _mean(others, "half")
@@ -206,6 +223,9 @@ def free_text(scorer: Scorer, task: str) -> Block:
     interval = clustered_statistic(lambda items: resampled(items.tolist()), _panoramas(lines), **scorer.draws)
     block: Block = {**_text_scores(lines), "low": interval.low, "high": interval.high, "n": len(said)}
     block |= {f"human_{name}": value for name, value in human_scores(known, lines[0]["language"]).items()}
+    usual = Counter(told[0] for told in known).most_common(1)[0][0]
+    usual_scores = text_scores([usual] * len(known), known, lines[0]["language"])
+    block |= {f"majority_{name}": value for name, value in usual_scores.items()}
     for variant in BASELINES:
         if others := scorer.of(variant, task):
             block |= {f"{variant}_{name}": value for name, value in _text_scores(others).items()}

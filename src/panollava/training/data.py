@@ -6,6 +6,7 @@ with exactly the batches that an uninterrupted one would have had. Nothing here 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from random import Random
 from typing import Any, Protocol
 
@@ -60,6 +61,14 @@ class StoredPanoramas(Dataset):
         return Draw(row["image"] if self.images else None, panorama_records(row), grids)
 
 
+@lru_cache(maxsize=2)  # a batch may reach into the next epoch
+def order_of(seed: int, epoch: int, count: int) -> list[int]:
+    """Return the order in which an epoch sees `count` panoramas."""
+    order = list(range(count))
+    Random(f"{seed}/{epoch}").shuffle(order)
+    return order
+
+
 class Draws(Dataset):
     """Endless draws of `panoramas`, epoch after epoch in fresh orders, each with at most `records` of its records."""
 
@@ -71,15 +80,10 @@ class Draws(Dataset):
 
     def __getitem__(self, index: int) -> Draw:
         epoch, place = divmod(index, len(self.panoramas))
-        whole = self.panoramas[self._order(epoch)[place]]
+        whole = self.panoramas[order_of(self.seed, epoch, len(self.panoramas))[place]]
         rng = Random(f"{self.seed}/{epoch}/{whole.records[0].image_id}")
         chosen = rng.sample(whole.records, min(self.records, len(whole.records)))
         return replace(whole, records=chosen, objects=[item for record in whole.records for item in record.objects])
-
-    def _order(self, epoch: int) -> list[int]:
-        order = list(range(len(self.panoramas)))
-        Random(f"{self.seed}/{epoch}").shuffle(order)
-        return order
 
 
 def messages(record: Record) -> list[dict]:
