@@ -23,6 +23,7 @@ QUALITY = {
     "high": "accuracy.high",
     "blind": "accuracy.blind",
     "majority": "accuracy.majority",
+    "shuffled": "accuracy.shuffled",
     "ap50": "detection.ap50",
     "ap": "detection.ap",
     "blind_ap50": "detection.blind_ap50",
@@ -62,7 +63,7 @@ def combination_row(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def markdown(rows: Mapping[str, dict[str, Any]]) -> str:
-    """Return the table: a row per combination, then the best blind one and the majority answer as floors.
+    """Return the table: a row per combination, then as floors the best blind one, wrong panorama and majority answer.
 
     Quality columns are those of the first language; each further language has its accuracy alone.
     """
@@ -78,7 +79,11 @@ def markdown(rows: Mapping[str, dict[str, Any]]) -> str:
             share(main.get("ap")), *(share(row[language].get("accuracy")) for language in others),
             *(f"{row[key]:.1f}" if key in row else NOTHING for key in ("first_token_ms", "per_token_ms")),
         ])  # fmt: skip
-    floors = (("best blind (no image)", "blind", "blind_ap50"), ("majority answer", "majority", ""))
+    floors = (
+        ("best blind (no image)", "blind", "blind_ap50"),
+        ("best shuffled (another image)", "shuffled", ""),
+        ("majority answer", "majority", ""),
+    )
     for title, accuracy, ap50 in floors:
         best = [share(_largest(rows, language, accuracy)) for language in (first, *others)]
         found = share(_largest(rows, first, ap50))
