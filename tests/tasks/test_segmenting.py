@@ -1,5 +1,6 @@
 """Masks of answers: perfect patches reach the ceiling, masks go to their questions, the numbers are those of a hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from panollava.corpus.masks import decoded, encoded
-from panollava.corpus.records import Record
+from panollava.corpus.records import Mask, Record
 from panollava.corpus.world_records import world_row
 from panollava.tasks.answering import Answer
 from panollava.tasks.prompts import Question, panorama_questions
@@ -100,3 +101,13 @@ def test_a_question_without_a_mask_says_so() -> None:
     )
     with pytest.raises(ValueError, match=r"p: 'What\?' has no mask"):
         panorama_questions("p", [record])[0].true_mask  # noqa: B018
+
+
+def test_masks_of_an_8k_panorama_are_compared_at_a_size_that_fits(questions: list[Question]) -> None:
+    small = decoded(questions[0].true_mask)
+    large = small.repeat_interleave(32, 0).repeat_interleave(32, 1)
+    eight = replace(questions[0], mask=Mask.model_validate(encoded(large.numpy())))
+    assert eight.true_mask.size[0] >= 2048
+    line, own = (score_masks([(question, perfect(questions[0]))], POSES)[0] for question in (eight, questions[0]))
+    assert line["mask"]["size"] == [512, 1024]
+    assert line["mask_iou"] == pytest.approx(own["mask_iou"], abs=0.1)

@@ -12,6 +12,14 @@ from torch import Tensor
 from panollava.vlm.geometry import erp_rays, erp_solid_angles
 
 
+def resized(mask: Tensor, height: int, width: int) -> Tensor:
+    """Return a mask `[H, W]` at another size, each pixel that of the nearest centre."""
+    rows, columns = (
+        ((torch.arange(new) + 0.5) * old / new).long() for new, old in zip((height, width), mask.shape, strict=True)
+    )
+    return mask[rows[:, None], columns]
+
+
 def mask_iou(first: Tensor, second: Tensor) -> float:
     """Return the intersection over union of two masks `[H, W]` in solid angle; of two empty masks it is 1.
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from panollava.corpus.masks import decoded
 from panollava.corpus.records import Mask
 from panollava.corpus.store import open_split, panorama_records
+from panollava.metrics.masks import resized
 from panollava.report.inputs import Prediction, ReportInputs, load_panoramas
 from panollava.report.outlines import draw_panorama
 from panollava.report.sphere_figures import draw_dependence
@@ -75,13 +76,9 @@ def _true_masks(store: Path, predictions: list[Prediction]) -> list[torch.Tensor
 
 def _draw_mask(axes: Axes, image: NDArray[np.uint8], prediction: Prediction, truth: torch.Tensor) -> None:
     """Colour what was drawn wrongly and what was missed; what is right stays bright, all else is dimmed."""
-    drawn, true = decoded(Mask.model_validate(prediction.mask)).numpy(), truth.numpy()
     painted = image.astype(float) / 255
-    height, width = painted.shape[:2]
-    if drawn.shape != (height, width):
-        rows = np.arange(height) * drawn.shape[0] // height
-        columns = np.arange(width) * drawn.shape[1] // width
-        drawn, true = (mask[np.ix_(rows, columns)] for mask in (drawn, true))
+    masks = (decoded(Mask.model_validate(prediction.mask)), truth)
+    drawn, true = (resized(mask, *image.shape[:2]).numpy() for mask in masks)
     painted[~(drawn | true)] *= 0.6
     for mask, colour in ((drawn & ~true, PREDICTED), (true & ~drawn, TRUE)):
         painted[mask] = (1 - OPACITY) * painted[mask] + OPACITY * np.array(to_rgb(colour))

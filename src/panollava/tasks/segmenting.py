@@ -1,7 +1,8 @@
 """Masks of named objects: from the mask head's scores of patches to a mask on the panorama, and how good it is.
 
 A mask is where the splatted scores are positive. Beside its overlap stands the ceiling of the patch grid: the overlap
-of the mask that the true share of each patch gives in the same way.
+of the mask that the true share of each patch gives in the same way. Masks are compared at 512 rows at most: patches are
+far coarser, and how every pixel of an 8K panorama hangs on them would not fit into the memory.
 """
 
 from collections.abc import Sequence
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor
 
 from panollava.corpus.masks import decoded, encoded
-from panollava.metrics.masks import boundary_error_deg, mask_iou
+from panollava.metrics.masks import boundary_error_deg, mask_iou, resized
 from panollava.tasks.prompts import Question
 from panollava.tasks.scoring import Prediction
 from panollava.vlm.patch_masks import patch_coverage, splat
+
+MOST_ROWS = 512
 
 
 def score_masks(asked: Sequence[tuple[Question, Tensor]], poses: Tensor) -> list[Prediction]:
@@ -26,9 +29,11 @@ def score_masks(asked: Sequence[tuple[Question, Tensor]], poses: Tensor) -> list
     scored: list[Prediction] = []
     for size, group in groupby(asked, key=lambda pair: pair[0].true_mask.size):
         questions, patches = zip(*group, strict=True)
-        truths = [decoded(question.true_mask) for question in questions]
+        scale = min(1.0, MOST_ROWS / size[0])
+        height, width = (round(side * scale) for side in size)
+        truths = [resized(decoded(question.true_mask), height, width) for question in questions]
         covered = torch.stack([patch_coverage(truth, poses, *patches[0].shape[1:]) for truth in truths])
-        found, best = (splat(values, poses, *size) > 0 for values in (torch.stack(patches), covered - 0.5))
+        found, best = (splat(values, poses, height, width) > 0 for values in (torch.stack(patches), covered - 0.5))
         for truth, drawn, ceiling in zip(truths, found, best, strict=True):
             scored.append(
                 {
