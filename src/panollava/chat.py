@@ -21,7 +21,8 @@ from transformers import AutoConfig
 from panollava.backbones.assemble import ADAPTER, PARTS, TRAINED, Parts, load_finetuned, load_trained, read_parts
 from panollava.corpus.folders import new_folder
 from panollava.corpus.images import open_panorama
-from panollava.tasks.answering import Prefix, Row, compute_prefix, generate, prompt_ids, split_prompts
+from panollava.tasks.answering import compute_prefix, generate, prompt_ids, split_prompts
+from panollava.tasks.decoding import Prefix, Row
 from panollava.tasks.prompts import Message
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration

@@ -10,7 +10,9 @@ from PIL import Image
 from panollava import PanoLlavaForConditionalGeneration, PanoLlavaProcessor
 from panollava.corpus.records import Record
 from panollava.tasks import answering
-from panollava.tasks.answering import Answer, Prefix, Row, answer_blind, answer_dialogues, batches
+from panollava.tasks.answering import Answer, answer_blind, answer_dialogues, batches
+from panollava.tasks.captured import decode_static
+from panollava.tasks.decoding import Prefix, Row, decode_growing
 from panollava.tasks.prompts import Message, panorama_questions
 from panollava.training.data import Collator
 from panollava.vlm.packing import IGNORE
@@ -86,6 +88,13 @@ def assert_like_alone(
     assert len(set(said)) > len(said) / 2, "the test model says the same to everything"
 
 
+@pytest.fixture(params=[decode_growing, decode_static])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode as a CPU does it and as a GPU does it, but for the capture."""
+    monkeypatch.setitem(answering.WAYS, "cpu", request.param)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("language", ["llama", "mistral"])
 def test_a_shared_prefix_changes_no_answer(
     make_model: Make, processor: PanoLlavaProcessor, panoramas: list[Image.Image], language: str
@@ -93,18 +102,7 @@ def test_a_shared_prefix_changes_no_answer(
     assert_like_alone(lively(make_model("clip", language)), processor, panoramas)
 
 
-@pytest.mark.parametrize("every", [3, 8, 100])
-def test_how_often_one_looks_for_ends_changes_no_answer(
-    make_model: Make,
-    processor: PanoLlavaProcessor,
-    panoramas: list[Image.Image],
-    monkeypatch: pytest.MonkeyPatch,
-    every: int,
-) -> None:
-    monkeypatch.setattr(answering, "LOOK_EVERY", {"cpu": every})
-    assert_like_alone(lively(make_model()), processor, panoramas)
-
-
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("window", [8, 40, 50])
 def test_a_sliding_window_shorter_than_the_prompt_changes_no_answer(
     make_model: Make, processor: PanoLlavaProcessor, panoramas: list[Image.Image], window: int
@@ -150,6 +148,7 @@ def test_each_panorama_is_encoded_once(
     assert seen == [len(panoramas)]
 
 
+@pytest.mark.usefixtures("way")
 def test_blind_answers_are_those_of_each_question_alone(make_model: Make, processor: PanoLlavaProcessor) -> None:
     model = lively(make_model())
     texts = ["what?", "is there a red cube", "what?", "what is left of it", "what?"]
@@ -205,6 +204,7 @@ def test_questions_are_asked_in_the_tokens_of_the_training(
     assert asked == [trained.ids[:start] for start in starts]
 
 
+@pytest.mark.usefixtures("way")
 def test_masks_are_scored_as_in_training(
     make_model: Make, processor: PanoLlavaProcessor, panoramas: list[Image.Image]
 ) -> None:

@@ -12,9 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from panollava.bench.pair import Pair
-from panollava.tasks.answering import Prefix, Row, decode, prefix_of_views
-from panollava.vlm.attending import attending
-from panollava.vlm.shared_prefix import SHARED_ATTENTION
+from panollava.tasks.answering import decode, prefix_of_views
+from panollava.tasks.decoding import Prefix, Row
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,7 @@ class Ours:
     def answer(self, prefix: Prefix, prompts: Tensor, count: int) -> Tensor:
         """Return `count` tokens `[R, count]` for each prompt `[R, T]`."""
         rows = [Row(index, 0, ids, count) for index, ids in enumerate(prompts.tolist())]
-        with attending(self.pair.ours, SHARED_ATTENTION):
-            return decode(self.pair.ours, prefix, rows, [], 0)[0]
+        return decode(self.pair.ours, prefix, rows, [], 0).tokens
 
 
 @dataclass(frozen=True)

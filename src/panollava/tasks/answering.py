@@ -8,23 +8,24 @@ every answer is the one that its question gets alone.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
 
+from panollava.tasks.captured import decode_static
+from panollava.tasks.decoding import Prefix, Row, Said, decode_growing
 from panollava.tasks.prompts import Message
 from panollava.vlm.attending import attending
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
-from panollava.vlm.shared_prefix import SHARED_ATTENTION, SharedPrefix
+from panollava.vlm.shared_prefix import SHARED_ATTENTION
 
 # Own tokens of all rows of one batch, answers included; keys and values of a 7B model take half a megabyte for each.
 TOKENS_PER_BATCH = 16384
-# After how many tokens one looks which rows have ended; a look makes a GPU wait.
-LOOK_EVERY = {"cpu": 1, "cuda": 8}
+# How a device decodes.
+WAYS = {"cpu": decode_growing, "mps": decode_growing, "cuda": decode_static}
 
 
 @dataclass(frozen=True)
@@ -37,42 +38,6 @@ class Answer:
     text: str
     score: float
     patches: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """The tokens that all prompts begin with, and for each panorama their keys and values, patch grids and poses.
-
-    Without any panorama, `cache`, `grids` and `poses` are None.
-    """
-
-    ids: list[int]
-    cache: DynamicCache | None = None
-    grids: Tensor | None = None
-    poses: Tensor | None = None
-
-    def shared(self, owners: Tensor, padding: Tensor) -> SharedPrefix:
-        """Return the prefixes as rows read them that belong to the panoramas `owners` `[R]`, with so much padding."""
-        if self.cache is None:
-            nothing = [torch.empty(1, 1, 0, 1, device=owners.device)]
-            return SharedPrefix.of(nothing, nothing, owners, padding)
-        layers: Sequence[Any] = self.cache.layers
-        keys, values = zip(*((layer.keys, layer.values) for layer in layers), strict=True)
-        return SharedPrefix.of(list(keys), list(values), owners, padding)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One question: its place in the result, its panorama, its tokens after the prefix, its longest answer.
-
-    `masked` says whether it asks for a mask as well.
-    """
-
-    index: int
-    panorama: int
-    ids: list[int]
-    max_new_tokens: int
-    masked: bool = False
 
 
 def prompt_ids(processor: PanoLlavaProcessor, dialogues: Sequence[list[Message]]) -> list[list[int]]:
@@ -233,13 +198,25 @@ def generate(
     """Return the greedy answers of rows with the same longest answer, at least `min_new_tokens` long."""
     eos = model.generation_config.eos_token_id
     ends = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-    with attending(model, SHARED_ATTENTION):
-        said, scores, first = decode(model, prefix, batch, ends, processor.tokenizer.pad_token_id, min_new_tokens)
-    patches = _patches(model, prefix, batch, first)
-    tokens = [_until_end(row, ends) for row in said.tolist()]
+    said = decode(model, prefix, batch, ends, processor.tokenizer.pad_token_id, min_new_tokens)
+    patches = _patches(model, prefix, batch, said.first)
+    tokens = [_until_end(row, ends) for row in said.tokens.tolist()]
     texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    columns = zip(texts, scores.exp().tolist(), patches, strict=True)
+    columns = zip(texts, said.scores.exp().tolist(), patches, strict=True)
     return [Answer(text.strip(), score, scored) for text, score, scored in columns]
+
+
+def decode(
+    model: PanoLlavaForConditionalGeneration,
+    prefix: Prefix,
+    batch: Sequence[Row],
+    ends: list[int],
+    pad: int,
+    min_new_tokens: int = 0,
+) -> Said:
+    """Return what rows with the same longest answer say behind a prefix, on the model's device. In inference mode."""
+    with attending(model, SHARED_ATTENTION):
+        return WAYS[model.device.type](model, prefix, batch, ends, pad, min_new_tokens)
 
 
 def _patches(
@@ -258,51 +235,3 @@ def _patches(
 def _until_end(tokens: list[int], ends: list[int]) -> list[int]:
     """Return an answer's tokens up to its first end of sequence, which is included."""
     return tokens[: next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))]
-
-
-def decode(
-    model: PanoLlavaForConditionalGeneration,
-    prefix: Prefix,
-    batch: Sequence[Row],
-    ends: list[int],
-    pad: int,
-    min_new_tokens: int = 0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the likeliest tokens `[R, T]` of rows, and the log-probabilities `[R]` of what comes before their ends.
-
-    Last comes the hidden state `[R, D]` of the last token of each prompt.
-    For a model that attends by `SHARED_ATTENTION`, in inference mode. The end of sequence counts as said. Rows that
-    have ended leave the batch once they are half of it.
-    """
-    device, longest, budget = model.device, max(len(row.ids) for row in batch), batch[0].max_new_tokens
-    ids = torch.tensor([[pad] * (longest - len(row.ids)) + row.ids for row in batch], device=device)
-    padding = torch.tensor([longest - len(row.ids) for row in batch], device=device)
-    owners = torch.tensor([row.panorama for row in batch], device=device)
-    positions = len(prefix.ids) + (torch.arange(longest, device=device) - padding[:, None]).clamp(min=0)
-    said = torch.full((len(batch), budget), pad, device=device)
-    scores = torch.zeros(len(batch), dtype=torch.double, device=device)
-    ended = torch.zeros(len(batch), dtype=torch.bool, device=device)
-    end_ids = torch.tensor(ends, dtype=torch.long, device=device)
-    live, cache, shared = torch.arange(len(batch), device=device), DynamicCache(), prefix.shared(owners, padding)
-    for step in range(budget):
-        state = {"past_key_values": cache, "shared": shared, "use_cache": True}
-        hidden = model.model(input_ids=ids, position_ids=positions, **state).last_hidden_state[:, -1]
-        if step == 0:
-            first = hidden
-        logits = model.lm_head(hidden).float()
-        if step < min_new_tokens:
-            logits[:, end_ids] = float("-inf")
-        best = logits.max(dim=-1)
-        ids, positions = best.indices[:, None], positions[:, -1:] + 1
-        said[live, step] = best.indices
-        scores[live] += (best.values - logits.logsumexp(dim=-1)).double().masked_fill(ended[live], 0)
-        ended[live] |= torch.isin(best.indices, end_ids)
-        if (step + 1) % LOOK_EVERY[device.type] == 0:
-            going = (~ended[live]).nonzero()[:, 0]
-            if len(going) == 0:
-                break
-            if 2 * len(going) <= len(live):
-                live, ids, positions = live[going], ids[going], positions[going]
-                cache.batch_select_indices(going)
-                shared = prefix.shared(owners[live], padding[live])
-    return said, scores, first

@@ -14,7 +14,8 @@ from typing import TypeVar
 import torch
 from PIL import Image
 
-from panollava.tasks.answering import Prefix, Row, compute_prefix, generate, prompt_ids, split_prompts
+from panollava.tasks.answering import compute_prefix, generate, prompt_ids, split_prompts
+from panollava.tasks.decoding import Prefix, Row
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 

@@ -6,7 +6,7 @@ exact; where no prefix has a second row, it attends to both at once. It needs th
 forward.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ class SharedPrefix:
     places: where each row lies in the flattened `rows`, `[R]`.
     padding: how many tokens at the beginning of each row are padding, `[R]`.
     padded: whether there is any.
+    filled: how many own tokens a static cache holds before the queries; None where the cache ends with them.
     """
 
     keys: list[Tensor]
@@ -35,32 +36,62 @@ class SharedPrefix:
     places: Tensor
     padding: Tensor
     padded: bool
+    filled: Tensor | None = None
+    _unseen: dict[tuple[int, int, int | None], tuple[Tensor | None, Tensor | None]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, keys: list[Tensor], values: list[Tensor], owners: Tensor, padding: Tensor) -> "SharedPrefix":
         """Return prefixes with rows that follow `owners` `[R]`."""
-        counts = torch.bincount(owners, minlength=len(keys[0]))
-        largest = int(counts.max())
-        order = owners.argsort(stable=True)
-        rank = torch.arange(len(owners), device=owners.device) - (counts.cumsum(0) - counts)[owners[order]]
-        places = torch.empty_like(owners)
-        places[order] = owners[order] * largest + rank
-        rows = torch.zeros(len(counts) * largest, dtype=torch.long, device=owners.device)
-        rows[places] = torch.arange(len(owners), device=owners.device)
-        return cls(keys, values, rows.view(len(counts), largest), places, padding, bool(padding.any()))
+        rows, places = table_of_rows(owners, len(keys[0]))
+        return cls(keys, values, rows, places, padding, bool(padding.any()))
 
     @property
     def length(self) -> int:
         """Return the length L of the prefixes."""
         return self.keys[0].shape[2]
 
+    def unseen(self, count: int, own: int, sliding_window: int | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return which own tokens `[R, T, S]` and which of the prefix `[R, T, L]` T queries do not see; None for none.
+
+        Padding sees itself, for a row of nothing would be NaN. All layers ask for the same.
+        """
+        key = (count, own, sliding_window)
+        if key not in self._unseen:
+            self.forget()
+            self._unseen[key] = _unseen(self, count, own, sliding_window)
+        return self._unseen[key]
+
+    def forget(self) -> None:
+        """Forget what the last queries did not see, since a static cache holds more now."""
+        self._unseen.clear()
+
+
+def table_of_rows(owners: Tensor, prefixes: int, largest: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return for each prefix the rows that follow it `[P, M]`, and where each row lies in that table, `[R]`.
+
+    M is the largest number of rows of a prefix, or `largest`.
+    """
+    counts = torch.bincount(owners, minlength=prefixes)
+    width = int(counts.max()) if largest is None else largest
+    order = owners.argsort(stable=True)
+    rank = torch.arange(len(owners), device=owners.device) - (counts.cumsum(0) - counts)[owners[order]]
+    places = torch.empty_like(owners)
+    places[order] = owners[order] * width + rank
+    rows = torch.zeros(len(counts) * width, dtype=torch.long, device=owners.device)
+    rows[places] = torch.arange(len(owners), device=owners.device)
+    return rows.view(len(counts), width), places
+
 
 def _join(scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what attention reads of `values` under `scores`, and the logarithm of its normaliser."""
+    """Return what attention reads of `values` under `scores`, and the logarithm of its normaliser, in float32.
+
+    The exponentials are taken in float32, as the fused kernels do it.
+    """
+    scores = scores.float()
     largest = scores.amax(dim=-1, keepdim=True)
     weights = (scores - largest).exp()
     normaliser = weights.sum(dim=-1, keepdim=True)
-    return weights @ values / normaliser, largest + normaliser.log()
+    return (weights.to(values.dtype) @ values) / normaliser, largest + normaliser.log()
 
 
 def shared_attention(
@@ -83,8 +114,8 @@ def shared_attention(
     heads, count, width = query.shape[1:]
     groups, own = key.shape[1], key.shape[2]
     scale = width**-0.5 if scaling is None else scaling
-    hidden, far = _unseen(shared, count, own, sliding_window)
-    if shared.length and shared.rows.shape[1] == 1:
+    hidden, far = shared.unseen(count, own, sliding_window)
+    if shared.length and shared.rows.shape[1] == 1 and shared.filled is None:
         unseen = [F.pad(hidden, (shared.length, 0))] if hidden is not None else []
         unseen += [F.pad(far, (0, own))] if far is not None else []
         mask = ~torch.stack(unseen).any(0)[:, None] if unseen else None  # [R, 1, T, L + S]
@@ -119,14 +150,12 @@ def _fill(scores: Tensor, hidden: Tensor) -> Tensor:
 def _unseen(
     shared: SharedPrefix, count: int, own: int, sliding_window: int | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return which own tokens `[R, T, S]` and which of the prefix `[R, T, L]` the queries do not see; None for none.
-
-    Padding sees itself, for a row of nothing would be NaN.
-    """
     device, hidden, far = shared.padding.device, None, None
     places = torch.arange(own, device=device)
-    queries = places[own - count :, None]
-    if count > 1 or shared.padded or (sliding_window is not None and own > sliding_window):
+    first = own - count if shared.filled is None else shared.filled
+    queries = (torch.arange(count, device=device) + first)[:, None]
+    everything = count == 1 and not shared.padded and shared.filled is None
+    if not everything or (sliding_window is not None and own > sliding_window):
         distance = queries - places
         hidden = (distance < 0) | (places < shared.padding[:, None, None])
         if sliding_window is not None:

@@ -1,0 +1,211 @@
+"""Decoding on a GPU: persistent tensors and a static cache for each shape of a batch, and steps replayed as graphs.
+
+A shape is rounded up (rows to a power of two, tokens to a multiple), so few are needed. What a shape does for the first
+time runs as it is, and is captured the second time. Ends are looked at every few steps, for a look makes the GPU wait.
+Graphs read the weights where they lay when they were captured: a model whose weights have moved gets new ones.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import StaticLayer
+
+from panollava.tasks.decoding import Prefix, Prompts, Row, Said, likeliest
+from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
+from panollava.vlm.shared_prefix import SharedPrefix, table_of_rows
+
+PROMPT_MULTIPLE, OWN_MULTIPLE = 16, 64
+LOOK_EVERY = 8
+# Of a GPU's memory, what the tensors of all shapes may take together; those of the present one always exist.
+SHARE_OF_MEMORY = 0.25
+
+
+class Shape(NamedTuple):
+    """R rows of at most N own tokens behind P prefixes of L tokens, at most M rows behind one; the ends of sequence."""
+
+    rows: int
+    own: int
+    prefixes: int
+    length: int
+    behind_one: int
+    ends: tuple[int, ...]
+
+
+class Replayed:
+    """A function of persistent tensors alone. On a GPU it runs as it is once, then is captured and replayed."""
+
+    def __init__(self, function: Callable[[], Tensor], device: torch.device) -> None:
+        self.function, self.on_gpu, self.called = function, device.type == "cuda", False
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> Tensor:
+        """Return the function's result, which the next call overwrites."""
+        if not (self.on_gpu and self.called):
+            self.called = True
+            return self.function()
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.result = self.function()
+        self.graph.replay()
+        return self.result
+
+
+class StaticRows:
+    """The tensors of one shape, and what is done on them: a prompt of T tokens, and a step of one."""
+
+    def __init__(self, model: PanoLlavaForConditionalGeneration, shape: Shape, prefix: Prefix) -> None:
+        self._model, self.shape = ref(model), shape  # what is kept for a model must not keep it alive
+        device, rows = model.device, shape.rows
+        # Whole even where the language model has a sliding window, of which the attention knows.
+        self.layers = [StaticLayer(shape.own) for _ in range(model.config.text_config.num_hidden_layers)]
+        self.cache = Cache(layers=[*self.layers])
+        whole: dict[str, Any] = {"dtype": torch.long, "device": device}
+        self.filled = torch.zeros((), **whole)
+        keys, values = prefix.states()
+        self.shared = SharedPrefix(
+            [torch.empty_like(given) for given in keys],
+            [torch.empty_like(given) for given in values],
+            rows=torch.zeros(shape.prefixes, shape.behind_one, **whole),
+            places=torch.zeros(rows, **whole),
+            padding=torch.zeros(rows, **whole),
+            padded=True,
+            filled=self.filled,
+        )
+        self.ends = torch.tensor(shape.ends, **whole)
+        self.token, self.position = torch.zeros(2, rows, 1, **whole)
+        self.said = torch.zeros(rows, shape.own, **whole)
+        self.scores = torch.zeros(rows, dtype=torch.double, device=device)
+        self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.step, self.minimum = torch.zeros(2, 1, **whole)
+        self.advance = Replayed(lambda: self._advance(self.token, self.position), device)
+        self.prompts: dict[int, tuple[Tensor, Tensor, Replayed]] = {}
+
+    @property
+    def model(self) -> PanoLlavaForConditionalGeneration:
+        """Return the model, which outlives what is kept for it."""
+        model = self._model()
+        assert model is not None
+        return model
+
+    @property
+    def nbytes(self) -> int:
+        """Return how many bytes keys and values take."""
+        own: list[Any] = [layer.keys for layer in self.layers if layer.is_initialized]
+        return 2 * sum(keys.nbytes for keys in [*own, *self.shared.keys])
+
+    def _advance(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Read tokens `[R, T]`, say the next one, and return the hidden state `[R, D]` that it comes from."""
+        self.shared.forget()
+        state = {"past_key_values": self.cache, "shared": self.shared, "use_cache": True}
+        hidden = self.model.model(input_ids=ids, position_ids=positions, **state).last_hidden_state[:, -1]
+        logits = self.model.lm_head(hidden).float()
+        logits[:, self.ends] += torch.where(self.step < self.minimum, float("-inf"), 0.0)
+        tokens, gained, last = likeliest(logits, self.ends)
+        self.said.index_copy_(1, self.step, tokens[:, None])
+        self.scores += gained.masked_fill(self.ended, 0)
+        self.ended |= last
+        self.token.copy_(tokens[:, None])
+        self.position.copy_(positions[:, -1:] + 1)
+        self.filled.add_(ids.shape[1])
+        self.step += 1
+        return hidden
+
+    def _load(self, prefix: Prefix, prompts: Prompts, pad: int, min_new_tokens: int) -> None:
+        """Take over a batch of r <= R rows; the others have ended before they begin."""
+        real = len(prompts.owners)
+        keys, values = prefix.states()
+        for own, given in zip([*self.shared.keys, *self.shared.values], [*keys, *values], strict=True):
+            own.copy_(given)
+        rows, places = table_of_rows(prompts.owners, self.shape.prefixes, self.shape.behind_one)
+        self.shared.rows.copy_(rows)
+        self.shared.places.zero_()[:real] = places
+        self.shared.padding.zero_()[:real] = prompts.padding
+        for state in (self.filled, self.scores, self.step, *(layer.cumulative_length for layer in self.layers)):
+            state.zero_()
+        self.said.fill_(pad)
+        self.minimum.fill_(min_new_tokens)
+        self.ended.fill_(True)[:real] = False
+
+    def _read(self, prompts: Prompts) -> Tensor:
+        """Read the prompts, say the first token of each, and return the hidden state `[R, D]` that it comes from."""
+        real, length = prompts.ids.shape
+        if length not in self.prompts:
+            ids, positions = torch.zeros(2, self.shape.rows, length, dtype=torch.long, device=self.model.device)
+            self.prompts[length] = ids, positions, Replayed(lambda: self._advance(ids, positions), ids.device)
+        own_ids, own_positions, read = self.prompts[length]
+        own_ids[:real], own_positions[:real] = prompts.ids, prompts.positions
+        return read().clone()
+
+    def decode(self, prefix: Prefix, prompts: Prompts, budget: int, pad: int, min_new_tokens: int) -> Said:
+        """Return what the rows say, at most `budget` tokens."""
+        real = len(prompts.owners)
+        self._load(prefix, prompts, pad, min_new_tokens)
+        first = self._read(prompts)
+        for step in range(1, budget):
+            if step % LOOK_EVERY == 0 and bool(self.ended.all()):
+                break
+            self.advance()
+        return Said(self.said[:real, :budget].clone(), self.scores[:real].clone(), first[:real])
+
+
+@dataclass
+class Shapes:
+    """The shapes of one model, the one used last at the end, and where its weights lay."""
+
+    weights: list[int]
+    known: OrderedDict[Shape, StaticRows]
+
+
+_SHAPES: WeakKeyDictionary[PanoLlavaForConditionalGeneration, Shapes] = WeakKeyDictionary()
+
+
+def static_rows(model: PanoLlavaForConditionalGeneration, shape: Shape, prefix: Prefix, limit_bytes: int) -> StaticRows:
+    """Return the tensors of a shape, kept from the last time or new; the oldest ones make room for them."""
+    weights = [parameter.data_ptr() for parameter in model.parameters()]
+    shapes = _SHAPES.get(model)
+    if shapes is None or shapes.weights != weights:
+        shapes = _SHAPES[model] = Shapes(weights, OrderedDict())
+    known = shapes.known
+    if shape not in known:
+        known[shape] = StaticRows(model, shape, prefix)
+    known.move_to_end(shape)
+    while len(known) > 1 and sum(rows.nbytes for rows in known.values()) > limit_bytes:
+        known.popitem(last=False)
+    return known[shape]
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def decode_static(
+    model: PanoLlavaForConditionalGeneration,
+    prefix: Prefix,
+    batch: Sequence[Row],
+    ends: list[int],
+    pad: int,
+    min_new_tokens: int = 0,
+) -> Said:
+    """Return what rows with the same longest answer say, on persistent tensors."""
+    device, budget = model.device, batch[0].max_new_tokens
+    prompts = Prompts.of(batch, prefix, pad, device, PROMPT_MULTIPLE)
+    keys, _ = prefix.states()
+    most = max(sum(row.panorama == other.panorama for other in batch) for row in batch)
+    shape = Shape(
+        rows=_power_of_two(len(batch)),
+        own=-(-(prompts.ids.shape[1] + budget) // OWN_MULTIPLE) * OWN_MULTIPLE,
+        prefixes=len(keys[0]),
+        length=keys[0].shape[2],
+        behind_one=_power_of_two(most),
+        ends=tuple(ends),
+    )
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 2**34
+    rows = static_rows(model, shape, prefix, int(SHARE_OF_MEMORY * memory))
+    return rows.decode(prefix, prompts, budget, pad, min_new_tokens)

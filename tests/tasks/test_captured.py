@@ -1,0 +1,127 @@
+"""Static decoding says what growing decoding says, whatever its persistent tensors held before.
+
+Captured graphs need a GPU; there, the same tests run with them.
+"""
+
+from collections.abc import Callable
+from weakref import ref
+
+import torch
+
+from panollava import PanoLlavaForConditionalGeneration
+from panollava.tasks import captured
+from panollava.tasks.answering import prefix_of_views
+from panollava.tasks.captured import LOOK_EVERY, Shape, decode_static, static_rows
+from panollava.tasks.decoding import Prefix, Row, Said, decode_growing
+from panollava.vlm.attending import attending
+from panollava.vlm.shared_prefix import SHARED_ATTENTION
+from panollava.vlm.views import view_poses
+
+Make = Callable[..., PanoLlavaForConditionalGeneration]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BUDGET = 3 * LOOK_EVERY
+
+
+def lively(model: PanoLlavaForConditionalGeneration) -> PanoLlavaForConditionalGeneration:
+    """Return a random model that says different things to different prompts."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and "vision_tower" not in name:
+                weight.mul_(10)
+    return model.to(DEVICE)
+
+
+def prefix_of(model: PanoLlavaForConditionalGeneration, panoramas: int) -> Prefix:
+    size, config = model.config.vision_config.image_size, model.config
+    poses = view_poses(config.view_strategy, fov_deg=config.fov_deg, stride_deg=config.stride_deg).to(DEVICE)
+    pixels = torch.randn(panoramas, len(poses), 3, size, size, device=DEVICE)
+    ids = [7, *[config.image_token_id] * (len(poses) * config.tokens_per_side**2)]
+    return prefix_of_views(model, ids, pixels, poses.expand(panoramas, -1, -1))
+
+
+def questions(*owners: int, budget: int = BUDGET, length: int = 9) -> list[Row]:
+    ids = torch.randint(5, 60, (len(owners), length)).tolist()
+    return [Row(number, owner, ids[number][: length - number % 4], budget) for number, owner in enumerate(owners)]
+
+
+@torch.inference_mode()
+def both(
+    model: PanoLlavaForConditionalGeneration, prefix: Prefix, rows: list[Row], ends: list[int], minimum: int = 0
+) -> tuple[Said, Said]:
+    with attending(model, SHARED_ATTENTION):
+        return decode_growing(model, prefix, rows, ends, 0, minimum), decode_static(
+            model, prefix, rows, ends, 0, minimum
+        )
+
+
+def assert_same(growing: Said, static: Said, ends: list[int]) -> None:
+    for one, other in zip(growing.tokens.tolist(), static.tokens.tolist(), strict=True):
+        length = next((place + 1 for place, token in enumerate(one) if token in ends), len(one))
+        assert one[:length] == other[:length]
+    assert torch.allclose(growing.scores, static.scores, rtol=1e-3, atol=1e-4)
+    assert torch.allclose(growing.first, static.first, rtol=1e-3, atol=1e-3)
+
+
+def test_the_tensors_are_used_again_and_nothing_stays_behind(make_model: Make) -> None:
+    model, ends = lively(make_model()), list(range(20, 26))
+    for owners in ((0, 0, 1), (1, 1, 0), (0, 1, 1, 0), (0, 0, 1)):  # three or four rows: one shape
+        rows, prefix = questions(*owners), prefix_of(model, 2)
+        assert_same(*both(model, prefix, rows, ends), ends)
+    known = captured._SHAPES[model].known
+    assert len(known) == 1
+    assert next(iter(known.values())).advance.called
+
+
+def test_rows_of_many_shapes(make_model: Make) -> None:
+    model = lively(make_model())
+    for owners, length in (((0,), 9), ((0, 1, 2, 2, 2), 9), ((2,), 30), ((1, 1), 17)):
+        rows, prefix = questions(*owners, length=length), prefix_of(model, 3)
+        assert_same(*both(model, prefix, rows, []), [])
+
+
+def test_an_answer_has_at_least_so_many_tokens(make_model: Make) -> None:
+    model = lively(make_model())
+    rows, prefix = questions(0, 0, 0), prefix_of(model, 1)
+    (growing, static), ends = both(model, prefix, rows, []), []
+    ends = sorted({*growing.tokens[:, 2].tolist()})
+    assert_same(*both(model, prefix, rows, ends), ends)
+    growing, static = both(model, prefix, rows, ends, minimum=10)
+    assert_same(growing, static, ends)
+    assert not torch.isin(static.tokens[:, :10], torch.tensor(ends, device=DEVICE)).any()
+
+
+def test_weights_that_changed_in_place_are_read_and_those_that_moved_make_new_tensors(make_model: Make) -> None:
+    model = lively(make_model())
+    rows, prefix = questions(0, 0), prefix_of(model, 1)
+    before = both(model, prefix, rows, [])[1]
+    with torch.no_grad():
+        model.lm_head.weight.copy_(model.lm_head.weight.roll(3, dims=0))
+    growing, static = both(model, prefix, rows, [])
+    assert_same(growing, static, [])
+    assert not torch.equal(before.tokens, static.tokens)
+    kept = captured._SHAPES[model]
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.roll(1, dims=0).clone())
+    assert_same(*both(model, prefix, rows, []), [])
+    assert captured._SHAPES[model] is not kept
+
+
+def test_the_oldest_shapes_make_room(make_model: Make) -> None:
+    model = lively(make_model())
+    rows, prefix = questions(0), prefix_of(model, 1)
+    both(model, prefix, rows, [])
+    (shape,) = captured._SHAPES[model].known
+    limit = 2 * captured._SHAPES[model].known[shape].nbytes
+    for own in (256, 320):
+        static_rows(model, shape._replace(own=own), prefix, limit)
+    assert list(captured._SHAPES[model].known) == [shape, shape._replace(own=256), shape._replace(own=320)]
+    static_rows(model, shape, prefix, 1)
+    assert list(captured._SHAPES[model].known) == [shape]
+    assert isinstance(shape, Shape)
+
+
+def test_what_is_kept_does_not_keep_the_model(make_model: Make) -> None:
+    model = lively(make_model())
+    both(model, prefix_of(model, 1), questions(0), [])
+    gone = ref(model)
+    del model
+    assert gone() is None
