@@ -8,8 +8,9 @@ Graphs read the weights where they lay when they were captured: a model whose we
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 import torch
 from torch import Tensor
@@ -38,16 +39,16 @@ class Shape(NamedTuple):
 
 
 class Replayed:
-    """A function of persistent tensors alone. On a GPU it runs as it is once, then is captured and replayed."""
+    """A function of persistent tensors alone. On a GPU it runs as it is a few times, then is captured and replayed."""
 
-    def __init__(self, function: Callable[[], Tensor], device: torch.device) -> None:
-        self.function, self.on_gpu, self.called = function, device.type == "cuda", False
+    def __init__(self, function: Callable[[], Tensor], device: torch.device, *, warm_up: int) -> None:
+        self.function, self.on_gpu, self.left = function, device.type == "cuda", warm_up
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> Tensor:
         """Return the function's result, which the next call overwrites."""
-        if not (self.on_gpu and self.called):
-            self.called = True
+        if self.left or not self.on_gpu:
+            self.left = max(self.left - 1, 0)
             return self.function()
         if self.graph is None:
             self.graph = torch.cuda.CUDAGraph()
@@ -55,6 +56,30 @@ class Replayed:
                 self.result = self.function()
         self.graph.replay()
         return self.result
+
+
+# The models whose steps are compiled.
+_COMPILED: WeakSet[PanoLlavaForConditionalGeneration] = WeakSet()
+
+
+def compile_decoding(model: PanoLlavaForConditionalGeneration) -> None:
+    """Have the steps of a model on a GPU compiled before they are captured: the first of a kind take half a minute."""
+    _COMPILED.add(model)
+
+
+def _next_logits(
+    model: PanoLlavaForConditionalGeneration, ids: Tensor, positions: Tensor, **state: Any
+) -> tuple[Tensor, Tensor]:
+    """Return the hidden state `[R, D]` of the last of tokens `[R, T]`, and its logits `[R, vocabulary]`."""
+    # Embedded here: the model would look for placeholders in the ids, and a look cannot be captured.
+    embedded = model.get_input_embeddings()(ids)
+    hidden = model.model(inputs_embeds=embedded, position_ids=positions, use_cache=True, **state).last_hidden_state
+    return hidden[:, -1], model.lm_head(hidden[:, -1]).float()
+
+
+@cache
+def _compiled_next_logits() -> Callable[..., tuple[Tensor, Tensor]]:
+    return torch.compile(_next_logits)
 
 
 class StaticRows:
@@ -84,7 +109,9 @@ class StaticRows:
         self.scores = torch.zeros(rows, dtype=torch.double, device=device)
         self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
         self.step, self.minimum = torch.zeros(2, 1, **whole)
-        self.advance = Replayed(lambda: self._advance(self.token, self.position), device)
+        # The first call of a compiled step makes the cache; what is compiled then is not what is captured.
+        self.warm_up = 2 if model in _COMPILED else 1
+        self.advance = Replayed(lambda: self._advance(self.token, self.position), device, warm_up=self.warm_up)
         self.prompts: dict[int, tuple[Tensor, Tensor, Replayed]] = {}
 
     @property
@@ -103,9 +130,9 @@ class StaticRows:
     def _advance(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Read tokens `[R, T]`, say the next one, and return the hidden state `[R, D]` that it comes from."""
         self.shared.forget()
-        state = {"past_key_values": self.cache, "shared": self.shared, "use_cache": True}
-        hidden = self.model.model(input_ids=ids, position_ids=positions, **state).last_hidden_state[:, -1]
-        logits = self.model.lm_head(hidden).float()
+        way = _compiled_next_logits() if self.model in _COMPILED else _next_logits
+        hidden, logits = way(self.model, ids, positions, past_key_values=self.cache, shared=self.shared)
+        logits = logits.clone()
         logits[:, self.ends] += torch.where(self.step < self.minimum, float("-inf"), 0.0)
         tokens, gained, last = likeliest(logits, self.ends)
         self.said.index_copy_(1, self.step, tokens[:, None])
@@ -138,7 +165,11 @@ class StaticRows:
         real, length = prompts.ids.shape
         if length not in self.prompts:
             ids, positions = torch.zeros(2, self.shape.rows, length, dtype=torch.long, device=self.model.device)
-            self.prompts[length] = ids, positions, Replayed(lambda: self._advance(ids, positions), ids.device)
+            self.prompts[length] = (
+                ids,
+                positions,
+                Replayed(lambda: self._advance(ids, positions), ids.device, warm_up=self.warm_up),
+            )
         own_ids, own_positions, read = self.prompts[length]
         own_ids[:real], own_positions[:real] = prompts.ids, prompts.positions
         return read().clone()
@@ -157,9 +188,10 @@ class StaticRows:
 
 @dataclass
 class Shapes:
-    """The shapes of one model, the one used last at the end, and where its weights lay."""
+    """The shapes of one model, the one used last at the end, where its weights lay, and whether steps are compiled."""
 
     weights: list[int]
+    compiled: bool
     known: OrderedDict[Shape, StaticRows]
 
 
@@ -170,8 +202,8 @@ def static_rows(model: PanoLlavaForConditionalGeneration, shape: Shape, prefix: 
     """Return the tensors of a shape, kept from the last time or new; the oldest ones make room for them."""
     weights = [parameter.data_ptr() for parameter in model.parameters()]
     shapes = _SHAPES.get(model)
-    if shapes is None or shapes.weights != weights:
-        shapes = _SHAPES[model] = Shapes(weights, OrderedDict())
+    if shapes is None or (shapes.weights, shapes.compiled) != (weights, model in _COMPILED):
+        shapes = _SHAPES[model] = Shapes(weights, model in _COMPILED, OrderedDict())
     known = shapes.known
     if shape not in known:
         known[shape] = StaticRows(model, shape, prefix)

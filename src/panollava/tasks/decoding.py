@@ -105,7 +105,11 @@ def decode_growing(
     ended = torch.zeros(len(batch), dtype=torch.bool, device=device)
     end_ids = torch.tensor(ends, dtype=torch.long, device=device)
     keys, values = prefix.states()
-    live, cache, shared = torch.arange(len(batch)), DynamicCache(), SharedPrefix.of(keys, values, owners, padding)
+    live, cache, shared = (
+        torch.arange(len(batch), device=device),
+        DynamicCache(),
+        SharedPrefix.of(keys, values, owners, padding),
+    )
     for step in range(budget):
         state = {"past_key_values": cache, "shared": shared, "use_cache": True}
         hidden = model.model(input_ids=ids, position_ids=positions, **state).last_hidden_state[:, -1]

@@ -7,7 +7,7 @@ forward.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
 SHARED_ATTENTION = "panollava_shared"
+# The fused kernel that takes a bias wants rows of so many keys.
+ALIGNED = 8
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class SharedPrefix:
     padding: Tensor
     padded: bool
     filled: Tensor | None = None
-    _unseen: dict[tuple[int, int, int | None], tuple[Tensor | None, Tensor | None]] = field(default_factory=dict)
+    _biases: dict[tuple[Any, ...], "Biases"] = field(default_factory=dict)
 
     @classmethod
     def of(cls, keys: list[Tensor], values: list[Tensor], owners: Tensor, padding: Tensor) -> "SharedPrefix":
@@ -50,20 +52,35 @@ class SharedPrefix:
         """Return the length L of the prefixes."""
         return self.keys[0].shape[2]
 
-    def unseen(self, count: int, own: int, sliding_window: int | None) -> tuple[Tensor | None, Tensor | None]:
-        """Return which own tokens `[R, T, S]` and which of the prefix `[R, T, L]` T queries do not see; None for none.
-
-        Padding sees itself, for a row of nothing would be NaN. All layers ask for the same.
-        """
-        key = (count, own, sliding_window)
-        if key not in self._unseen:
+    def biases(self, query: Tensor, groups: int, own: int, sliding_window: int | None) -> "Biases":
+        """Return what hides keys from `query` `[R, H, T, d]`, computed once for all layers, which ask for the same."""
+        key = (query.shape[1:3], query.dtype, own, sliding_window)
+        if key not in self._biases:
             self.forget()
-            self._unseen[key] = _unseen(self, count, own, sliding_window)
-        return self._unseen[key]
+            hidden, far = _unseen(self, query.shape[2], own, sliding_window)
+            self._biases[key] = _biases(self, hidden, far, own, query.shape[1] // groups, query.dtype)
+        return self._biases[key]
 
     def forget(self) -> None:
-        """Forget what the last queries did not see, since a static cache holds more now."""
-        self._unseen.clear()
+        """Forget what was hidden from the last queries, since a static cache holds more now."""
+        self._biases.clear()
+
+    @property
+    def unshared(self) -> bool:
+        """Return whether attending to prefix and own tokens at once costs less than apart: no prefix has two rows."""
+        return bool(self.length) and self.rows.shape[1] == 1 and self.filled is None
+
+
+class Biases(NamedTuple):
+    """What is added to scores to hide keys, the lowest number or nothing; None where all is seen.
+
+    Of the own tokens `[R, 1, n T, S]` for the n heads of a group, of the prefix `[P, 1, M n T, L]`; where prefixes are
+    unshared, of both together `[R, 1, T, L + S]`, and the others are None.
+    """
+
+    own: Tensor | None = None
+    prefix: Tensor | None = None
+    both: Tensor | None = None
 
 
 def table_of_rows(owners: Tensor, prefixes: int, largest: int | None = None) -> tuple[Tensor, Tensor]:
@@ -82,18 +99,6 @@ def table_of_rows(owners: Tensor, prefixes: int, largest: int | None = None) -> 
     return rows.view(len(counts), width), places
 
 
-def _join(scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what attention reads of `values` under `scores`, and the logarithm of its normaliser, in float32.
-
-    The exponentials are taken in float32, as the fused kernels do it.
-    """
-    scores = scores.float()
-    largest = scores.amax(dim=-1, keepdim=True)
-    weights = (scores - largest).exp()
-    normaliser = weights.sum(dim=-1, keepdim=True)
-    return (weights.to(values.dtype) @ values) / normaliser, largest + normaliser.log()
-
-
 def shared_attention(
     module: nn.Module,
     query: Tensor,
@@ -108,48 +113,60 @@ def shared_attention(
 ) -> tuple[Tensor, None]:
     """Attend with `query` `[R, H, T, d]` to the prefix of each row and its own `key` and `value` `[R, G, S, d]`.
 
-    The queries are the last T of the row's S own tokens. The result is `[R, T, H, d]`; at padding it means nothing.
+    The queries are the last T of the row's own tokens, of which a static cache holds as many as it is filled with. The
+    result is `[R, T, H, d]`; at padding it means nothing.
     """
     layer: Any = module.layer_idx
-    heads, count, width = query.shape[1:]
-    groups, own = key.shape[1], key.shape[2]
+    heads, _, width = query.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
-    hidden, far = shared.unseen(count, own, sliding_window)
-    if shared.length and shared.rows.shape[1] == 1 and shared.filled is None:
-        unseen = [F.pad(hidden, (shared.length, 0))] if hidden is not None else []
-        unseen += [F.pad(far, (0, own))] if far is not None else []
-        mask = ~torch.stack(unseen).any(0)[:, None] if unseen else None  # [R, 1, T, L + S]
-        return _attend_unshared(query, key, value, mask, shared, layer, scale).transpose(1, 2), None
-    asked = (query * scale).unflatten(1, (groups, -1)).flatten(2, 3)  # [R, G, n T, d]
-    scores = asked @ key.transpose(-1, -2)  # [R, G, n T, S]
-    if hidden is not None:
-        scores = _fill(scores.unflatten(2, (-1, count)), hidden[:, None, None]).flatten(2, 3)
-    read, weight = _join(scores, value)
+    biases = shared.biases(query, key.shape[1], key.shape[2], sliding_window)
+    if shared.unshared:
+        return _attend_unshared(query, key, value, biases.both, shared, layer, scale).transpose(1, 2), None
+    asked = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)  # [R, G, n T, d]
+    read, normaliser = _read(asked, key, value, biases.own, scale)
     if shared.length:
         together = asked.index_select(0, shared.rows.flatten()).unflatten(0, shared.rows.shape)  # [P, M, G, n T, d]
         together = together.transpose(1, 2).flatten(2, 3)  # [P, G, M n T, d]
-        scores = together @ shared.keys[layer].transpose(-1, -2)
-        if far is not None:
-            far = far.index_select(0, shared.rows.flatten()).unflatten(0, shared.rows.shape)  # [P, M, T, L]
-            shape = scores.unflatten(2, (shared.rows.shape[1], -1, count))  # [P, G, M, n, T, L]
-            scores = _fill(shape, far[:, None, :, None]).flatten(2, 4)
-        found = [
-            half.unflatten(2, (shared.rows.shape[1], -1)).transpose(1, 2).flatten(0, 1)
-            for half in _join(scores, shared.values[layer])
-        ]
-        before, normaliser = (half.index_select(0, shared.places) for half in found)  # [R, G, n T, d or 1]
-        share = torch.sigmoid(normaliser - weight)
+        found = _read(together, shared.keys[layer], shared.values[layer], biases.prefix, scale)
+        apart = [half.unflatten(2, (shared.rows.shape[1], -1)).transpose(1, 2).flatten(0, 1) for half in found]
+        before, other = (half.index_select(0, shared.places) for half in apart)  # [R, G, n T, d or 1]
+        share = torch.sigmoid(other - normaliser)
         read = share * before + (1 - share) * read
-    return read.view(-1, heads, count, width).transpose(1, 2).to(value.dtype), None
+    return read.to(value.dtype).view(len(query), heads, -1, width).transpose(1, 2), None
 
 
-def _fill(scores: Tensor, hidden: Tensor) -> Tensor:
-    return scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
+def _read(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """Return what queries `[B, G, Q, d]` read of `[B, G, K, d]`, and the logarithm of their normalisers `[B, G, Q, 1]`.
+
+    Exponentials and normalisers are float32, as in the fused kernels, which a GPU has for half precision.
+    """
+    if queries.is_cuda and queries.dtype in (torch.bfloat16, torch.float16):
+        if bias is None:
+            read, normaliser, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+                queries, keys, values, scale=scale
+            )
+            return read, normaliser[..., None]
+        if keys.shape[2] % ALIGNED == 0:
+            bias = bias.expand(-1, keys.shape[1], -1, -1)
+            efficient = torch.ops.aten._scaled_dot_product_efficient_attention
+            read, normaliser, *_ = efficient(queries, keys, values, bias, compute_log_sumexp=True, scale=scale)
+            return read, normaliser[:, :, : queries.shape[2], None]
+    scores = (queries @ keys.transpose(-1, -2)).float() * scale
+    if bias is not None:
+        scores = scores + bias
+    largest = scores.amax(dim=-1, keepdim=True)
+    weights = (scores - largest).exp()
+    total = weights.sum(dim=-1, keepdim=True)
+    return (weights.to(values.dtype) @ values) / total, largest + total.log()
 
 
 def _unseen(
     shared: SharedPrefix, count: int, own: int, sliding_window: int | None
 ) -> tuple[Tensor | None, Tensor | None]:
+    """Return which own tokens `[R, T, S]` and which of the prefix `[R, T, L]` the queries do not see; None for none.
+
+    Padding sees itself, for a row of nothing would be NaN.
+    """
     device, hidden, far = shared.padding.device, None, None
     places = torch.arange(own, device=device)
     first = own - count if shared.filled is None else shared.filled
@@ -167,10 +184,30 @@ def _unseen(
     return hidden, far
 
 
+def _biases(
+    shared: SharedPrefix, hidden: Tensor | None, far: Tensor | None, own_tokens: int, group: int, dtype: torch.dtype
+) -> Biases:
+    def bias(mask: Tensor) -> Tensor:
+        return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, torch.finfo(dtype).min)
+
+    def of_group(mask: Tensor) -> Tensor:
+        return mask[:, None].expand(-1, group, -1, -1).flatten(1, 2)  # [R, n T, .]
+
+    if shared.unshared:
+        unseen = [F.pad(hidden, (shared.length, 0))] if hidden is not None else []
+        unseen += [F.pad(far, (0, own_tokens))] if far is not None else []
+        return Biases(both=bias(torch.stack(unseen).any(0)[:, None]) if unseen else None)
+    own = None if hidden is None else bias(of_group(hidden))[:, None]
+    if far is None or not shared.length:
+        return Biases(own)
+    far = of_group(far).index_select(0, shared.rows.flatten()).unflatten(0, shared.rows.shape)  # [P, M, n T, L]
+    return Biases(own, bias(far.flatten(1, 2))[:, None])
+
+
 def _attend_unshared(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, shared: SharedPrefix, layer: int, scale: float
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, shared: SharedPrefix, layer: int, scale: float
 ) -> Tensor:
-    """Attend where no prefix has a second row, so that joining the halves costs less than attending twice.
+    """Attend to the prefix and the own tokens at once.
 
     The result is `[R, H, T, d]`. What is masked gets its heads repeated, for not every fused kernel does both.
     """
@@ -179,9 +216,9 @@ def _attend_unshared(
     for before, after in ((shared.keys[layer], key), (shared.values[layer], value)):
         prefix = before if len(before) == 1 else before.index_select(0, shared.places)
         whole = torch.cat((prefix, after), dim=2)
-        wholes.append(whole if mask is None else repeat_kv(whole, group))
+        wholes.append(whole if bias is None else repeat_kv(whole, group))
     keys, values = wholes
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale, enable_gqa=mask is None)
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scale, enable_gqa=bias is None)
 
 
 AttentionInterface.register(SHARED_ATTENTION, shared_attention)
