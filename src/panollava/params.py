@@ -119,7 +119,7 @@ class TrainVision(Training):
     """The overlap loss."""
 
     pairing: Literal["exact", "strip", "none"]
-    loss: Literal["vicreg", "densecl"]
+    loss: Literal["vicreg", "vicreg_batchwise", "densecl"]
     encoder_blocks: PositiveInt
 
 
