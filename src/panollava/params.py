@@ -93,7 +93,7 @@ class Model(Strict):
     panorama_height: PositiveInt | None
     tokens_per_side: PositiveInt
     token_reduction: Literal["none", "unique"]
-    resampler: Literal["mlp", "pooling", "perceiver"]
+    resampler: Literal["mlp", "pooling", "perceiver", "c_abstractor"]
     resampler_hidden_size: PositiveInt
     resampler_layers: PositiveInt
     position_code: Literal["none", "yaw", "ray"]
