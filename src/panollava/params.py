@@ -11,6 +11,7 @@ import dvc.api
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 from ruamel.yaml import YAML
 
+from panollava.corpus.world.scenes import MAX_LATITUDE_DEG
 from panollava.report.gate import Rule
 
 Weights = Literal["standin", "hub"]
@@ -60,6 +61,7 @@ class World(Strict):
 
     panoramas: SplitSizes
     korean_share: float = Field(ge=0, le=1)
+    min_latitude_deg: float = Field(ge=0, le=MAX_LATITUDE_DEG)
 
 
 class Dataset(Strict):
