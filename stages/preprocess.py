@@ -60,6 +60,7 @@ def _from_world(params: PreprocessParams, settings: Preprocess) -> dict[str, Ite
             seed=params.seed,
             height=settings.image_height,
             korean_share=world.korean_share,
+            min_latitude_deg=world.min_latitude_deg,
             workers=os.cpu_count() or 1,
         )
         for split in SPLITS

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from panollava.params import read_params
+from panollava.params import Model, Weights, read_params
 from panollava.report.html import write_report
+from panollava.vlm.views import VIEW_SETTINGS
 
 
 class Settings(BaseModel):
@@ -22,12 +23,15 @@ class VisualiseParams(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     seed: int
+    weights: Weights
+    model: dict[Weights, Model]
     visualise: Settings
 
 
 def main() -> None:
     """Write plots/figures/*.png and plots/report.html."""
     params = read_params(VisualiseParams, stage="visualise")
+    model = params.model[params.weights]
     written = write_report(
         Path("data/evaluate/predictions.jsonl"),
         Path("metrics"),
@@ -35,6 +39,7 @@ def main() -> None:
         Path("data/store"),
         Path("plots/figures"),
         Path("plots/report.html"),
+        views={name: value for name, value in model if name in VIEW_SETTINGS},
         samples=params.visualise.samples,
         seed=params.seed,
     )

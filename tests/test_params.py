@@ -88,6 +88,8 @@ def test_a_missing_key_is_named(content: dict[str, Any], tmp_path: Path, path: s
         ("model.hub.position_code", "xyz"),
         ("train_vision.standin.pairing", "homography"),
         ("dataset.world.korean_share", 1.5),
+        ("dataset.world.min_latitude_deg", 76.0),
+        ("dataset.world.min_latitude_deg", -1.0),
         ("preprocess.standin.jpeg_quality", 200),
         ("llms.llama.chat_template", "chatml"),
         ("robustness.rolls_deg", [45.0]),

@@ -11,6 +11,7 @@ import dvc.api
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 from ruamel.yaml import YAML
 
+from panollava.corpus.world.scenes import MAX_LATITUDE_DEG
 from panollava.report.gate import Rule
 
 Weights = Literal["standin", "hub"]
@@ -60,6 +61,7 @@ class World(Strict):
 
     panoramas: SplitSizes
     korean_share: float = Field(ge=0, le=1)
+    min_latitude_deg: float = Field(ge=0, le=MAX_LATITUDE_DEG)
 
 
 class Dataset(Strict):
@@ -93,7 +95,7 @@ class Model(Strict):
     panorama_height: PositiveInt | None
     tokens_per_side: PositiveInt
     token_reduction: Literal["none", "unique"]
-    resampler: Literal["mlp", "pooling", "perceiver"]
+    resampler: Literal["mlp", "pooling", "perceiver", "c_abstractor"]
     resampler_hidden_size: PositiveInt
     resampler_layers: PositiveInt
     position_code: Literal["none", "yaw", "ray"]
@@ -119,7 +121,7 @@ class TrainVision(Training):
     """The overlap loss."""
 
     pairing: Literal["exact", "strip", "none"]
-    loss: Literal["vicreg", "densecl"]
+    loss: Literal["vicreg", "vicreg_batchwise", "densecl"]
     encoder_blocks: PositiveInt
 
 

@@ -131,6 +131,20 @@ def test_a_test_question_comes_in_both_languages(test_rows: list[PanoramaRow]) -
         assert max(kinds.values()) == 1
 
 
+def test_at_the_poles_is_asked_what_needs_no_compass() -> None:
+    rows = [world_row(index, split="test", min_latitude_deg=60, **OPTIONS) for index in range(12)]
+    for row in rows:
+        assert records_from_json(records_to_json(row.records)) == row.records
+        for item in row.records[0].objects:
+            assert abs(item.box_deg[1]) >= 60
+            mask = coco.decode({"size": list(item.mask.size), "counts": item.mask.counts}).astype(bool)
+            assert mask.any()
+            assert not (mask & ~inside(item.box_deg, 180 / HEIGHT)).any()
+    asked = {turn.type for record in dialogues(rows) for turn in record.conversations}
+    compass = {"direction8", "relation", "turn", "dialogue_direction8", "dialogue_left", "dialogue_where"}
+    assert asked - {"nearest"} == {*GENERATORS} - compass - {"nearest"}
+
+
 def test_every_type_is_asked(train: list[PanoramaRow]) -> None:
     assert TRAIN_QUESTIONS.keys() == TEST_QUESTIONS.keys() == {*GENERATORS, "dialogue"}
     counts = Counter(turn.type for record in dialogues(train) for turn in record.conversations)

@@ -1,5 +1,6 @@
 """The scenes of the synthetic world: reproducible, varied as promised, boxes exact and well apart."""
 
+import hashlib
 import math
 from collections import Counter
 
@@ -11,6 +12,7 @@ from panollava.corpus.world.scenes import (
     CAMERA_HEIGHT,
     COLOURS,
     GROUNDS,
+    MAX_LATITUDE_DEG,
     SHAPES,
     Scene,
     SceneObject,
@@ -18,6 +20,9 @@ from panollava.corpus.world.scenes import (
     gap_deg,
     sample_scene,
 )
+
+# Names, yaws and pitches of the first 200 training scenes of seed 3.
+DEFAULT_WORLD = "975f69bfdd957fb9fd5a5f3b9c6e4b681ce8de76d95dbc43c0d128ee85b76b3f"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +76,7 @@ def test_boxes_have_the_promised_sizes_and_gaps(scenes: list[Scene], objects: li
         assert all(gap_deg(a, b) >= 3 for a, b in pairs)
 
 
-def test_objects_stand_or_hang_inside_the_world(scenes: list[Scene]) -> None:
+def assert_inside_the_world(scenes: list[Scene]) -> None:
     for scene in scenes:
         wall = min(scene.half_width, scene.half_depth) if scene.kind == "room" else 19.0
         for item in scene.objects:
@@ -81,6 +86,39 @@ def test_objects_stand_or_hang_inside_the_world(scenes: list[Scene]) -> None:
             assert math.hypot(item.centre[0], item.centre[2]) + math.sqrt(2) * item.radius < wall
             if scene.kind == "room":
                 assert item.centre[1] + item.height / 2 < scene.ceiling
+
+
+def test_objects_stand_or_hang_inside_the_world(scenes: list[Scene]) -> None:
+    assert_inside_the_world(scenes)
+
+
+def test_the_default_world_is_the_one_that_all_results_were_made_with(scenes: list[Scene]) -> None:
+    lines = [f"{o.label} {o.yaw_deg:.3f} {o.pitch_deg:.3f}" for scene in scenes[:200] for o in scene.objects]
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == DEFAULT_WORLD
+    assert sample_scene(3, split="train", index=7, min_latitude_deg=0.0) == scenes[7]
+
+
+@pytest.mark.parametrize("latitude", [30, 60, MAX_LATITUDE_DEG])
+def test_objects_of_a_polar_world_are_near_the_poles_and_still_varied(latitude: float) -> None:
+    polar = [sample_scene(3, split="train", index=i, min_latitude_deg=latitude) for i in range(300)]
+    found = [item for scene in polar for item in scene.objects]
+    assert min(abs(o.pitch_deg) for o in found) >= latitude
+    assert 0.4 < sum(o.pitch_deg > 0 for o in found) / len(found) < 0.6
+    assert all(len(scene.objects) >= 2 for scene in polar)
+    assert len({len(scene.objects) for scene in polar}) >= 4
+    for names, values in ((COLOURS, [o.colour for o in found]), (SHAPES, [o.shape for o in found])):
+        shares = Counter(values)
+        assert all(abs(shares[name] * len(names) / len(values) - 1) < 0.3 for name in names)
+    assert all(min(o.box_deg[2:]) >= 8 and max(o.box_deg[2:]) <= 42 for o in found)
+    for scene in polar:
+        assert all(gap_deg(a, b) >= 3 for i, a in enumerate(scene.objects) for b in scene.objects[:i])
+    assert_inside_the_world(polar)
+
+
+@pytest.mark.parametrize("latitude", [-1.0, 80.0])
+def test_a_latitude_without_room_is_refused(latitude: float) -> None:
+    with pytest.raises(ValueError, match=rf"min_latitude_deg is {latitude}.*from 0 to 75"):
+        sample_scene(0, split="train", index=0, min_latitude_deg=latitude)
 
 
 def test_background_names_describe_the_scene(scenes: list[Scene]) -> None:

@@ -12,12 +12,14 @@ from panollava.report.inputs import load_panoramas, read_inputs, read_prediction
 from panollava.report.score_figures import text_figure
 from panollava.report.tables import all_score_rows, markdown_table, results_table, update_between_markers
 
+RING = {"fov_deg": 90.0, "stride_deg": 45.0, "pitches_deg": [0.0], "roll_deg": 0.0, "tokens_per_side": 4}
 
-def report(folder: Path, out: str = "figures", samples: int = 3) -> list[Path]:
+
+def report(folder: Path, out: str = "figures", samples: int = 3, strategy: str = "e2p") -> list[Path]:
     return write_report(
         folder / "predictions.jsonl", folder / "metrics", folder / "plots", folder / "store", folder / out,
         folder / f"{out}.html",
-        samples=samples, seed=0,
+        views=RING | {"view_strategy": strategy}, samples=samples, seed=0,
     )  # fmt: skip
 
 
@@ -56,7 +58,7 @@ def test_a_full_run_writes_every_figure_and_the_page_holds_them_all(full: Path) 
     names = {path.name for path in (full / "figures").iterdir()}
     answers = {f"answers_{number:02d}.png" for number in (1, 2, 3)}
     scores = {"accuracy.png", "detections.png", "directions.png", "grounding.png", "losses.png", "latency.png"}
-    scores |= {"free_text.png"}
+    scores |= {"free_text.png", "pairing.png"}
     assert names == answers | scores | {"confusion_en.png", "confusion_ko.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (full / "figures").glob("*.png"))
     assert (full / "figures.html").read_text("utf-8").count("data:image/png;base64,") == len(names)
@@ -93,10 +95,14 @@ def test_the_same_inputs_give_the_same_bytes(full: Path) -> None:
 def test_one_photograph_with_an_open_question_gives_a_short_report(tmp_path: Path) -> None:
     scores = {"en": {"open": {"chrf": 0.234, "blind_chrf": 0.2, "n": 1}}}
     write_outputs(tmp_path, open_predictions(), scores, loss=False, latency=False)
-    assert {path.name for path in report(tmp_path)} == {"answers_01.png", "free_text.png", "figures.html"}
+    assert {path.name for path in report(tmp_path, strategy="resize")} == {
+        "answers_01.png",
+        "free_text.png",
+        "figures.html",
+    }
     page = (tmp_path / "figures.html").read_text("utf-8")
     assert "0.234" in page
-    for absent in ("accuracy", "detections", "directions", "grounding", "confusion", "losses", "latency"):
+    for absent in ("accuracy", "detections", "directions", "grounding", "confusion", "pairing", "losses", "latency"):
         assert f'id="{absent}"' not in page and f'href="#{absent}"' not in page
 
 
@@ -106,7 +112,7 @@ def test_one_panorama_with_every_task_is_drawn(tmp_path: Path) -> None:
     # One panorama has one true answer a type: nothing to confuse.
     assert names == {
         "accuracy.png", "detections.png", "answers_01.png", "directions.png", "grounding.png", "free_text.png",
-        "figures.html",
+        "pairing.png", "figures.html",
     }  # fmt: skip
 
 

@@ -40,7 +40,20 @@ def test_the_first_nine_arms_differ_in_two_parameters_alone() -> None:
     assert list(ARMS)[:9] == [
         f"{pairing}-{code}" for pairing in ("none", "strip", "exact") for code in ("none", "yaw", "ray")
     ]
-    assert {key for arm in list(ARMS)[:9] for key in ARMS[arm]} == {"train_vision.pairing", "model.position_code"}
+    assert {key for arm in list(ARMS)[:9] for key in ARMS[arm]} == {"train_vision.*.pairing", "model.*.position_code"}
+
+
+def test_the_polar_arms_differ_from_their_namesakes_in_the_world_alone() -> None:
+    for weights in ("standin", "hub"):
+        found = cells(["exact-ray", "sphere", "poles-anyres_e2p", "poles-sphere"], (0,), weights)
+        world = {"dataset.world.min_latitude_deg": "60"}
+        yaml = YAML(typ="safe")
+        for namesake, polar in (("exact-ray", "poles-anyres_e2p"), ("sphere", "poles-sphere")):
+            usual, near_poles = (
+                changed(yaml.load(PROJECT / "params.yaml"), settings)
+                for settings in (found[f"{namesake}-s0"] | world, found[f"{polar}-s0"])
+            )
+            assert usual == near_poles
 
 
 @pytest.mark.parametrize("arm", ["resize", "cubemap", "e2p", "sphere", "adaptive"])

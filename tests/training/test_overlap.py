@@ -6,7 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from panollava.training.overlap import OVERLAP_LOSSES, TEMPERATURE, Overlap, densecl, neighbours, read_at, vicreg
+from panollava.training.overlap import (
+    COVARIANCE,
+    INVARIANCE,
+    OVERLAP_LOSSES,
+    TEMPERATURE,
+    VARIANCE,
+    Overlap,
+    densecl,
+    neighbours,
+    pool,
+    read_at,
+    vicreg,
+    vicreg_batchwise,
+)
 from panollava.vlm.views import PINHOLE, project, token_solid_angles, view_poses, view_rays
 
 SIZE = 16
@@ -107,9 +120,9 @@ def test_reading_a_map_at_its_own_centres_returns_it() -> None:
 
 @pytest.mark.parametrize("loss", OVERLAP_LOSSES.values(), ids=OVERLAP_LOSSES)
 def test_matching_features_have_the_lowest_loss(ring: Tensor, loss) -> None:
-    features = field(ring)
+    features = 3 * field(ring)  # pooled, they still have the variance that VICReg asks for; noise need not bring it
     noise = torch.randn_like(features)
-    losses = [float(loss(features + amount * noise, ring, "exact")) for amount in (0.0, 0.3, 1.0)]
+    losses = [float(loss(features + amount * noise, ring, "exact")) for amount in (0.0, 0.9, 3.0)]
     # Features of another direction, each as good as the true ones in itself.
     elsewhere = features.clone()
     elsewhere[:, 2::2] = elsewhere[:, 2::2].flip(-2)
@@ -132,6 +145,70 @@ def test_gradients_reach_both_sides_and_are_finite(ring: Tensor, loss, pairing: 
     assert torch.isfinite(features.grad).all()
     assert (features.grad[:, 1:].flatten(2).abs().amax(-1) > 0).all()
     assert (features.grad[:, 0] == 0).all()  # the whole panorama is no pinhole view
+
+
+def test_pooling_is_the_mean_over_the_overlap_on_the_sphere(ring: Tensor) -> None:
+    overlap = pair(neighbours(ring, SIZE, "exact"), 1, 2)
+    # Rays that are uniform on the sphere, and of these the ones in a token of the overlap.
+    rays = torch.nn.functional.normalize(torch.randn(1_000_000, 3), dim=-1)
+    x, y, inside = project(rays, ring[1])
+    x, y, rays = x[inside], y[inside], rays[inside]
+    token = ((1 - y) * SIZE / 2).long() * SIZE + ((x + 1) * SIZE / 2).long()
+    true = rays[torch.isin(token, overlap.tokens)].mean(0)
+    own, other = pool(view_rays(ring, SIZE, SIZE)[None], overlap)
+    assert torch.allclose(own[0], true, atol=5e-3)
+    assert torch.allclose(other[0], true, atol=5e-3)
+    flat = view_rays(ring[1], SIZE, SIZE).flatten(0, 1)[overlap.tokens].mean(0)
+    assert (flat - true).norm() > 0.05
+
+
+@pytest.mark.parametrize("pairing", ["exact", "strip"])
+@pytest.mark.parametrize("panoramas", [1, 3])
+def test_batchwise_statistics_run_over_panoramas_and_overlaps(ring: Tensor, panoramas: int, pairing: str) -> None:
+    ring = torch.cat((ring, view_poses("e2p", fov_deg=70, stride_deg=60)))  # overlaps of unequal size
+    features = torch.randn(panoramas, len(ring), 4, 4, 5)
+    overlaps = neighbours(ring, 4, pairing)
+    samples = [[pool(features, o)[side][p] for p in range(panoramas) for o in overlaps] for side in (0, 1)]
+    weights = torch.stack([o.weights.sum() for _ in range(panoramas) for o in overlaps])
+    first, second = (torch.stack(side) for side in samples)
+    invariance = (weights[:, None] * (first - second) ** 2).sum() / weights.sum() / 5
+    hinges, products = [], []
+    for side in (first, second):
+        covariance = side.T.cov()
+        hinges += [max(0.0, 1 - math.sqrt(float(variance) + 1e-4)) for variance in covariance.diagonal()]
+        products.append(float((covariance - covariance.diag().diag()).square().sum()) / 5)
+    expected = INVARIANCE * float(invariance) + VARIANCE * sum(hinges) / 10 + COVARIANCE * sum(products) / 2
+    assert float(vicreg_batchwise(features, ring, pairing)) == pytest.approx(expected, rel=1e-4)
+    assert float(vicreg_batchwise(features.flip(0), ring, pairing)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_views_that_agree_in_the_mean_are_invariant_batchwise_and_not_token_by_token(ring: Tensor) -> None:
+    features = torch.randn(4, 1, 6, 6, 3).repeat(1, 2, 1, 1, 1)
+    for overlap in neighbours(ring[[1, 1]], 6, "exact"):
+        assert torch.allclose(*pool(features, overlap), atol=1e-6)
+    # A token's mirror image weighs as much, so the mean stays when one of two views of one direction is mirrored.
+    poses = torch.cat((ring[1:2], view_poses("e2p", fov_deg=60, stride_deg=360)))
+    mirrored = torch.stack((features[:, 0], features[:, 1].flip(-2)), dim=1)
+    pooled, single = (
+        float(loss(mirrored, poses, "exact") - loss(features, poses, "exact")) for loss in (vicreg_batchwise, vicreg)
+    )
+    assert abs(pooled) < 1e-4
+    assert single > 1
+
+
+def test_collapsed_overlaps_are_punished(ring: Tensor) -> None:
+    # Every panorama and direction alike: nothing but the hinge is left, at its highest.
+    constant = torch.randn(7).expand(3, len(ring), 4, 4, 7)
+    assert float(vicreg_batchwise(constant, ring, "exact")) == pytest.approx(VARIANCE * (1 - 1e-2), rel=1e-4)
+    # All channels alike: the hinge is content, the covariance is not.
+    apart = 10 * torch.randn(3, len(ring), 4, 4, 7)
+    alike = apart[..., :1].expand_as(apart)
+    assert vicreg_batchwise(alike, ring, "exact") > vicreg_batchwise(apart, ring, "exact")
+
+
+def test_one_panorama_with_one_overlap_is_refused(ring: Tensor) -> None:
+    with pytest.raises(ValueError, match="one panorama with one overlap: one sample has no variance; raise batch_size"):
+        vicreg_batchwise(torch.randn(1, 1, 4, 4, 5), ring[1:2], "strip")
 
 
 def test_neighbours_of_the_true_place_are_no_negatives() -> None:

@@ -21,7 +21,7 @@ import panollava.training.stages as stages
 from panollava.backbones.assemble import Parts, load_finetuned, read_parts
 from panollava.corpus.store import open_split
 from panollava.training.data import ViewCollator
-from panollava.training.overlap import vicreg
+from panollava.training.overlap import OVERLAP_LOSSES, vicreg
 from panollava.training.scratch import scratch
 from panollava.training.trainer import Recipe
 
@@ -301,9 +301,10 @@ def test_without_pairing_the_trunk_is_written_as_it_is_drawn_and_fitted(
     drawn = model.state_dict()
     assert set(written) == declared(drawn, *DECLARED["train_vision"])
     assert all(torch.equal(drawn[name], value) for name, value in written.items())
-    trained = adapt(parts, store, tmp_path / "exact", replace(RECIPE, overlap=("densecl", "exact")))
-    assert trained.trained == outcome.trained
-    assert min(trained.moved.values()) > 0
+    for loss in OVERLAP_LOSSES:
+        trained = adapt(parts, store, tmp_path / loss, replace(RECIPE, steps=2, overlap=(loss, "exact")))
+        assert trained.trained == outcome.trained
+        assert min(trained.moved.values()) > 0
 
 
 def test_views_without_overlap_stop_the_overlap_stage(parts: Parts, store: Path, tmp_path: Path) -> None:

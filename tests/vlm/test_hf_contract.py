@@ -45,7 +45,7 @@ def with_labels(inputs: BatchFeature) -> dict[str, Tensor]:
 
 
 @families
-@pytest.mark.parametrize("resampler", ["mlp", "perceiver"])
+@pytest.mark.parametrize("resampler", ["mlp", "perceiver", "c_abstractor"])
 def test_a_saved_model_loads_bit_equal(
     make_model: Make, inputs: BatchFeature, tmp_path: Path, vision: str, language: str, resampler: str
 ) -> None:
@@ -261,10 +261,11 @@ def test_half_precision_loads_and_generates(
 # 10: the hub
 
 
+@pytest.mark.parametrize("resampler", ["perceiver", "c_abstractor"])
 def test_an_export_loads_where_the_package_is_not_installed(
-    make_model: Make, processor: PanoLlavaProcessor, inputs: BatchFeature, tmp_path: Path
+    make_model: Make, processor: PanoLlavaProcessor, inputs: BatchFeature, tmp_path: Path, resampler: str
 ) -> None:
-    model = make_model("dinov2_registers", resampler="perceiver")
+    model = make_model("dinov2_registers", resampler=resampler)
     model.save_pretrained(tmp_path / "export")
     processor.save_pretrained(tmp_path / "export")
     torch.save({"inputs": dict(inputs), "logits": model(**inputs).logits}, tmp_path / "expected.pt")

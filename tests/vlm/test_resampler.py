@@ -8,20 +8,31 @@ import torch
 import torch.nn.functional as F
 
 from panollava import PanoLlavaConfig, PanoLlavaForConditionalGeneration
+from panollava.vlm.c_abstractor import LastNorm
 from panollava.vlm.geometry import directions_to_rays
-from panollava.vlm.resampler import Resampler, Whitening, build_trunk, pool_grid, position_features
+from panollava.vlm.perceiver import PerceiverBlock
+from panollava.vlm.resampler import Resampler, build_trunk, position_features
+from panollava.vlm.trunks import Whitening, pool_grid
 from panollava.vlm.views import view_poses
 
-KINDS = ("mlp", "pooling", "perceiver")
+KINDS = ("mlp", "pooling", "perceiver", "c_abstractor")
 Config = Callable[..., PanoLlavaConfig]
+
+
+def awaken(trunk: torch.nn.Module) -> None:
+    """Let the branches of a new trunk add a little: as drawn, they leave the means of its cells alone."""
+    for module in trunk.modules():
+        if isinstance(module, PerceiverBlock):
+            torch.nn.init.normal_(module.out.weight)
+        elif isinstance(module, LastNorm):
+            torch.nn.init.constant_(module.weight, 0.1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("patches", [4, 5])
 def test_a_token_depends_on_the_patches_of_its_cell(make_config: Config, kind: str, patches: int) -> None:
     trunk = build_trunk(make_config(resampler=kind)).eval()
-    for block in getattr(trunk, "blocks", ()):  # a new perceiver reads nothing but its cells' means
-        torch.nn.init.normal_(block.out.weight)
+    awaken(trunk)
     grid = torch.randn(2, 3, patches, patches, 32)
     changed = grid.clone()
     changed[1, 2, patches - 1, 0] += torch.randn(32)  # the lower left patch of one view
@@ -32,7 +43,7 @@ def test_a_token_depends_on_the_patches_of_its_cell(make_config: Config, kind: s
     assert moved[1, 2, 1, 0] > 0
     moved[1, 2] = 0
     assert moved.max() == 0  # views do not mix
-    if kind != "perceiver":
+    if kind in ("mlp", "pooling"):
         assert (trunk(changed) - trunk(grid))[1, 2, 0].abs().max() == 0
 
 
@@ -89,6 +100,31 @@ def test_a_new_perceiver_reads_the_means_of_its_cells(make_config: Config) -> No
     with torch.no_grad():
         means = pool_grid(trunk.embed(trunk.whiten(grid)), 2) + trunk.latents
         assert torch.allclose(trunk(grid), trunk.norm_out(means), atol=1e-5)
+
+
+def test_a_new_c_abstractor_reads_the_means_of_its_cells(make_config: Config) -> None:
+    trunk = build_trunk(make_config(resampler="c_abstractor", resampler_layers=2))
+    grid = torch.randn(1, 1, 4, 4, 32)
+    with torch.no_grad():
+        patches = F.silu(F.silu(trunk.embed(trunk.whiten(grid))))
+        means = F.silu(F.silu(pool_grid(patches, 2)))
+        assert torch.allclose(trunk(grid), trunk.norm_out(means), atol=1e-5)
+
+
+def test_a_c_abstractor_looks_around_and_at_the_view_as_a_whole(make_config: Config) -> None:
+    (block,) = build_trunk(make_config(resampler="c_abstractor")).fine
+    torch.nn.init.ones_(block.norm_out.weight)
+    grid = torch.randn(1, 9, 9, 32)
+    changed = grid.clone()
+    changed[0, 4, 4] += torch.randn(32)
+    with torch.no_grad():
+        squeezed = (block(changed) - block(grid))[0].abs().amax(-1)
+        torch.nn.init.zeros_(block.excite.weight)  # every channel counts half, whatever the view shows
+        local = (block(changed) - block(grid))[0].abs().amax(-1)
+    assert (squeezed > 0).all()
+    assert local[3:6, 3:6].min() > 0
+    local[3:6, 3:6] = 0
+    assert local.max() == 0
 
 
 def test_pooling_averages_cells_and_refuses_more_cells_than_patches() -> None:

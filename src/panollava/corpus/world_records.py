@@ -44,9 +44,11 @@ def _dialogues(scene: Scene, split: str, rng: Random, korean_share: float) -> li
     return written
 
 
-def world_row(index: int, *, seed: int, split: str, height: int, korean_share: float) -> PanoramaRow:
+def world_row(
+    index: int, *, seed: int, split: str, height: int, korean_share: float, min_latitude_deg: float = 0.0
+) -> PanoramaRow:
     """Return panorama number `index` of a split, `height` x 2 `height` pixels, with all its records."""
-    scene = sample_scene(seed, split=split, index=index)
+    scene = sample_scene(seed, split=split, index=index, min_latitude_deg=min_latitude_deg)
     image, labels = render(scene, height, 2 * height)
     name = f"{split}_{index:05d}"
     rng = Random(f"{seed}/{split}/{index}")
@@ -64,9 +66,23 @@ def world_row(index: int, *, seed: int, split: str, height: int, korean_share: f
 
 
 def world_rows(
-    split: str, count: int, *, seed: int, height: int, korean_share: float, workers: int
+    split: str,
+    count: int,
+    *,
+    seed: int,
+    height: int,
+    korean_share: float,
+    workers: int,
+    min_latitude_deg: float = 0.0,
 ) -> Iterator[PanoramaRow]:
     """Yield `count` panoramas of a split in order, rendered by `workers` processes."""
-    make = partial(world_row, seed=seed, split=split, height=height, korean_share=korean_share)
+    make = partial(
+        world_row,
+        seed=seed,
+        split=split,
+        height=height,
+        korean_share=korean_share,
+        min_latitude_deg=min_latitude_deg,
+    )
     with ProcessPoolExecutor(workers) as pool:
         yield from pool.map(make, range(count), chunksize=8)

@@ -25,33 +25,39 @@ MARKER = "ablation"
 FIGURE = Path("plots/ablation.png")
 SEEDS = (0, 1, 2)
 
-# Each arm by what it changes: section.key, where the section is that of the chosen weights. The first nine differ in
-# nothing but the overlap loss and the position code; the views after them have about as many visual tokens as the
-# stand-ins' default (144).
+# Each arm by the parameters that it changes; * stands for the chosen weights. The first nine differ in nothing but the
+# overlap loss and the position code; the views after them have about as many visual tokens as the stand-ins' default
+# (144). The last two see a world of their own, with all objects near the poles, and compare with each other alone.
+SPHERE = {
+    "model.*.view_strategy": "sphere",
+    "model.*.stride_deg": "90",
+    "model.*.tokens_per_side": "5",
+    "train_vision.*.pairing": "none",
+}
+POLES = {"dataset.world.min_latitude_deg": "60"}
 ARMS: dict[str, dict[str, str]] = {
-    f"{pairing}-{code}": {"train_vision.pairing": pairing, "model.position_code": code}
+    f"{pairing}-{code}": {"train_vision.*.pairing": pairing, "model.*.position_code": code}
     for pairing in ("none", "strip", "exact")
     for code in ("none", "yaw", "ray")
 } | {
-    "resize": {"model.view_strategy": "resize", "model.tokens_per_side": "12", "train_vision.pairing": "none"},
-    "cubemap": {"model.view_strategy": "cubemap", "model.tokens_per_side": "5", "train_vision.pairing": "none"},
-    "e2p": {"model.view_strategy": "e2p"},
-    "anyres": {"model.view_strategy": "anyres"},
-    "sphere": {
-        "model.view_strategy": "sphere",
-        "model.stride_deg": "90",
-        "model.tokens_per_side": "5",
-        "train_vision.pairing": "none",
-    },
+    "resize": {"model.*.view_strategy": "resize", "model.*.tokens_per_side": "12", "train_vision.*.pairing": "none"},
+    "cubemap": {"model.*.view_strategy": "cubemap", "model.*.tokens_per_side": "5", "train_vision.*.pairing": "none"},
+    "e2p": {"model.*.view_strategy": "e2p"},
+    "anyres": {"model.*.view_strategy": "anyres"},
+    "sphere": SPHERE,
     "adaptive": {
-        "model.view_strategy": "adaptive",
-        "model.token_budget": "144",
-        "model.tokens_per_side": "3",
-        "train_vision.pairing": "none",
+        "model.*.view_strategy": "adaptive",
+        "model.*.token_budget": "144",
+        "model.*.tokens_per_side": "3",
+        "train_vision.*.pairing": "none",
     },
-    "unique": {"model.token_reduction": "unique"},
-    "mlp": {"model.resampler": "mlp"},
-    "perceiver": {"model.resampler": "perceiver"},
+    "unique": {"model.*.token_reduction": "unique"},
+    "mlp": {"model.*.resampler": "mlp"},
+    "perceiver": {"model.*.resampler": "perceiver"},
+    "c_abstractor": {"model.*.resampler": "c_abstractor"},
+    "vicreg_batchwise": {"train_vision.*.loss": "vicreg_batchwise"},
+    "poles-anyres_e2p": POLES,
+    "poles-sphere": POLES | SPHERE,
 }
 
 # Name in the table's files -> key in a language's block of metrics/evaluate.json.
@@ -74,7 +80,7 @@ def cells(arms: Sequence[str], seeds: Sequence[int], weights: str) -> dict[str, 
         raise ValueError(f"ablation: no arm is called {', '.join(unknown)}; choose from {', '.join(ARMS)}")
     found = {}
     for arm in arms:
-        settings = {key.replace(".", f".{weights}."): value for key, value in ARMS[arm].items()}
+        settings = {key.replace("*", weights): value for key, value in ARMS[arm].items()}
         for seed in seeds:
             found[f"{arm}-s{seed}"] = settings | {"seed": str(seed)}
     return found

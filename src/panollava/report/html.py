@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from panollava.corpus.store import replacing
 from panollava.report.inputs import Prediction, ReportInputs, read_inputs
 from panollava.report.mask_figures import masks_figure
+from panollava.report.pairing_figure import pairing_figure
 from panollava.report.panorama_figures import answers_figure, detections_figure, sample_panoramas, verdict
 from panollava.report.run_figures import latency_figure, losses_figure
 from panollava.report.score_figures import accuracy_figure, confusion_figure, text_figure
@@ -46,7 +47,7 @@ class AnswerRow:
     shuffled: str
 
 
-def draw_figures(inputs: ReportInputs, *, samples: int, seed: int) -> list[ReportFigure]:
+def draw_figures(inputs: ReportInputs, *, views: Mapping[str, Any], samples: int, seed: int) -> list[ReportFigure]:
     """Draw each figure whose inputs exist, in the order of the report."""
     builders: list[tuple[str, str, Callable[[], Figure | None]]] = [
         ("accuracy", "accuracy", partial(accuracy_figure, inputs)),
@@ -63,6 +64,7 @@ def draw_figures(inputs: ReportInputs, *, samples: int, seed: int) -> list[Repor
         builders.append((f"confusion_{language}", "confusion", partial(confusion_figure, inputs, language)))
     builders += [
         ("free_text", "free_text", partial(text_figure, inputs)),
+        ("pairing", "pairing", partial(pairing_figure, views)),
         ("losses", "losses", partial(losses_figure, inputs)),
         ("latency", "latency", partial(latency_figure, inputs)),
     ]
@@ -115,15 +117,17 @@ def render_html(inputs: ReportInputs, figures: list[ReportFigure], *, samples: i
 
 
 def write_report(
-    predictions: Path, metrics: Path, plots: Path, store: Path, out: Path, page: Path, *, samples: int, seed: int
-) -> list[Path]:
+    predictions: Path, metrics: Path, plots: Path, store: Path, out: Path, page: Path, *, views: Mapping[str, Any],
+    samples: int, seed: int,
+) -> list[Path]:  # fmt: skip
     """Write the figures as PNG into the folder `out`, the report to the file `page`, and return all files written.
 
-    `metrics` and `plots` are the pipeline's folders, `store` the preprocessed panoramas; `samples` is how many
-    panoramas are shown, drawn by `seed`. Raises a ValueError that names the file if an input cannot be read.
+    `metrics` and `plots` are the pipeline's folders, `store` the preprocessed panoramas, `views` the settings of the
+    model's views; `samples` is how many panoramas are shown, drawn by `seed`. Raises a ValueError that names the file
+    if an input cannot be read.
     """
     inputs = read_inputs(predictions, metrics, plots, store)
-    figures = draw_figures(inputs, samples=samples, seed=seed)
+    figures = draw_figures(inputs, views=views, samples=samples, seed=seed)
     html = render_html(inputs, figures, samples=samples, seed=seed)
     contents = {out / f"{figure.stem}.png": figure.png for figure in figures} | {page: html.encode("utf-8")}
     out.mkdir(parents=True, exist_ok=True)

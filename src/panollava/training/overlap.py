@@ -88,7 +88,42 @@ def vicreg(features: Tensor, poses: Tensor, pairing: str) -> Tensor:
 
     Invariance is the mean squared difference of paired tokens; variance and covariance keep the tokens from collapsing.
     """
-    first, second, weights = _paired(features, neighbours(poses.cpu(), features.shape[2], pairing))
+    return _vicreg(*_paired(features, neighbours(poses.cpu(), features.shape[2], pairing)))
+
+
+def vicreg_batchwise(features: Tensor, poses: Tensor, pairing: str) -> Tensor:
+    """Return VICReg between pooled overlaps, same arguments as `vicreg`.
+
+    Each panorama and overlap is one sample of two vectors, `pool`ed from either view, as VICReg has one of each
+    augmentation of an image (Bardes et al. 2022); an overlap counts by its solid angle. What is called batchwise in
+    published code takes the statistics over single tokens, of all pairs of views together; that is `vicreg`.
+
+    Raises:
+        ValueError: a single sample, which has no variance; and what `neighbours` raises.
+    """
+    overlaps = neighbours(poses.cpu(), features.shape[2], pairing)
+    if len(overlaps) * len(features) < 2:
+        raise ValueError(
+            "vicreg_batchwise got one panorama with one overlap: one sample has no variance; "
+            "raise batch_size, or choose views with more overlaps"
+        )
+    first, second = (torch.cat(side) for side in zip(*(pool(features, o) for o in overlaps), strict=True))
+    weights = torch.stack([o.weights.sum() for o in overlaps]).to(features).repeat_interleave(len(features))
+    return _vicreg(first, second, weights)
+
+
+def pool(features: Tensor, overlap: Overlap) -> tuple[Tensor, Tensor]:
+    """Return the mean over an overlap as its source and as its target see it, both `[P, C]`, by solid angle.
+
+    Both are means over the same directions, those of the source's tokens.
+    """
+    weights = (overlap.weights / overlap.weights.sum()).to(features)
+    own = features[:, overlap.source].flatten(1, 2)[:, overlap.tokens]
+    return weights @ own, weights @ read_at(features[:, overlap.target], overlap.positions)
+
+
+def _vicreg(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+    """Return VICReg of samples `[M, C]` seen twice; the weights `[M]` are those of the invariance."""
     invariance = ((first - second).square().mean(-1) * weights).sum() / weights.sum()
     spread = sum(F.relu(1 - (x.var(0) + 1e-4).sqrt()).mean() for x in (first, second)) / 2
     covariance = sum(_off_diagonal(x) for x in (first, second)) / 2
@@ -144,4 +179,4 @@ def _near(poses: Tensor, overlap: Overlap, size: int) -> Tensor:
     return angular_distance(rays[:, None], targets[None]) <= spacing
 
 
-OVERLAP_LOSSES = {"vicreg": vicreg, "densecl": densecl}
+OVERLAP_LOSSES = {"vicreg": vicreg, "vicreg_batchwise": vicreg_batchwise, "densecl": densecl}

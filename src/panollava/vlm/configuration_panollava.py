@@ -23,7 +23,7 @@ class PanoLlavaConfig(PreTrainedConfig):
         token_reduction: which of these tokens the language model reads, see `views.kept_tokens`.
         resampler: how patches become tokens, see `resampler.py`.
         resampler_hidden_size: width of the resampler's trunk (`pooling` keeps the encoder's) and of its projection.
-        resampler_layers: blocks of the perceiver.
+        resampler_layers: blocks of the perceiver; of the C-abstractor on either side of its pooling.
         position_code: what a token is told of its direction, see `resampler.position_features`.
         position_frequencies: number of frequencies in that code.
         mask_hidden_size: width in which queries and patches meet, see `mask_head.py`.
@@ -52,7 +52,7 @@ class PanoLlavaConfig(PreTrainedConfig):
     panorama_height: int | None = None
     tokens_per_side: int = 6
     token_reduction: Literal["none", "unique"] = "none"
-    resampler: Literal["mlp", "pooling", "perceiver"] = "mlp"
+    resampler: Literal["mlp", "pooling", "perceiver", "c_abstractor"] = "mlp"
     resampler_hidden_size: int = 1024
     resampler_layers: int = 2
     position_code: Literal["none", "yaw", "ray"] = "ray"

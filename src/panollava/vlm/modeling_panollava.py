@@ -16,9 +16,12 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
+from .c_abstractor import DepthwiseConv, LastNorm
 from .configuration_panollava import PanoLlavaConfig
 from .mask_head import MaskHead
-from .resampler import PerceiverBlock, PerceiverTrunk, Resampler, ScaledLinear, Whitening
+from .perceiver import PerceiverBlock, PerceiverTrunk
+from .resampler import Resampler
+from .trunks import ScaledLinear, Whitening
 from .views import VIEW_SETTINGS
 from .views import view_poses as strategy_poses
 from .vision import encode_views, is_frozen
@@ -64,7 +67,7 @@ class PanoLlavaPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, ScaledLinear | PerceiverTrunk | Whitening):
+        if isinstance(module, ScaledLinear | PerceiverTrunk | Whitening | DepthwiseConv | LastNorm):
             module.reset_parameters()
         elif isinstance(module, PerceiverBlock):
             init.ones_(module.locality)

@@ -28,6 +28,8 @@ MIN_GAP_DEG = 3.0
 MIN_SIDE_DEG, MAX_SIDE_DEG = 8.0, 41.0
 SEAM_SHARE = 0.82  # scenes that start with an object across the seam
 HIGH_SHARE = 0.16  # objects proposed above 45 degrees latitude
+# An object over the camera has no upright box: those of the least size fit up to here.
+STEEPEST_DEG, MAX_LATITUDE_DEG = 82.0, 75.0
 
 
 @dataclass(frozen=True)
@@ -81,15 +83,26 @@ def background_names(scene: Scene) -> dict[str, str]:
     return {"kind": scene.kind, "ground": scene.ground, "walls": scene.walls, "above": ABOVE[scene.kind]}
 
 
-def sample_scene(seed: int, *, split: str, index: int) -> Scene:
-    """Return scene `index` of a split; equal arguments give equal scenes."""
+def sample_scene(seed: int, *, split: str, index: int, min_latitude_deg: float = 0.0) -> Scene:
+    """Return scene `index` of a split; equal arguments give equal scenes.
+
+    With a `min_latitude_deg` above 0 the boxes of all objects are centred at least so far above or below the horizon.
+
+    Raises:
+        ValueError: a latitude beyond which two objects find no room.
+    """
+    if not 0 <= min_latitude_deg <= MAX_LATITUDE_DEG:
+        raise ValueError(
+            f"min_latitude_deg is {min_latitude_deg}; beyond {MAX_LATITUDE_DEG} degrees there is no room for objects, "
+            f"choose one from 0 to {MAX_LATITUDE_DEG}"
+        )
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, zlib.crc32(split.encode()), index])))
     kind = "room" if rng.random() < 0.5 else "plaza"
     half_width, half_depth, ceiling = (_uniform(rng, *span) for span in ((3.4, 6.0), (3.4, 6.0), (1.5, 2.6)))
     limits = (min(half_width, half_depth) - 0.2, ceiling - 0.1) if kind == "room" else (PLAZA_RADIUS, 20.0)
     return Scene(
         kind=kind,
-        objects=_sample_objects(rng, *limits),
+        objects=_sample_objects(rng, *limits, min_latitude_deg),
         ground=_choice(rng, GROUNDS[kind]),
         walls=_choice(rng, WALLS[kind]),
         heading=_uniform(rng, -math.pi, math.pi),
@@ -111,7 +124,9 @@ def _choice(rng: np.random.Generator, names: tuple[str, ...]) -> str:
     return names[int(rng.random() * len(names))]
 
 
-def _sample_objects(rng: np.random.Generator, reach: float, roof: float) -> tuple[SceneObject, ...]:
+def _sample_objects(
+    rng: np.random.Generator, reach: float, roof: float, min_latitude_deg: float
+) -> tuple[SceneObject, ...]:
     """Place 2 to 8 objects within `reach` metres (horizontally) and below `roof`; crowded scenes may drop some."""
     count = 2 + int(rng.random() * 7)
     widest = 42 - 2 * count
@@ -122,17 +137,19 @@ def _sample_objects(rng: np.random.Generator, reach: float, roof: float) -> tupl
             colour, shape, high = _choice(rng, COLOURS), _choice(rng, SHAPES), rng.random() < HIGH_SHARE
             for _ in range(40):
                 width_deg = 9 + (widest - 9) * rng.random() ** 1.5
-                pitch_deg = _sample_pitch(rng, high)
+                pitch_deg = _sample_pitch(rng, high, min_latitude_deg)
                 yaw_deg = 180 + _uniform(rng, -0.3, 0.3) * width_deg if seam else _uniform(rng, -180, 180)
                 proposal = _propose(rng, colour, shape, (yaw_deg, pitch_deg, width_deg), reach, roof)
-                if proposal is not None and _fits(proposal, objects):
+                if proposal is not None and _fits(proposal, objects, min_latitude_deg):
                     objects.append(proposal)
                     seam = False
                     break
     return tuple(objects[i] for i in rng.permutation(len(objects)))
 
 
-def _sample_pitch(rng: np.random.Generator, high: bool) -> float:
+def _sample_pitch(rng: np.random.Generator, high: bool, min_latitude_deg: float) -> float:
+    if min_latitude_deg:
+        return _uniform(rng, min_latitude_deg, STEEPEST_DEG) * (1 if rng.random() < 0.5 else -1)
     if high:
         return _uniform(rng, 47, 64) if rng.random() < 0.75 else _uniform(rng, -62, -47)
     return _uniform(rng, -40, 42)
@@ -195,5 +212,6 @@ def gap_deg(a: SceneObject, b: SceneObject) -> float:
     return math.degrees(math.acos(max(-1.0, min(1.0, cosine))) - cap_radius(box_a) - cap_radius(box_b))
 
 
-def _fits(proposal: SceneObject, objects: list[SceneObject]) -> bool:
-    return all(gap_deg(proposal, other) >= MIN_GAP_DEG for other in objects)
+def _fits(proposal: SceneObject, objects: list[SceneObject], min_latitude_deg: float) -> bool:
+    apart = all(gap_deg(proposal, other) >= MIN_GAP_DEG for other in objects)
+    return apart and abs(proposal.pitch_deg) >= min_latitude_deg
