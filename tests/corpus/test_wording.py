@@ -9,6 +9,7 @@ import pytest
 from panollava.corpus.questions import GENERATORS, Question, ask
 from panollava.corpus.records import Turn
 from panollava.corpus.wording import (
+    DETECT,
     DIRECTIONS,
     LANGUAGES,
     TEMPLATES,
@@ -16,6 +17,7 @@ from panollava.corpus.wording import (
     Phrase,
     answer_text,
     box_text,
+    detection_question,
     label,
     question_text,
     template_key,
@@ -155,6 +157,26 @@ def test_answers_in_words() -> None:
     )
     two = said("description", ("room", [(("red", "cube"), 2), (("blue", "cone"), 4)]), "en")
     assert two == "A room with 2 objects: red cube at the right, blue cone at the back."
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_user_s_description_asks_as_the_questions_of_the_world_do(questions: list[Question], language: str) -> None:
+    assert DETECT.keys() == set(LANGUAGES)
+    said = {"en": "every {} object", "ko": "모든 {} 물체"}[language]
+    for colour in COLOURS:
+        question = Question("detection_described", "detection", [], {"described": ("colour", colour)})
+        text = said.format(WORDS[language][colour])
+        assert detection_question(f" {text} ", language) == question_text(question, language, Nth(0))
+    before, after = DETECT[language].split("{")[0], DETECT[language].split("}")[1]
+    for question in questions:
+        if question.task == "detection":
+            text = question_text(question, language, Nth(0))
+            end = len(text) - len(after) - (language == "ko")  # the particle
+            assert detection_question(text[len(before) : end], language) == text
+    with pytest.raises(ValueError, match="language 'fr': detection can be asked for in en, ko"):
+        detection_question("tout", "fr")
+    with pytest.raises(ValueError, match="description is empty"):
+        detection_question(" ", language)
 
 
 def test_directions_go_clockwise() -> None:

@@ -99,6 +99,9 @@ TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
 # The types whose phrasing hangs on what one of their slots, a pair (kind, value), speaks of.
 KINDS = {"count": "counted", "detection_described": "described"}
 
+# The first phrasing of every detection question, around what it asks for.
+DETECT = {"en": "Detect {}.", "ko": "{:을} 검출하세요."}
+
 PARTICLES = {"은": ("은", "는"), "이": ("이", "가"), "을": ("을", "를"), "과": ("과", "와")}
 
 
@@ -185,6 +188,19 @@ def turn_json(question: Question, language: str, rng: Random) -> dict[str, Any]:
     turn |= {"task": question.task, "type": question.type, "language": language}
     typed = {"text": text} if question.task == "choice" else question.typed
     return turn if typed is None else turn | {"answer": typed}
+
+
+def detection_question(description: str, language: str) -> str:
+    """Return the question for all that a description fits: `every red object` in English, `모든 빨간색 물체` in Korean.
+
+    Raises:
+        ValueError: a language without such a question, or an empty description.
+    """
+    if language not in DETECT:
+        raise ValueError(f"language {language!r}: detection can be asked for in {', '.join(DETECT)}")
+    if not description.strip():
+        raise ValueError("the description is empty; say what to detect, such as 'every red object'")
+    return DETECT[language].format(Phrase(description.strip()))
 
 
 def object_text(item: SceneObject, language: str) -> str:
