@@ -11,6 +11,7 @@ import datasets
 import torch
 from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from panollava.backbones.assemble import load_finetuned
 from panollava.corpus.store import open_split, panorama_records, replacing
@@ -21,7 +22,7 @@ from panollava.tasks.processes import by_turns
 from panollava.tasks.prompts import Question, derangement, panorama_questions
 from panollava.tasks.results import evaluate
 from panollava.tasks.scoring import Prediction, Variant, score
-from panollava.tasks.segmenting import score_masks
+from panollava.tasks.segmenting import score_masks, usual_mask
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
@@ -67,6 +68,8 @@ def answer_seeing(
         for panorama, shown in enumerate(derangement(len(questions), params.seed)):
             asked[shown] += [("shuffled", question) for question in questions[panorama]]
 
+    usual = usual_mask([question.mask for own in questions for question in own if question.mask is not None])
+
     def answer(panoramas: range) -> list[Prediction]:
         group = [asked[index] for index in panoramas]
         answers = answer_dialogues(
@@ -82,20 +85,20 @@ def answer_seeing(
             for own, answered in zip(group, answers, strict=True)
             for who, said in zip(own, answered, strict=True)
         ]
-        return with_masks(model, asked_and_said)
+        return with_masks(model, asked_and_said, usual)
 
     return by_turns(groups_of(len(asked), params.evaluate.batch_size), answer, desc="answer", unit="batch")
 
 
 def with_masks(
-    model: PanoLlavaForConditionalGeneration, answered: list[tuple[Variant, Question, Answer]]
+    model: PanoLlavaForConditionalGeneration, answered: list[tuple[Variant, Question, Answer]], usual: Tensor
 ) -> list[Prediction]:
-    """Return the scored answers, with their masks where they have one."""
+    """Return the scored answers, with their masks where they have one, compared with the `usual` mask as well."""
     lines = [score(*one) for one in answered]
     masked = [(place, said.patches) for place, (_, _, said) in enumerate(answered) if said.patches is not None]
     if masked:
         poses = model.model.usual_poses(masked[0][1][None])[0]
-        scored = score_masks([(answered[place][1], patches) for place, patches in masked], poses)
+        scored = score_masks([(answered[place][1], patches) for place, patches in masked], poses, usual)
         for (place, _), more in zip(masked, scored, strict=True):
             lines[place] |= more
     return lines

@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from panollava import PanoLLaVAModel
 from panollava.backbones.assemble import Parts
+from panollava.chat import MAX_NEW_TOKENS, Chat
 from panollava.vlm.patch_masks import splat
 
 QUESTIONS = ("What is there?", "이 파노라마에서 어떤 객체들을 볼 수 있나요?", "And what is left of it?")
@@ -240,6 +241,32 @@ def test_an_unreachable_hub_id_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="nobody/nothing is neither a folder nor a checkpoint that the hub gives us"):
         PanoLLaVAModel.from_pretrained("nobody/nothing")
+
+
+def test_detect_asks_for_a_description_and_reads_the_boxes(
+    root: Path, image: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, asked = opened(root / "lora"), []
+    with pytest.raises(ValueError, match="no list of labelled boxes, or was cut short: "):  # it has learned nothing
+        model.detect(image, "every red object", max_new_tokens=8)
+    answers = iter(
+        ["red cube [170, -12, 20, 15]; red ball [-35, 0, 9, 9]", "공 [1, 2, 3, 4]", "red cube [1, 2, 3, 4]; r"]
+    )
+    monkeypatch.setattr(
+        Chat, "ask", lambda chat, question, **options: asked.append((question, options)) or next(answers)
+    )
+    found = model.detect(image, "every red object", max_new_tokens=99)
+    assert [(item.label, item.box_deg) for item in found] == [
+        ("red cube", (170, -12, 20, 15)),
+        ("red ball", (-35, 0, 9, 9)),
+    ]
+    assert [item.label for item in model.chat(image).detect("모든 공", language="ko")] == ["공"]
+    assert asked == [
+        ("Detect every red object.", {"max_new_tokens": 99}),
+        ("모든 공을 검출하세요.", {"max_new_tokens": MAX_NEW_TOKENS}),
+    ]
+    with pytest.raises(ValueError, match=r"cut short: 'red cube \[1, 2, 3, 4\]; r'"):
+        model.detect(image, "every red object")
 
 
 def test_a_mask_is_where_the_scores_of_patches_are_positive(root: Path, image: Image.Image) -> None:

@@ -13,7 +13,9 @@ from tiny_models import write_dataset, write_resampler_folder
 from transformers import AutoModelForImageTextToText
 
 from panollava import PanoLLaVAModel, cli
-from panollava.cli import main
+from panollava.chat import Chat
+from panollava.cli import LANGUAGES, main
+from panollava.corpus.wording import DETECT
 
 SHORT = ("--max-new-tokens", "6")
 
@@ -37,6 +39,19 @@ def test_ask_prints_the_answer_and_nothing_else(root: Path, image: str, capsys: 
     assert main(["ask", image, question, "--model", str(root / "lora"), *SHORT]) == 0
     wanted = PanoLLaVAModel.from_pretrained(root / "lora").generate(image, question, max_new_tokens=6)
     assert capsys.readouterr().out == wanted + "\n"
+
+
+def test_detect_prints_a_line_for_each_object(
+    root: Path, image: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["detect", image, "모든 빨간색 물체", "--language", "ko", "--model", str(root / "lora"), *SHORT]
+    assert main(command) == 1
+    assert "panollava: the answer is no list of labelled boxes" in capsys.readouterr().err
+    said = {"모든 빨간색 물체를 검출하세요.": "빨간색 공 [170, -12, 20.4, 15]; 빨간색 원뿔 [-35, 0, 9, 9]"}
+    monkeypatch.setattr(Chat, "ask", lambda chat, question, **options: said[question])
+    assert main(command) == 0
+    assert capsys.readouterr().out == "빨간색 공 [170, -12, 20, 15]\n빨간색 원뿔 [-35, 0, 9, 9]\n"
+    assert tuple(DETECT) == LANGUAGES
 
 
 def test_segment_writes_a_picture_of_the_panorama_s_size(
@@ -169,12 +184,19 @@ def test_gate_and_grid_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_names_every_command_and_needs_no_model(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--help"], ["ask", "--help"], ["import", "--help"], ["compare", "--help"], ["gate", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["ask", "--help"],
+        ["detect", "--help"],
+        ["import", "--help"],
+        ["compare", "--help"],
+        ["gate", "--help"],
+    ):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 0
     output = capsys.readouterr().out
-    named = ("ask", "chat", "merge", "import", "validate", "compare", "gate")
+    named = ("ask", "chat", "detect", "merge", "import", "validate", "compare", "gate")
     assert all(f"panollava {command} " in output for command in named)
     source = Path(cli.__file__).read_text(encoding="utf-8")
     imports = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]

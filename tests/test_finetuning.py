@@ -1,14 +1,19 @@
 """The high-level trainer trains what it says on the data it is given, and its folder opens as the trained model."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_backbones import write_parts as write_backbones
 from tiny_models import write_dataset, write_resampler_folder
 
 from panollava import PanoDataset, PanoLLaVAModel, PanoLLaVATrainer
+from panollava.corpus.masks import decoded, encoded
+from panollava.metrics import mask_iou
 from panollava.training.data import Collator, Draws
 from panollava.training.trainer import PanoTrainer
 
@@ -34,8 +39,8 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trainer(root: Path, model: str, **changes: Any) -> PanoLLaVATrainer:
     settings: dict[str, Any] = {"steps": 2, "output_dir": "out"} | FAST | changes
-    opened = PanoLLaVAModel.from_pretrained(root / model, device="cpu")
-    return PanoLLaVATrainer(model=opened, train_dataset=PanoDataset(root / "train"), **settings)
+    settings = {"train_dataset": PanoDataset(root / "train")} | settings
+    return PanoLLaVATrainer(model=PanoLLaVAModel.from_pretrained(root / model, device="cpu"), **settings)
 
 
 def weights(model: PanoLLaVAModel) -> dict[str, torch.Tensor]:
@@ -87,6 +92,45 @@ def test_training_moves_lora_and_resampler_and_the_folder_opens_as_the_trained_m
     assert {name for name in before if ".resampler." in name} <= moved
     assert sum("_proj" in name for name in moved) == 2 * 7
     assert not list(Path(".scratch").rglob("checkpoint-*"))
+
+
+def with_masks(root: Path, folder: Path) -> Path:
+    """Write the training data with one object to a panorama, its mask, and a question about it."""
+    records = json.loads((root / "train" / "annotations.json").read_text("utf-8"))
+    shutil.copytree(root / "train", folder)
+    box, mask = [-90.0, 0.0, 90.0, 60.0], np.zeros((64, 128), dtype=bool)
+    mask[20:44, 16:48] = True
+    item = {"label": "red cube", "box_deg": box}
+    for record, other in zip(records[:2], records[2:4], strict=True):
+        turn = {"human": "Give the box of the red cube.", "assistant": "[-90, 0, 90, 60]"}
+        record["conversations"] = [turn | {"task": "grounding", "answer": item}]
+        # The objects are the panorama's, and may stand with another record of it.
+        other["objects"] = [item | {"mask": encoded(mask)}]
+    (folder / "annotations.json").write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
+    return folder
+
+
+def test_masks_train_the_mask_head_and_it_is_saved(root: Path, tmp_path: Path) -> None:
+    dataset = PanoDataset(with_masks(root, tmp_path / "masked"))
+    assert dataset.has_masks()
+    assert not PanoDataset(root / "train").has_masks()
+    training = trainer(root, "base", train_dataset=dataset, steps=40)
+    start = weights(PanoLLaVAModel.from_pretrained(root / "base"))
+    question, image = "Give the box of the red cube.", dataset.image_files()[0]
+    truth = decoded(next(item.mask for record in dataset[0].records for item in record.objects if item.mask))
+
+    def overlap(model: PanoLLaVAModel) -> float:
+        return mask_iou(torch.tensor(model.segment(image, question)), truth)
+
+    assert overlap(training.model) < 0.1
+    training.train()
+    assert overlap(training.model) > 0.5
+    saved = PanoLLaVAModel.from_pretrained("out", device="cpu")
+    assert overlap(saved) == overlap(training.model)
+    after = weights(training.model)
+    heads = [name for name in start if name.startswith("mask_head.")]
+    assert heads
+    assert all(not torch.equal(start[name], after[name]) for name in heads)
 
 
 def test_a_merged_model_is_trained_further_and_written_in_full(root: Path) -> None:

@@ -21,7 +21,10 @@ from transformers import AutoConfig
 from panollava.backbones.assemble import ADAPTER, PARTS, TRAINED, Parts, load_finetuned, load_trained, read_parts
 from panollava.corpus.folders import new_folder
 from panollava.corpus.images import open_panorama
+from panollava.corpus.records import LabelledBox
+from panollava.corpus.wording import detection_question
 from panollava.tasks.answering import compute_prefix, generate, prompt_ids, split_prompts
+from panollava.tasks.answers import parse_detection
 from panollava.tasks.decoding import Prefix, Row
 from panollava.tasks.prompts import Message
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
@@ -104,6 +107,23 @@ class PanoLLaVAModel:
         """
         return self.chat(image).segment(question)
 
+    def detect(
+        self,
+        image: Image.Image | str | Path,
+        description: str,
+        *,
+        language: str = "en",
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> list[LabelledBox]:
+        """Return all objects of a panorama that a description fits, as in "every red object", with boxes in degrees.
+
+        Korean (`ko`) descriptions are noun phrases too: "모든 빨간색 물체".
+
+        Raises:
+            ValueError: as for `generate`, and an answer that is no list of labelled boxes, with its text.
+        """
+        return self.chat(image).detect(description, language=language, max_new_tokens=max_new_tokens)
+
     def load_lora_weights(self, path: str | Path) -> None:
         """Load a LoRA folder on top of the model, with the resampler that was trained along with it if it has one.
 
@@ -184,6 +204,20 @@ class Chat:
         rows = min(self.panorama.height, MASK_ROWS)
         mask = Image.fromarray((splat(patches[None], poses[0].cpu(), rows, 2 * rows)[0] > 0).numpy())
         return np.asarray(mask.resize(self.panorama.size, Image.Resampling.NEAREST))
+
+    def detect(
+        self, description: str, *, language: str = "en", max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> list[LabelledBox]:
+        """Return all objects that a description fits, as in "every red object"; this is a turn of the conversation.
+
+        Raises:
+            ValueError: as for `ask`, and an answer that is no list of labelled boxes, with its text.
+        """
+        answer = self.ask(detection_question(description, language), max_new_tokens=max_new_tokens)
+        objects, unparsed = parse_detection(answer)
+        if unparsed:
+            raise ValueError(f"the answer is no list of labelled boxes, or was cut short: {answer!r}")
+        return [LabelledBox(label=label, box_deg=box) for label, box in objects]
 
     def _asked(self, question: str) -> tuple[list[Message], list[int], int]:
         """Return the conversation with the next question, the tokens after the panorama, and the room for an answer."""

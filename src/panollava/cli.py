@@ -1,4 +1,4 @@
-"""The command line: `ask`, `chat`, `merge`, `import`, `validate`, `compare`, `gate`, `grid` and `bench`.
+"""The command line: `ask`, `chat`, `detect`, `segment`, `merge`, `import`, `validate`, `compare` and more.
 
 Answers and reports go to standard output, everything else to standard error. What a user can put right ends in a
 message and the exit code 1. Each command imports what it needs, so that asking for help costs nothing more.
@@ -20,11 +20,14 @@ MODEL = "data/finetune_lora"
 FORMATS = ("quic360", "llava", "coco", "bench360", "vqa", "imagefolder", "stanford2d3d")
 # Of `bench`; the sizes are the names of `bench.sizes.SIZES`, compared by a test as well.
 BENCHMARKS, SIZES = ("train", "ask", "views"), ("tiny", "7b")
+# Of `detect`: the keys of `corpus.wording.DETECT`, compared by a test too.
+LANGUAGES = ("en", "ko")
 EXAMPLES = """\
 examples:
   panollava ask panorama.jpg "What is to the left of the door?"
   panollava ask panorama.jpg "이 파노라마에서 어떤 객체들을 볼 수 있나요?" --model my/checkpoint
   panollava chat panorama.jpg
+  panollava detect panorama.jpg "every red object"
   panollava merge data/finetune_lora my/checkpoint
   panollava import bench360 360Bench.tsv my/dataset --images ERP_images
   panollava validate my/dataset
@@ -86,6 +89,23 @@ def chat(options: argparse.Namespace) -> int:
             print(conversation.ask(question, max_new_tokens=options.max_new_tokens), flush=True)
         except ValueError as error:  # a question that is too long need not end the conversation
             console.print(str(error), style="red", markup=False)
+
+
+def detect(options: argparse.Namespace) -> int:
+    """List all objects that a description fits, such as "every red object", "every door" or "everything".
+
+    One a line: its label and its box [yaw, pitch, width, height], degrees to the right of the image's centre and above
+    the horizon. With --language ko the description is Korean, such as "모든 빨간색 물체".
+    """
+    from panollava.corpus.questions import whole_box
+    from panollava.corpus.wording import detection_text
+
+    found = open_chat(options).detect(
+        options.description, language=options.language, max_new_tokens=options.max_new_tokens
+    )
+    for item in found:
+        print(detection_text([(item.label, whole_box(item.box_deg))]))
+    return 0
 
 
 def segment(options: argparse.Namespace) -> int:
@@ -271,7 +291,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     added = {}
-    for function in (ask, chat, segment, merge, import_, validate, compare, gate, grid, bench):
+    for function in (ask, chat, detect, segment, merge, import_, validate, compare, gate, grid, bench):
         text = inspect.cleandoc(function.__doc__ or "")
         added[function] = commands.add_parser(
             function.__name__.rstrip("_"),  # `import` is no name for a function
@@ -280,15 +300,18 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         added[function].set_defaults(run=function)
-    for command in (added[ask], added[chat], added[segment]):
+    for command in (added[ask], added[chat], added[detect], added[segment]):
         command.add_argument("image", metavar="IMAGE", help="an equirectangular panorama, twice as wide as high")
         text = "a trained folder, a full checkpoint or a hub id (default: %(default)s)"
         command.add_argument("--model", default=MODEL, metavar="PATH", help=text)
-    for command in (added[ask], added[chat]):
+    for command in (added[ask], added[chat], added[detect]):
         text = "tokens of the longest answer (default: %(default)s)"
         command.add_argument("--max-new-tokens", type=positive, default=256, metavar="N", help=text)
     for command in (added[ask], added[segment]):
         command.add_argument("question", metavar="QUESTION", help="the question, in quotes")
+    added[detect].add_argument("description", metavar="DESCRIPTION", help="what to look for, in quotes")
+    text = "of the description, one of %(choices)s (default: %(default)s)"
+    added[detect].add_argument("--language", choices=LANGUAGES, default=LANGUAGES[0], help=text)
     added[segment].add_argument("out", metavar="OUT", help="the PNG file to write")
     added[merge].add_argument("lora", metavar="LORA", help=f"a folder that finetuning wrote, such as {MODEL}")
     added[merge].add_argument("out", metavar="OUT", help="the folder to write; if it exists, it must be empty")

@@ -1,7 +1,8 @@
 """The high-level API: finetune a model on one's own records, without a pipeline.
 
-What trains is what the stage finetune_lora trains: LoRA weights on the language model, and the resampler. A killed run
-that is started again from the same model, on the same data and with the same settings continues where it was.
+What trains is what the stage finetune_lora trains: LoRA weights on the language model, the resampler, and the mask head
+where answers have masks. A killed run that is started again from the same model, on the same data and with the same
+settings continues where it was.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from panollava.backbones.assemble import trained_state, write_parts, write_train
 from panollava.chat import PanoLLaVAModel
 from panollava.corpus.folders import check_vacant, new_folder
 from panollava.corpus.images import open_panorama, to_working_size
+from panollava.corpus.masks import mask_of
 from panollava.corpus.reading import image_file, record_file
 from panollava.corpus.records import Record
 from panollava.corpus.splits import image_contents
@@ -31,12 +33,14 @@ from panollava.training.data import Collator, Draw, Draws
 from panollava.training.lora import lora_config
 from panollava.training.processes import divided
 from panollava.training.scratch import scratch
-from panollava.training.stages import LORA, NEW, RESAMPLER
+from panollava.training.stages import LORA, MASK_HEAD, NEW, RESAMPLER
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
 from panollava.vlm.attending import attending
 from panollava.vlm.packing import IGNORE, PACKED_ATTENTION
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# What the masks' loss weighs beside the answers', as in the stage.
+MASK_WEIGHT = 0.1
 
 
 class PanoDataset(Dataset):
@@ -72,6 +76,15 @@ class PanoDataset(Dataset):
         """Return the image file of each panorama."""
         return [image_file(self.file.parent, records[0].image_path) for records in self.panoramas]
 
+    def has_masks(self) -> bool:
+        """Return whether any answer names an object that has a mask."""
+        return any(
+            mask_of(turn, [item for record in records for item in record.objects]) is not None
+            for records in self.panoramas
+            for record in records
+            for turn in record.conversations
+        )
+
 
 @dataclass(frozen=True)
 class Finetuned:
@@ -84,6 +97,7 @@ class Finetuned:
 class PanoLLaVATrainer:
     """Finetune LoRA weights and the resampler of a model on a dataset, and write the result to a folder.
 
+    Where answers of the training data have masks, the mask head trains along, at the learning rate of the LoRA weights.
     The folder is one that `PanoLLaVAModel.from_pretrained` opens. It holds what was trained and the names of the two
     backbones where the model still has their weights, as after the stage train_resampler; else a full checkpoint.
     """
@@ -120,8 +134,10 @@ class PanoLLaVATrainer:
         if val_dataset is not None:
             check_disjoint(train_dataset, val_dataset)
         self.lora: dict[str, Any] = {"rank": rank, "alpha": alpha, "dropout": dropout, "targets": list(TARGETS)}
+        rates = {RESAMPLER: resampler_learning_rate, LORA: learning_rate}
+        self.masked = train_dataset.has_masks()
         self.recipe = Recipe(
-            learning_rates={RESAMPLER: resampler_learning_rate, LORA: learning_rate},
+            learning_rates=rates | {MASK_HEAD: learning_rate} if self.masked else rates,
             steps=math.ceil(3 * len(train_dataset) / (batch_size * accumulation)) if steps is None else steps,
             batch_size=batch_size,
             accumulation=accumulation,
@@ -132,6 +148,7 @@ class PanoLLaVATrainer:
             bf16=torch.cuda.is_available(),
             workers=workers,
             activation_checkpointing=activation_checkpointing,
+            mask_weight=MASK_WEIGHT if self.masked else 0.0,
         )
         self.collator = Collator(model.processor)
 
@@ -191,8 +208,11 @@ class PanoLLaVATrainer:
         table = trainable_table(adapted, set_trainable(adapted, recipe.learning_rates))
         PartialState().print(table, flush=True)
         draws = Draws(self.train_dataset, seed=recipe.seed, count=recipe.draws, records=self.records)
+        vision = self.model.model.config.vision_config
+        patches = vision.image_size // vision.patch_size if self.masked else None
+        collator = Collator(self.model.processor, patches=patches)
         with attending(self.model.model, PACKED_ATTENTION):
-            history = PanoTrainer(adapted, recipe, checkpoints, draws=draws, collator=self.collator).run()
+            history = PanoTrainer(adapted, recipe, checkpoints, draws=draws, collator=collator).run()
         adapted.eval()
         return history
 

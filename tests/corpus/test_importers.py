@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -284,7 +285,7 @@ def test_360_indoor_boxes_are_degrees_from_the_left_and_the_zenith(tmp_path: Pat
         (2, 9, [9, 9, 9, 9]),
     )
     records, report = run(tmp_path, "coco", file, images=tmp_path / "images")
-    assert [record.image_id for record in records] == ["1.png", "1.png", "2.png", "2.png"]
+    assert [record.image_id for record in records] == ["1.png", "1.png", "1.png", "2.png", "2.png"]
     boxes = [(item.label, item.box_deg) for item in records[0].objects]
     assert boxes == [("chair", (90, 30, 20.4, 10)), ("chair", (-180, 0, 0.3, 10)), ("door", (0, -30, 40, 50))]
     detection = records[0].conversations[0]
@@ -301,6 +302,11 @@ def test_360_indoor_boxes_are_degrees_from_the_left_and_the_zenith(tmp_path: Pat
     grounding = records[1].conversations[0]
     assert (grounding.task, grounding.answer.label) == ("grounding", "door")
     assert parse_box(grounding.assistant) == (0, -30, 40, 50)
+    described = records[2].conversations[0]
+    assert (described.task, described.type) == ("detection", "detection_described")
+    assert described.human in ("Detect every chair.", "List every chair with its box.")
+    assert described.assistant == "chair [-180, 0, 1, 10]; chair [90, 30, 20, 10]"
+    assert [item.label for item in described.answer.objects] == ["chair"] * 2
     assert "360-Indoor" in records[0].metadata["source"]
     assert not records[1].objects
     assert str(report).endswith("left out: nothing")
@@ -329,6 +335,17 @@ def test_the_upright_box_touches_the_corners_of_the_rotated_one():
     assert max(x for x, _ in corners) == pytest.approx(math.tan(math.radians(width / 2)))
     assert max(y for _, y in corners) == pytest.approx(math.tan(math.radians(height / 2)))
     assert upright_box(60, 40, 25) == pytest.approx(upright_box(60, 40, -25))
+
+
+def test_a_label_is_asked_for_where_several_but_not_all_objects_have_it() -> None:
+    def asked(*objects: tuple[str, float]) -> list[str]:
+        content = [{"label": label, "box_deg": [10.0 * n, 0, width, 9]} for n, (label, width) in enumerate(objects)]
+        turns = [turn for (turn,) in object_dialogues(content, Random(0))]
+        return [turn["assistant"] for turn in turns if turn.get("type") == "detection_described"]
+
+    assert asked(("a", 9), ("b", 9), ("a", 9)) == ["a [0, 0, 9, 9]; a [20, 0, 9, 9]"]
+    assert asked(("a", 9), ("a", 9)) == asked(("a", 9), ("b", 9)) == []
+    assert asked(("a", 9), ("b", 9), ("a", 9), ("a", 200)) == []  # the third would be missing
 
 
 def test_coco_counts_what_it_leaves_out(tmp_path: Path) -> None:
@@ -644,7 +661,9 @@ def test_stanford_instances_become_objects_with_masks(tmp_path: Path) -> None:
     assert objects[2].box_deg[2] >= 180
     detection = records[0].conversations[0].answer
     assert sorted(item.label for item in detection.objects) == ["chair", "chair", "floor"]
-    assert [record.conversations[0].answer.label for record in records[1:]] == ["floor"]
+    assert records[1].conversations[0].answer.label == "floor"
+    assert [item.label for item in records[2].conversations[0].answer.objects] == ["chair"] * 2
+    assert len(records) == 3
     assert report.dropped["pixels without a label"] == 6 * 64
     assert report.dropped["boxes of 180 degrees or more from the questions (they stay in objects)"] == 1
     assert "licence agreement" in records[0].metadata["licence"]

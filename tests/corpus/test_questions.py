@@ -122,6 +122,25 @@ def detection(scene: Scene, question: Question) -> object:
     return [((o.colour, o.shape), whole(o)) for o in sorted(scene.objects, key=whole)]
 
 
+def fits(item: SceneObject, described: tuple[str, object]) -> bool:
+    kind, value = described
+    if kind == "place":
+        # What stands on the ground touches it, 1.6 m below the camera; the rest hovers.
+        lowest = item.centre[1] - item.height / 2
+        return {"ground": abs(lowest + 1.6) < 1e-6, "air": lowest > -1.5}[str(value)]
+    return value == {"colour": item.colour, "shape": item.shape, "object": (item.colour, item.shape)}[kind]
+
+
+def detection_described(scene: Scene, question: Question) -> object:
+    found = [o for o in scene.objects if fits(o, question.slots["described"])]
+    assert 0 < len(found) < len(scene.objects)
+    assert question.typed is not None
+    assert {(b["label"], tuple(b["box_deg"])) for b in question.typed["objects"]} == {
+        (o.label, o.box_deg) for o in found
+    }
+    return [((o.colour, o.shape), whole(o)) for o in sorted(found, key=whole)]
+
+
 def description(scene: Scene, question: Question) -> object:
     kind, seen = question.answer
     assert Counter(name for name, _ in seen) == Counter((o.colour, o.shape) for o in scene.objects)
@@ -150,9 +169,16 @@ TRUTHS: dict[str, Callable[[Scene, Question], object]] = {
     "pointing": pointing,
     "grounding": grounding,
     "detection": detection,
+    "detection_described": detection_described,
     "description": description,
 }
-TASKS = {"pointing": "direction", "grounding": "grounding", "detection": "detection", "description": "description"}
+TASKS = {
+    "pointing": "direction",
+    "grounding": "grounding",
+    "detection": "detection",
+    "detection_described": "detection",
+    "description": "description",
+}
 
 
 def test_every_type_has_a_truth_here() -> None:
@@ -225,6 +251,18 @@ def test_the_question_does_not_give_the_answer_away(asked) -> None:
     assert 0.3 < places[True] / places.total() < 0.7
     counted = Counter(question.slots["counted"][0] for _, (question,) in asked["count"])
     assert min(counted.values()) > 0.2 * SCENES
+
+
+def test_descriptions_are_of_every_kind_and_often_fit_several_objects(asked) -> None:
+    kinds = Counter(question.slots["described"][0] for _, (question,) in asked["detection_described"])
+    assert kinds.keys() == {"colour", "shape", "object", "place"}
+    assert min(kinds.values()) > 0.1 * SCENES
+    numbers = Counter(min(len(question.answer), 3) for _, (question,) in asked["detection_described"])
+    assert numbers.keys() == {1, 2, 3}
+    assert min(numbers.values()) > 0.2 * SCENES
+    # How many a description fits is drawn evenly from what a scene allows, so one is not the answer of most.
+    large = [len(question.answer) for scene, (question,) in asked["detection_described"] if len(scene.objects) >= 7]
+    assert majority(map(str, large)) < 0.45
 
 
 def test_absent_objects_are_made_of_what_is_there(asked) -> None:

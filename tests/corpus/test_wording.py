@@ -9,6 +9,7 @@ import pytest
 from panollava.corpus.questions import GENERATORS, Question, ask
 from panollava.corpus.records import Turn
 from panollava.corpus.wording import (
+    DETECT,
     DIRECTIONS,
     LANGUAGES,
     TEMPLATES,
@@ -16,8 +17,10 @@ from panollava.corpus.wording import (
     Phrase,
     answer_text,
     box_text,
+    detection_question,
     label,
     question_text,
+    template_key,
     turn_json,
 )
 from panollava.corpus.world.scenes import COLOURS, SHAPES, sample_scene
@@ -30,10 +33,6 @@ def questions() -> list[Question]:
     per_type = dict.fromkeys((*GENERATORS, "dialogue"), 2)
     scenes = [sample_scene(4, split="train", index=index) for index in range(120)]
     return [q for i, scene in enumerate(scenes) for turns in ask(scene, Random(i), per_type=per_type) for q in turns]
-
-
-def key(question: Question) -> str:
-    return f"count_{question.slots['counted'][0]}" if question.type == "count" else question.type
 
 
 class Nth(Random):
@@ -69,12 +68,12 @@ def test_templates_of_a_type_ask_for_the_same_slots() -> None:
 def test_every_phrasing_of_every_type_is_said(questions: list[Question], language: str) -> None:
     said = set()
     for question in questions:
-        for number, template in enumerate(TEMPLATES[language][key(question)]):
+        for number, template in enumerate(TEMPLATES[language][template_key(question)]):
             text = question_text(question, language, Nth(number))
             assert not re.search(r"[{}:]", text)
             literal = [part for part, *_ in string.Formatter().parse(template) if part.strip()]
             assert all(part.strip() in text for part in literal)
-            said.add((key(question), number))
+            said.add((template_key(question), number))
     assert said == {(kind, n) for kind, texts in TEMPLATES[language].items() for n in range(len(texts))}
 
 
@@ -99,8 +98,10 @@ def test_questions_name_what_they_ask_about(questions: list[Question]) -> None:
         for name, value in question.slots.items():
             if name in ("yaw", "pitch"):
                 assert f"{name} {value}" in text
-            elif name == "counted":
-                assert value[1] in text
+            elif name == "described" and value[0] == "place":
+                assert {"ground": "on the ground", "air": "in the air"}[value[1]] in text
+            elif name in ("counted", "described"):
+                assert (value[1] if isinstance(value[1], str) else " ".join(value[1])) in text
             else:
                 assert (value if isinstance(value, str) else " ".join(value)) in text
 
@@ -124,7 +125,7 @@ def test_particles(word: str, forms: dict[str, str]) -> None:
 def test_korean_questions_have_the_right_particles(questions: list[Question]) -> None:
     found = set()
     for question in questions:
-        for number in range(len(TEMPLATES["ko"][key(question)])):
+        for number in range(len(TEMPLATES["ko"][template_key(question)])):
             text = question_text(question, "ko", Nth(number))
             for match in PARTICLE.finditer(text):
                 noun, particle = match.group()[: -len(match.group(1))], match.group(1)
@@ -148,6 +149,7 @@ def test_answers_in_words() -> None:
     assert said("pointing", (-12, 5), "en") == "-12, 5"
     assert said("grounding", [-180, -12, 20, 15], "ko") == box_text([-180, -12, 20, 15]) == "[-180, -12, 20, 15]"
     objects = [(("red", "cube"), [1, 2, 3, 4]), (("blue", "cone"), [-5, 6, 7, 8])]
+    assert said("detection_described", objects, "ko") == "빨간색 정육면체 [1, 2, 3, 4]; 파란색 원뿔 [-5, 6, 7, 8]"
     assert said("detection", objects, "en") == "red cube [1, 2, 3, 4]; blue cone [-5, 6, 7, 8]"
     assert (
         said("description", ("plaza", [(("red", "cube"), 2)]), "ko")
@@ -155,6 +157,26 @@ def test_answers_in_words() -> None:
     )
     two = said("description", ("room", [(("red", "cube"), 2), (("blue", "cone"), 4)]), "en")
     assert two == "A room with 2 objects: red cube at the right, blue cone at the back."
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_user_s_description_asks_as_the_questions_of_the_world_do(questions: list[Question], language: str) -> None:
+    assert DETECT.keys() == set(LANGUAGES)
+    said = {"en": "every {} object", "ko": "모든 {} 물체"}[language]
+    for colour in COLOURS:
+        question = Question("detection_described", "detection", [], {"described": ("colour", colour)})
+        text = said.format(WORDS[language][colour])
+        assert detection_question(f" {text} ", language) == question_text(question, language, Nth(0))
+    before, after = DETECT[language].split("{")[0], DETECT[language].split("}")[1]
+    for question in questions:
+        if question.task == "detection":
+            text = question_text(question, language, Nth(0))
+            end = len(text) - len(after) - (language == "ko")  # the particle
+            assert detection_question(text[len(before) : end], language) == text
+    with pytest.raises(ValueError, match="language 'fr': detection can be asked for in en, ko"):
+        detection_question("tout", "fr")
+    with pytest.raises(ValueError, match="description is empty"):
+        detection_question(" ", language)
 
 
 def test_directions_go_clockwise() -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_data import full_predictions, open_predictions
+from report_data import OBJECTS, full_predictions, open_predictions
 
 from panollava.metrics.detection import average_precision
 from panollava.report.compare import Comparison, compare_sources, write_json
+from panollava.report.gate import PAIRED
 from panollava.tasks.results import detections, evaluate
 
 Lines = list[dict[str, Any]]
@@ -120,6 +121,51 @@ def test_types_of_other_tasks_have_rows_where_there_are_several(base: tuple[str,
     position = names.index("grounding, IoU ≥ 0.5: seam")
     assert names[position + 1] == "grounding, IoU ≥ 0.5: grounding"
     assert [twice.rows[position].n, twice.rows[position + 1].n] == [5, 7]
+
+
+def test_masks_are_compared_where_every_run_has_them(base: tuple[str, Lines], tmp_path: Path) -> None:
+    plain, lines = base
+    masked = changed(lines, "grounding", mask_iou=0.5, mask_ceiling=0.8, mask_majority=0.1, boundary_deg=2.0)
+    better = changed(masked, "grounding", 6, mask_iou=0.8)
+    a, b = write(tmp_path / "m.jsonl", masked), write(tmp_path / "n.jsonl", better)
+    comparison = compared(a, b)
+    scores = [evaluate(side, resamples=2, seed=0)["en"]["segmentation"]["miou"] for side in (masked, better)]
+    (row,) = [row for row in comparison.rows if row.metric == "evaluate.en.segmentation.miou"]
+    assert (row.measure, row.better, row.n, row.panoramas) == ("segmentation, mean IoU", "higher", 12, 12)
+    assert [row.test.a, row.test.b] == pytest.approx(scores)
+    assert scores == pytest.approx([0.5, 0.65])
+    assert not comparison.notes
+    assert PAIRED.fullmatch(row.metric)
+    # A run from before there were masks: nothing is compared, and that is said.
+    older = compared(plain, b)
+    assert not [row for row in older.rows if row.task == "segmentation"]
+    assert older.notes == ("segmentation: 24 questions have a mask in some of the runs only and are left out",)
+
+
+def test_detection_by_description_is_compared_apart(base: tuple[str, Lines], tmp_path: Path) -> None:
+    path, lines = base
+    described = [
+        line | {"type": "detection_described", "record": 9, "answer": {"objects": OBJECTS[:1]}}
+        for line in lines
+        if line["task"] == "detection"
+    ]
+    a = write(tmp_path / "m.jsonl", lines + described)
+    b = write(tmp_path / "n.jsonl", lines + changed(described, "detection", 4, boxes=[]))
+    plain, both = compared(path, path), compared(a, b)
+    found = {row.metric: row for row in both.rows if row.task in ("detection", "detection_described")}
+    assert list(found) == [
+        f"evaluate.{language}.{block}.ap50"
+        for language in ("en", "ko")
+        for block in ("detection", "detection_described")
+    ]
+    assert "detection by description, AP50" in both.markdown()
+    for language in ("en", "ko"):
+        metric = f"evaluate.{language}.detection.ap50"
+        (alone,) = [row for row in plain.rows if row.metric == metric]
+        assert found[metric].test == alone.test
+        scores = evaluate([*lines, *described], resamples=2, seed=0)[language]["detection_described"]
+        assert found[f"evaluate.{language}.detection_described.ap50"].test.a == pytest.approx(scores["ap50"])
+        assert found[f"evaluate.{language}.detection_described.ap50"].test.difference < 0
 
 
 def test_free_answers_are_compared_by_their_own_chrf(tmp_path: Path) -> None:

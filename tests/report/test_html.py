@@ -1,6 +1,7 @@
 """The report: complete, self-contained, escaped, the same each time, and without what does not apply."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from report_data import SCORES, TOP, full_predictions, open_predictions, write_o
 
 from panollava.report.html import write_report
 from panollava.report.inputs import load_panoramas, read_inputs, read_predictions
+from panollava.report.panorama_figures import detections_figure
 from panollava.report.score_figures import text_figure
 from panollava.report.tables import all_score_rows, markdown_table, results_table, update_between_markers
 
@@ -164,6 +166,13 @@ def test_free_text_is_drawn_with_what_there_is_and_cider_as_a_tenth(full: Path) 
     assert list(blind.get_xdata()) == pytest.approx([0.441, 0.05])
 
 
+def test_the_figure_of_detections_is_of_whole_scenes_alone(full: Path) -> None:
+    inputs = read_inputs(full / "predictions.jsonl", full / "metrics", full / "plots", full / "store")
+    assert detections_figure(inputs, 3) is not None
+    described = [p.model_copy(update={"type": "detection_described"}) for p in inputs.predictions]
+    assert detections_figure(replace(inputs, predictions=described), 3) is None
+
+
 def test_score_rows_have_one_headline_per_block_and_skip_absent_ones() -> None:
     rows = all_score_rows({"evaluate": {"en": SCORES, "ko": {"open": {"chrf": 0.3, "n": 2}}}})
     assert [row.name for row in rows if row.headline and row.language == "en"] == [
@@ -172,6 +181,20 @@ def test_score_rows_have_one_headline_per_block_and_skip_absent_ones() -> None:
     ]  # fmt: skip
     assert [(row.name, row.value, row.interval) for row in rows if row.language == "ko"] == [
         ("open questions, chrF", "0.300", "–")
+    ]
+
+
+def test_detection_by_description_and_majorities_are_in_the_table() -> None:
+    block = {"ap50": 0.5, "low": 0.4, "high": 0.6, "n": 9, "ap75": 0.2, "ap": 0.3, "ap_large": 0.4}
+    baselines = {"majority_ap50": 0.003, "blind_ap50": 0.02, "shuffled_ap50": 0.01}
+    masks = {"miou": 0.55, "low": 0.5, "high": 0.6, "n": 9, "majority": 0.04, "shuffled": 0.001}
+    rows = all_score_rows({"evaluate": {"en": {"segmentation": masks, "detection_described": block | baselines}}})
+    told = [(row.name, row.value, row.majority, row.blind, row.shuffled, row.headline) for row in rows]
+    assert told == [
+        ("segmentation, mean IoU", "0.550", "0.040", "–", "0.001", True),
+        ("detection by description, AP50", "0.500", "0.003", "0.020", "0.010", True),
+        ("detection by description, AP75", "0.200", "–", "–", "–", False),
+        ("detection by description, AP", "0.300", "–", "–", "–", False),
     ]
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from panollava import PanoLlavaForConditionalGeneration, PanoLlavaProcessor
+from panollava.corpus.masks import encoded
 from panollava.corpus.records import Record
 from panollava.corpus.store import PanoramaRow, write_store
 from panollava.params import Evaluate
@@ -43,17 +44,17 @@ def prepared(
     monkeypatch: pytest.MonkeyPatch,
     model: PanoLlavaForConditionalGeneration,
     processor: PanoLlavaProcessor,
-) -> Callable[[int], list[PanoramaRow]]:
-    """A function that writes a test split of so many panoramas; model and parameters are given."""
+) -> Callable[..., list[PanoramaRow]]:
+    """A function that writes a test split of so many panoramas, objects alike; model and parameters are given."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage, "load_finetuned", lambda folder: (model, processor))
     monkeypatch.setattr(stage, "read_params", lambda view, stage: PARAMS)
 
-    def prepare(count: int) -> list[PanoramaRow]:
+    def prepare(count: int, objects: list[dict[str, Any]] | None = None) -> list[PanoramaRow]:
         generator = np.random.default_rng(0)
         rows = []
         for index in range(count):
-            shared = {"image_id": f"p{index}", "image_path": "a.png"}
+            shared = {"image_id": f"p{index}", "image_path": "a.png", "objects": objects or []}
             records = [Record.model_validate(shared | {"conversations": [turn]}) for turn in TURNS]
             image = Image.fromarray(generator.integers(0, 256, (64, 128, 3), dtype=np.uint8))
             rows.append(PanoramaRow(f"p{index}", image, records))
@@ -64,7 +65,7 @@ def prepared(
 
 
 def test_every_question_is_answered_in_every_variant(
-    prepared: Callable[[int], list[PanoramaRow]],
+    prepared: Callable[..., list[PanoramaRow]],
     model: PanoLlavaForConditionalGeneration,
     processor: PanoLlavaProcessor,
 ) -> None:
@@ -91,7 +92,7 @@ def test_every_question_is_answered_in_every_variant(
     assert set(json.loads(Path("metrics/latency.json").read_text())["latency"]) >= {"first_token_ms", "peak_memory_mb"}
 
 
-def test_one_panorama_has_no_shuffled_variant(prepared: Callable[[int], list[PanoramaRow]]) -> None:
+def test_one_panorama_has_no_shuffled_variant(prepared: Callable[..., list[PanoramaRow]]) -> None:
     prepared(1)
     stage.main()
     said = read_predictions(Path("data/evaluate/predictions.jsonl"))
@@ -99,3 +100,18 @@ def test_one_panorama_has_no_shuffled_variant(prepared: Callable[[int], list[Pan
     scores = json.loads(Path("metrics/evaluate.json").read_text())["evaluate"]["en"]
     assert "shuffled" not in scores["accuracy"]
     assert "blind" in scores["accuracy"]
+
+
+def test_masks_are_scored_beside_the_one_that_is_always_the_same(
+    prepared: Callable[..., list[PanoramaRow]],
+) -> None:
+    mask = np.zeros((64, 128), dtype=bool)
+    mask[20:40, 100:120] = True
+    prepared(3, [{"label": "cube", "box_deg": [1, 2, 3, 4], "mask": encoded(mask)}])
+    stage.main()
+    block = json.loads(Path("metrics/evaluate.json").read_text())["evaluate"]["en"]["segmentation"]
+    assert block["n"] == 3
+    assert block["majority"] == 1  # the object is in the same place in each panorama
+    assert 0 <= block["miou"] <= block["ceiling"] < 1
+    masked = [p for p in read_predictions(Path("data/evaluate/predictions.jsonl")) if p.mask is not None]
+    assert {(p.variant, p.task) for p in masked} == {("model", "grounding"), ("shuffled", "grounding")}

@@ -4,6 +4,7 @@ import json
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from panollava.corpus.questions import ask
@@ -13,11 +14,11 @@ from panollava.corpus.world.scenes import sample_scene
 from panollava.tasks import CLOSED_TYPES
 from panollava.tasks.answering import Answer
 from panollava.tasks.prompts import MAX_NEW_TOKENS, Question, derangement, panorama_questions
-from panollava.tasks.results import evaluate, free_answers, majority
-from panollava.tasks.scoring import Prediction, Variant, reference_objects, score
+from panollava.tasks.results import TRIED_BOXES, constant_detections, evaluate, free_answers, majority
+from panollava.tasks.scoring import Prediction, Variant, iou, reference_objects, score
 
 PER_TYPE = dict.fromkeys((*CLOSED_TYPES, "nearest", "turn", "pointing", "grounding"), 2)
-PER_TYPE |= {"detection": 1, "description": 1, "dialogue": 1}
+PER_TYPE |= {"detection": 1, "detection_described": 1, "description": 1, "dialogue": 1}
 
 
 def world_questions(panoramas: int = 12) -> list[list[Question]]:
@@ -239,6 +240,51 @@ def test_people_are_scored_against_each_other() -> None:
     assert block["low"] <= block["chrf"] <= block["high"]
     alone = evaluate([said("p", "A gate."), said("q", "A tree.")], resamples=5, seed=0)["en"]["open"]
     assert not [name for name in alone if name.startswith("human_")]
+
+
+def test_detection_by_description_has_numbers_of_its_own() -> None:
+    red, blue = ({"label": label, "box_deg": [yaw, 0, 20, 20]} for label, yaw in (("red cube", 10), ("blue ball", 90)))
+    texts = {"red": "red cube [10, 0, 20, 20]", "both": "red cube [10, 0, 20, 20]; blue ball [90, 0, 20, 20]"}
+
+    def said(variant: Any, objects: list[dict[str, Any]], text: str, **fields: Any) -> Prediction:
+        return score(variant, question("detection", {"objects": objects}, text, **fields), Answer(text, 0.5))
+
+    plain = [said("model", [red, blue], texts["both"])]
+    described = [
+        said("model", [red], texts["red"], type="detection_described"),
+        # A right box of what was not asked for counts as a wrong one.
+        said("model", [blue], texts["both"], type="detection_described", image_id="q"),
+        said("shuffled", [red], "red cube [99, 0, 20, 20]", type="detection_described"),
+    ]
+    alone, both = (evaluate(lines, resamples=5, seed=0)["en"] for lines in (plain, plain + described))
+    assert list(alone) == ["detection"]
+    assert list(both) == ["detection", "detection_described"]
+    assert both["detection"] == alone["detection"]
+    block = both["detection_described"]
+    assert (block["n"], block["ap50"], block["shuffled_ap50"]) == (2, pytest.approx(1), 0)
+    described[1]["score"] = 0.9  # the surplus red cube now comes before the right one
+    assert evaluate(described, resamples=5, seed=0)["en"]["detection_described"]["ap50"] == pytest.approx((0.5 + 1) / 2)
+
+
+def test_the_majority_of_detections_is_one_box_for_each_label() -> None:
+    def line(number: int, *boxes: tuple[str, float]) -> Prediction:
+        objects = [{"label": label, "box_deg": [yaw, 0, 20, 20]} for label, yaw in boxes]
+        return score(
+            "model",
+            question("detection", {"objects": objects}, "?", image_id=f"p{number}"),
+            Answer("a [1, 2, 3, 4]", 1),
+        )
+
+    lines = [line(0, ("a", 0), ("b", 90)), line(1, ("a", 2)), line(2, ("a", -2)), line(3, ("a", 178), ("b", -90))]
+    said = constant_detections(lines)
+    assert said == [("a", (0, 0, 20, 20), 3 / 4), ("b", (90, 0, 20, 20), 1 / 4)]
+    # Label a is right in the first three panoramas; b in the first, of two true ones and four said.
+    block = evaluate(lines, resamples=5, seed=0)["en"]["detection"]
+    assert block["majority_ap50"] == pytest.approx((76 / 101 + 51 / 101) / 2)
+    crowd = [line(number, ("a", 0.1 * number)) for number in range(3 * TRIED_BOXES)]
+    ((label, box, share),) = constant_detections(crowd)
+    assert (label, share) == ("a", np.mean([iou(box, (0.1 * n, 0, 20, 20)) >= 0.5 for n in range(300)]))
+    assert 0.4 < share < 0.5  # from 6.7 degrees on either side of it
 
 
 def test_the_majority_of_directions_and_boxes_is_the_constant_that_does_best() -> None:

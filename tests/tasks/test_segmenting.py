@@ -14,11 +14,12 @@ from panollava.tasks.answering import Answer
 from panollava.tasks.prompts import Question, panorama_questions
 from panollava.tasks.results import evaluate
 from panollava.tasks.scoring import Prediction, score
-from panollava.tasks.segmenting import score_masks
+from panollava.tasks.segmenting import USUAL_ROWS, score_masks, usual_mask
 from panollava.vlm.patch_masks import patch_coverage
 from panollava.vlm.views import view_poses
 
 POSES, SIDE = view_poses("anyres_e2p"), 12
+NOTHING = torch.zeros(USUAL_ROWS, 2 * USUAL_ROWS, dtype=torch.bool)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +48,11 @@ def test_every_grounding_question_of_the_world_has_the_mask_of_its_object(questi
 
 
 def test_perfect_patches_reach_the_ceiling_and_others_do_not(questions: list[Question]) -> None:
-    scored = score_masks([(question, perfect(question)) for question in questions], POSES)
+    scored = score_masks([(question, perfect(question)) for question in questions], POSES, NOTHING)
     assert all(line["mask_iou"] == line["mask_ceiling"] for line in scored)
     assert np.mean([line["mask_iou"] for line in scored]) > 0.4
     mistaken = [(question, perfect(other)) for question, other in zip(questions, questions[::-1], strict=True)]
-    wrong = score_masks(mistaken, POSES)
+    wrong = score_masks(mistaken, POSES, NOTHING)
     assert [line["mask_ceiling"] for line in wrong] == [line["mask_ceiling"] for line in scored]
     assert np.mean([line["mask_iou"] for line in wrong]) < 0.2
 
@@ -59,11 +60,11 @@ def test_perfect_patches_reach_the_ceiling_and_others_do_not(questions: list[Que
 def test_each_question_alone_scores_as_among_others(questions: list[Question]) -> None:
     generator = torch.Generator().manual_seed(0)
     asked = [(question, torch.randn(len(POSES), SIDE, SIDE, generator=generator)) for question in questions]
-    assert score_masks(asked, POSES) == [score_masks([one], POSES)[0] for one in asked]
+    assert score_masks(asked, POSES, NOTHING) == [score_masks([one], POSES, NOTHING)[0] for one in asked]
 
 
 def test_nothing_drawn_is_no_overlap_and_no_outline(questions: list[Question]) -> None:
-    line = score_masks([(questions[0], torch.full((len(POSES), SIDE, SIDE), -1.0))], POSES)[0]
+    line = score_masks([(questions[0], torch.full((len(POSES), SIDE, SIDE), -1.0))], POSES, NOTHING)[0]
     assert (line["mask_iou"], line["boundary_deg"]) == (0, None)
 
 
@@ -79,17 +80,17 @@ def line(image_id: str, variant: Any, pitch: float, **found: Any) -> Prediction:
 
 def test_the_numbers_are_those_of_a_hand() -> None:
     lines = [
-        line("a", "model", 0, mask_iou=0.6, mask_ceiling=0.8, boundary_deg=2.0),
-        line("b", "model", -20, mask_iou=0.4, mask_ceiling=0.8, boundary_deg=4.0),
-        line("c", "model", 90, mask_iou=0.0, mask_ceiling=0.8, boundary_deg=None),
-        line("a", "shuffled", 0, mask_iou=0.1, mask_ceiling=0.8, boundary_deg=9.0),
+        line("a", "model", 0, mask_iou=0.6, mask_ceiling=0.8, mask_majority=0.3, boundary_deg=2.0),
+        line("b", "model", -20, mask_iou=0.4, mask_ceiling=0.8, mask_majority=0.0, boundary_deg=4.0),
+        line("c", "model", 90, mask_iou=0.0, mask_ceiling=0.8, mask_majority=0.0, boundary_deg=None),
+        line("a", "shuffled", 0, mask_iou=0.1, mask_ceiling=0.8, mask_majority=0.3, boundary_deg=9.0),
         line("a", "blind", 0),
     ]
     block = evaluate(lines, resamples=20, seed=0)["en"]["segmentation"]
     assert block["miou"] == pytest.approx(1 / 3)
     assert block["share_of_ceiling"] == pytest.approx(1 / 3 / 0.8)
     assert (block["ceiling"], block["boundary_deg"], block["empty"], block["n"]) == (pytest.approx(0.8), 3.0, 1, 3)
-    assert block["shuffled"] == pytest.approx(0.1)
+    assert (block["shuffled"], block["majority"]) == (pytest.approx(0.1), pytest.approx(0.1))
     assert "blind" not in block
     found = {band: (pytest.approx(inner["miou"]), inner["n"]) for band, inner in block["latitudes"].items()}
     assert found == {"0-15": (0.6, 1), "15-30": (0.4, 1), "60-91": (0.0, 1)}
@@ -108,6 +109,37 @@ def test_masks_of_an_8k_panorama_are_compared_at_a_size_that_fits(questions: lis
     large = small.repeat_interleave(32, 0).repeat_interleave(32, 1)
     eight = replace(questions[0], mask=Mask.model_validate(encoded(large.numpy())))
     assert eight.true_mask.size[0] >= 2048
-    line, own = (score_masks([(question, perfect(questions[0]))], POSES)[0] for question in (eight, questions[0]))
+    line, own = (
+        score_masks([(question, perfect(questions[0]))], POSES, NOTHING)[0] for question in (eight, questions[0])
+    )
     assert line["mask"]["size"] == [512, 1024]
     assert line["mask_iou"] == pytest.approx(own["mask_iou"], abs=0.1)
+
+
+def band(first: int, last: int) -> Mask:
+    """Return the mask of some columns of a panorama as high as the constant mask."""
+    mask = NOTHING.clone()
+    mask[:, first:last] = True
+    return Mask.model_validate(encoded(mask.numpy()))
+
+
+def test_the_usual_mask_is_the_part_that_overlaps_the_masks_best() -> None:
+    masks = [band(0, 40), band(0, 40), band(20, 60), band(200, 210)]
+    # What is covered twice: IoU of 1, 1, 20 / 60 and 0. All that is covered would have 40 / 70 at best.
+    assert torch.equal(usual_mask(masks), decoded(band(0, 40)))
+    assert torch.equal(usual_mask([band(0, 90), band(10, 100)]), decoded(band(0, 100)))
+    assert torch.equal(usual_mask([band(3, 9)]), decoded(band(3, 9)))
+    assert not usual_mask([]).any()
+    assert not usual_mask([band(5, 5)]).any()
+
+
+def test_the_usual_mask_of_the_world_is_a_poor_guess_but_no_worse_than_one_of_its_masks(
+    questions: list[Question],
+) -> None:
+    usual = usual_mask([question.true_mask for question in questions])
+    asked = [(question, perfect(question)) for question in questions]
+    found = [line["mask_majority"] for line in score_masks(asked, POSES, usual)]
+    assert 0.02 < np.mean(found) < 0.4
+    single = usual_mask([questions[0].true_mask])
+    assert np.mean([line["mask_majority"] for line in score_masks(asked, POSES, single)]) <= np.mean(found) + 0.02
+    assert [line["mask_majority"] for line in score_masks(asked, POSES, NOTHING)] == [0] * len(asked)

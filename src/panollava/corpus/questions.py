@@ -210,11 +210,39 @@ def _grounding(scene: Scene, rng: Random) -> Question | None:
     return Question("grounding", "grounding", box_answer(item), {"object": (item.colour, item.shape)}, typed)
 
 
-def _detection(scene: Scene, rng: Random) -> Question:
-    ordered = sorted(scene.objects, key=lambda o: box_answer(o))
+def _detected(kind: str, objects: Sequence[SceneObject], slots: dict[str, Any]) -> Question:
+    """Return a question of type `kind` whose answer is the boxes of `objects`."""
+    ordered = sorted(objects, key=lambda o: box_answer(o))
     answer = [((o.colour, o.shape), box_answer(o)) for o in ordered]
     typed = {"objects": [{"label": o.label, "box_deg": list(o.box_deg)} for o in ordered]}
-    return Question("detection", "detection", answer, {}, typed)
+    return Question(kind, "detection", answer, slots, typed)
+
+
+def _detection(scene: Scene, rng: Random) -> Question:
+    return _detected("detection", scene.objects, {})
+
+
+def _descriptions(item: SceneObject) -> dict[str, Any]:
+    """Return what can be said of an object, by kind: its colour, its shape, both, and where it is."""
+    place = "ground" if item.grounded else "air"
+    return {"colour": item.colour, "shape": item.shape, "object": (item.colour, item.shape), "place": place}
+
+
+def _detection_described(scene: Scene, rng: Random) -> Question | None:
+    fitting: dict[tuple[str, Any], list[SceneObject]] = {}
+    for item in scene.objects:
+        for described in _descriptions(item).items():
+            fitting.setdefault(described, []).append(item)
+    # What fits all objects asks for no more than "every object" does.
+    some = {described: found for described, found in fitting.items() if len(found) < len(scene.objects)}
+    if not some:
+        return None
+    # First the number, then the kind: most descriptions fit a single object.
+    number = rng.choice(sorted({min(len(found), 4) for found in some.values()}))
+    some = {described: found for described, found in some.items() if min(len(found), 4) == number}
+    kind = rng.choice(sorted({kind for kind, _ in some}))
+    described = rng.choice(sorted(described for described in some if described[0] == kind))
+    return _detected("detection_described", some[described], {"described": described})
 
 
 def _description(scene: Scene, rng: Random) -> Question:
@@ -236,6 +264,7 @@ GENERATORS: dict[str, Callable[[Scene, Random], Question | None]] = {
     "pointing": _pointing,
     "grounding": _grounding,
     "detection": _detection,
+    "detection_described": _detection_described,
     "description": _description,
 }
 

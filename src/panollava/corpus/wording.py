@@ -14,11 +14,13 @@ LANGUAGES = ("en", "ko")
 
 WORDS: dict[str, dict[str, str]] = {
     "en": {w: w for w in ("red", "yellow", "green", "blue", "purple", "white", "cube", "ball", "cone", "cylinder")}
-    | {"left": "left", "right": "right", "yes": "yes", "no": "no", "room": "a room", "plaza": "a plaza"},
+    | {"left": "left", "right": "right", "yes": "yes", "no": "no", "room": "a room", "plaza": "a plaza"}
+    | {"ground": "on the ground", "air": "in the air"},
     "ko": {
         "red": "빨간색", "yellow": "노란색", "green": "초록색", "blue": "파란색", "purple": "보라색", "white": "하얀색",
         "cube": "정육면체", "ball": "공", "cone": "원뿔", "cylinder": "원기둥",
         "left": "왼쪽", "right": "오른쪽", "yes": "예", "no": "아니요", "room": "방", "plaza": "광장",
+        "ground": "바닥", "air": "공중",
     },
 }  # fmt: skip
 
@@ -45,6 +47,16 @@ TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
         "pointing": ("Where is the {object}, in degrees?", "Point at the {object} in degrees."),
         "grounding": ("Give the box of the {object}.", "Which box holds the {object}?"),
         "detection": ("Detect every object.", "List all objects with their boxes."),
+        "detection_described_colour": (
+            "Detect every {described} object.",
+            "List all {described} objects with their boxes.",
+        ),
+        "detection_described_shape": ("Detect every {described}.", "List every {described} with its box."),
+        "detection_described_object": ("Detect every {described}.", "List every {described} with its box."),
+        "detection_described_place": (
+            "Detect everything {described}.",
+            "List all objects {described} with their boxes.",
+        ),
         "description": ("Describe the panorama.", "What does the panorama show?"),
         "dialogue_direction8": ("In which direction is the {object}?", "Which way is the {object}?"),
         "dialogue_left": ("And what is to the left of it?", "And what comes next to its left?"),
@@ -67,12 +79,28 @@ TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
         "pointing": ("{object:은} 몇 도에 있나요?", "{object}의 위치를 도로 알려 주세요."),
         "grounding": ("{object}의 상자를 알려 주세요.", "{object:을} 담는 상자는 무엇인가요?"),
         "detection": ("모든 물체를 검출하세요.", "모든 물체와 상자를 나열하세요."),
+        "detection_described_colour": (
+            "모든 {described} 물체를 검출하세요.",
+            "모든 {described} 물체와 상자를 나열하세요.",
+        ),
+        "detection_described_shape": ("모든 {described:을} 검출하세요.", "모든 {described:과} 상자를 나열하세요."),
+        "detection_described_object": ("모든 {described:을} 검출하세요.", "모든 {described:과} 상자를 나열하세요."),
+        "detection_described_place": (
+            "{described}에 있는 모든 물체를 검출하세요.",
+            "{described}에 있는 모든 물체와 상자를 나열하세요.",
+        ),
         "description": ("이 파노라마를 설명해 주세요.", "이 파노라마에는 무엇이 있나요?"),
         "dialogue_direction8": ("{object:은} 어느 방향에 있나요?", "{object}의 방향은 어디인가요?"),
         "dialogue_left": ("그럼 그 왼쪽에는 무엇이 있나요?", "그 왼쪽 옆에는 무엇이 있나요?"),
         "dialogue_where": ("그것은 어느 방향에 있나요?", "그것의 방향은 어디인가요?"),
     },
 }
+
+# The types whose phrasing hangs on what one of their slots, a pair (kind, value), speaks of.
+KINDS = {"count": "counted", "detection_described": "described"}
+
+# The first phrasing of every detection question, around what it asks for.
+DETECT = {"en": "Detect {}.", "ko": "{:을} 검출하세요."}
 
 PARTICLES = {"은": ("은", "는"), "이": ("이", "가"), "을": ("을", "를"), "과": ("과", "와")}
 
@@ -106,16 +134,20 @@ def detection_text(objects: Sequence[tuple[str, list[int]]]) -> str:
 def _slot(name: str, value: Any, language: str) -> Any:
     if name in ("yaw", "pitch"):
         return value
-    if isinstance(value, tuple) and name != "counted":
-        return label(value, language)
-    return Phrase(WORDS[language][value[1] if name == "counted" else value])
+    if name in KINDS.values():
+        value = value[1]
+    return label(value, language) if isinstance(value, tuple) else Phrase(WORDS[language][value])
+
+
+def template_key(question: Question) -> str:
+    """Return the key of a question's phrasings in `TEMPLATES`."""
+    slot = KINDS.get(question.type)
+    return question.type if slot is None else f"{question.type}_{question.slots[slot][0]}"
 
 
 def question_text(question: Question, language: str, rng: Random) -> str:
     """Return the question in words, one of its type's phrasings."""
-    key = question.type
-    if key == "count":
-        key = f"count_{question.slots['counted'][0]}"
+    key = template_key(question)
     slots = {name: _slot(name, value, language) for name, value in question.slots.items()}
     return rng.choice(TEMPLATES[language][key]).format(**slots)
 
@@ -133,7 +165,7 @@ def answer_text(question: Question, language: str) -> str:
         return f"{answer[0]}, {answer[1]}"
     if kind == "grounding":
         return box_text(answer)
-    if kind == "detection":
+    if kind in ("detection", "detection_described"):
         return detection_text([(label(item, language), box) for item, box in answer])
     if kind == "description":
         return _description(answer, language)
@@ -156,6 +188,19 @@ def turn_json(question: Question, language: str, rng: Random) -> dict[str, Any]:
     turn |= {"task": question.task, "type": question.type, "language": language}
     typed = {"text": text} if question.task == "choice" else question.typed
     return turn if typed is None else turn | {"answer": typed}
+
+
+def detection_question(description: str, language: str) -> str:
+    """Return the question for all that a description fits: `every red object` in English, `모든 빨간색 물체` in Korean.
+
+    Raises:
+        ValueError: a language without such a question, or an empty description.
+    """
+    if language not in DETECT:
+        raise ValueError(f"language {language!r}: detection can be asked for in {', '.join(DETECT)}")
+    if not description.strip():
+        raise ValueError("the description is empty; say what to detect, such as 'every red object'")
+    return DETECT[language].format(Phrase(description.strip()))
 
 
 def object_text(item: SceneObject, language: str) -> str:

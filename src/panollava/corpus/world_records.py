@@ -23,7 +23,8 @@ from panollava.corpus.world.scenes import Scene, sample_scene
 # How many questions of each type a panorama gets; a test panorama gets one of each in every language.
 TRAIN_QUESTIONS = {
     "existence": 2, "colour": 2, "shape": 2, "count": 2, "direction8": 2, "relation": 2, "look": 2, "nearest": 1,
-    "turn": 1, "pointing": 2, "grounding": 2, "detection": 1, "description": 1, "dialogue": 1,
+    "turn": 1, "pointing": 2, "grounding": 2, "detection": 1, "detection_described": 2, "description": 1,
+    "dialogue": 1,
 }  # fmt: skip
 TEST_QUESTIONS = dict.fromkeys(TRAIN_QUESTIONS, 1)
 

@@ -1,4 +1,4 @@
-"""The paired comparison of two runs: per task and question type, the difference, its interval, p values and Holm.
+"""The paired comparison of two runs: per measure and question type, the difference, its interval, p values and Holm.
 
 Each run may be several seeds: a question's score is then its mean over them, average precision the mean of theirs.
 Intervals and p values take panoramas for the clusters (see `metrics.paired`); Holm corrects over the rows of a table.
@@ -15,49 +15,21 @@ from numpy.typing import NDArray
 
 from panollava.metrics.detection import match_detections, resampled_precision
 from panollava.metrics.paired import DRAWS, Paired, Statistic, holm, paired_mean, paired_median, paired_statistic
-from panollava.metrics.text import chrf
+from panollava.report.measures import DETECTION, MEASURES, comparable, defined, key_of, lines_of, true_boxes
 from panollava.report.runs import Key, Run, read_runs, require_same_questions
 from panollava.report.tables import degrees, markdown_table, share
-from panollava.tasks.results import by_type, detections, headline_types, references
-from panollava.tasks.scoring import Prediction, has_area
+from panollava.tasks.results import by_type, detections, headline_types
+from panollava.tasks.scoring import Prediction, block_of
 
 LEVEL, SIGNIFICANT = 0.95, 0.05
 
 
 @dataclass(frozen=True)
-class Measure:
-    """How one task is compared; `metric` is the same number's key in a language's block of metrics/evaluate.json."""
-
-    name: str
-    better: Literal["higher", "lower"]
-    metric: str
-    values: Callable[[Sequence[Prediction]], list[float]] | None = None  # None: no value of a single question
-
-
-def _chrf_each(lines: Sequence[Prediction]) -> list[float]:
-    """Return the chrF of each answer; the corpus chrF of metrics/evaluate.json has no value of a single question."""
-    return [chrf([line["prediction"]], [own]) for line, own in zip(lines, references(lines), strict=True)]
-
-
-MEASURES: dict[str, Measure] = {
-    "choice": Measure(
-        "closed questions, mean accuracy", "higher", "accuracy.value", lambda lines: [x["correct"] for x in lines]
-    ),
-    "direction": Measure(
-        "direction, median error", "lower", "direction.median_deg", lambda lines: [x["error_deg"] for x in lines]
-    ),
-    "grounding": Measure(
-        "grounding, IoU ≥ 0.5", "higher", "grounding.iou50", lambda lines: [x["iou"] >= 0.5 for x in lines]
-    ),
-    "detection": Measure("detection, AP50", "higher", "detection.ap50"),
-    "description": Measure("description, mean chrF of an answer", "higher", "", _chrf_each),
-    "open": Measure("open questions, mean chrF of an answer", "higher", "", _chrf_each),
-}
-
-
-@dataclass(frozen=True)
 class Row:
-    """One compared number; `type` is empty for that of a whole task, `metric` where metrics/evaluate.json lacks it."""
+    """One compared number; `task` is its key in `measures.MEASURES`.
+
+    `type` is empty for the number of a whole task, `metric` where metrics/evaluate.json lacks it.
+    """
 
     language: str
     task: str
@@ -129,7 +101,7 @@ class _Part:
 
     @property
     def keys(self) -> list[Key]:
-        return [(line["image_id"], line["record"], line["turn"], line["language"]) for line in self.lines]
+        return [key_of(line) for line in self.lines]
 
 
 def compare_sources(a: str, b: str, *, root: Path = Path(), draws: int = DRAWS, seed: int = 0) -> Comparison:
@@ -156,20 +128,23 @@ def compare_runs(
     """
     require_same_questions([*a, *b])
     asked = list(a[0].answers.values())
-    parts = [part for part in _parts(asked) if only is None or part.metric in only]
+    # A question has a mask if its data have one; a run from before there were masks has none to compare.
+    masks = [{key for key, line in run.answers.items() if line["mask_iou"] is not None} for run in (*a, *b)]
+    masked = masks[0].intersection(*masks)
+    parts = [part for part in _parts(asked, masked) if only is None or part.metric in only]
     rows = [_row(part, a, b, draws, seed) for part in parts]
     corrected = holm([row.test.p for row in rows])
     rows = [replace(row, p_holm=p) for row, p in zip(rows, corrected, strict=True)]
     first, second = (tuple(run.name for run in side) for side in (a, b))
-    return Comparison(first, second, draws, seed, tuple(rows), tuple(_notes(asked)))
+    return Comparison(first, second, draws, seed, tuple(rows), tuple(_notes(asked, masks)))
 
 
-def _parts(asked: Sequence[Prediction]) -> Iterator[_Part]:
+def _parts(asked: Sequence[Prediction], masked: Collection[Key]) -> Iterator[_Part]:
     """Yield the rows of each language, English first: a task, then its question types."""
     for language in sorted({line["language"] for line in asked}, key=lambda name: (name != "en", name)):
         for task, measure in MEASURES.items():
-            lines = [x for x in asked if x["language"] == language and x["task"] == task and _comparable(x)]
-            if not _defined(task, lines):
+            lines = lines_of(task, [x for x in asked if x["language"] == language], masked)
+            if not defined(task, lines):
                 continue
             kinds, closed = by_type(lines), task == "choice"
             headline = [line for own in headline_types(lines).values() for line in own] if closed else lines
@@ -179,22 +154,8 @@ def _parts(asked: Sequence[Prediction]) -> Iterator[_Part]:
             for kind, own in kinds.items():
                 if closed:
                     yield _Part(language, task, kind, kind, f"evaluate.{language}.types.{kind}.value", own)
-                elif len(kinds) > 1 and _defined(task, own):
+                elif len(kinds) > 1 and defined(task, own):
                     yield _Part(language, task, kind, f"{measure.name}: {kind}", "", own)
-
-
-def _defined(task: str, lines: Sequence[Prediction]) -> bool:
-    """Return whether there is anything to measure: average precision needs a true box."""
-    return any(_true_boxes(lines)) if task == "detection" else bool(lines)
-
-
-def _comparable(line: Prediction) -> bool:
-    return line["task"] != "grounding" or has_area(line["answer"]["box_deg"])
-
-
-def _true_boxes(lines: Sequence[Prediction]) -> list[int]:
-    """Return the number of true boxes of each line that have an area."""
-    return [sum(has_area(truth["box_deg"]) for truth in line["answer"]["objects"]) for line in lines]
 
 
 def _row(part: _Part, a: Sequence[Run], b: Sequence[Run], draws: int, seed: int) -> Row:
@@ -228,20 +189,23 @@ def _ap50(runs: Sequence[Run], keys: Sequence[Key]) -> Statistic:
     return lambda copies: np.mean([resampled_precision(of_run, copies) for of_run in matches], axis=0)
 
 
-def _notes(asked: Sequence[Prediction]) -> Iterator[str]:
-    """Yield what was asked and is in no row."""
-    for task in sorted({line["task"] for line in asked} - MEASURES.keys()):
+def _notes(asked: Sequence[Prediction], masks: Sequence[set[Key]]) -> Iterator[str]:
+    """Yield what was asked and is in no row; `masks` are the questions that have a mask, of each run."""
+    for task in sorted({block_of(line) for line in asked} - MEASURES.keys()):
         yield f"{task}: a task without a measure, {sum(line['task'] == task for line in asked)} answers are left out"
-    wide = sum(not _comparable(line) for line in asked)
+    wide = sum(not comparable(line) for line in asked)
     if wide:
         yield f"grounding: {wide} true boxes of 180° or more have no area and are left out"
-    detection = [line for line in asked if line["task"] == "detection"]
-    true = sum(_true_boxes(detection))
-    if wide := sum(len(line["answer"]["objects"]) for line in detection) - true:
-        yield f"detection: {wide} true boxes of 180° or more have no area and are left out"
-    for language in sorted({line["language"] for line in detection}):
-        if not any(_true_boxes([line for line in detection if line["language"] == language])):
-            yield f"detection ({language}): no true box at all, so average precision is undefined"
+    if alone := len(masks[0].union(*masks) - masks[0].intersection(*masks)):
+        yield f"segmentation: {alone} questions have a mask in some of the runs only and are left out"
+    for task in DETECTION:
+        detection = [line for line in asked if block_of(line) == task]
+        true = sum(true_boxes(detection))
+        if wide := sum(len(line["answer"]["objects"]) for line in detection) - true:
+            yield f"{task}: {wide} true boxes of 180° or more have no area and are left out"
+        for language in sorted({line["language"] for line in detection}):
+            if not any(true_boxes([line for line in detection if line["language"] == language])):
+                yield f"{task} ({language}): no true box at all, so average precision is undefined"
 
 
 def write_json(comparison: Comparison, path: Path) -> None:

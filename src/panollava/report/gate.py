@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 ACCEPTED = Path("metrics/accepted.json")
 PASSED, WORSE, UNREADABLE = 0, 1, 2
 # The metrics of metrics/evaluate.json that are made of one value per question, so that a paired test knows them.
-PAIRED = re.compile(r"evaluate\.[^.]+\.(accuracy\.value|types\..+\.value|direction\.median_deg|grounding\.iou50)")
+PAIRED = re.compile(
+    r"evaluate\.[^.]+\.(accuracy\.value|types\..+\.value|direction\.median_deg|grounding\.iou50|segmentation\.miou)"
+)
 
 
 class Rule(BaseModel):
@@ -306,7 +308,8 @@ def read_rules(path: Path) -> dict[str, Rule]:
         if rule.paired is not None and not PAIRED.fullmatch(metric):
             raise ValueError(
                 f"gate: {path}: {metric} has no value per question, so no paired test; give it abs or rel. Below "
-                "evaluate.LANGUAGE, accuracy.value, types.TYPE.value, direction.median_deg and grounding.iou50 have one"
+                "evaluate.LANGUAGE, accuracy.value, types.TYPE.value, direction.median_deg, grounding.iou50 and "
+                "segmentation.miou have one"
             )
     return rules
 

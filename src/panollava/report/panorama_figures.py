@@ -14,6 +14,7 @@ from panollava.metrics import pairwise_iou
 from panollava.report.inputs import Prediction, ReportInputs, load_panoramas
 from panollava.report.outlines import box_radians, draw_box, draw_direction, draw_panorama
 from panollava.report.style import INK, MUTED, PREDICTED, RIGHT, TRUE, WRONG, styled
+from panollava.tasks import DESCRIBED
 
 # A direction this close, and a box that overlaps this much, is called right in the sample figures.
 RIGHT_DIRECTION_DEG = 15.0
@@ -85,7 +86,7 @@ def choose_detections(predictions: Sequence[Prediction], per_group: int) -> list
 def detections_figure(inputs: ReportInputs, samples: int) -> Figure | None:
     """Draw about `samples` panoramas with predicted and true boxes: the best, the median and the worst ones."""
     for language in inputs.languages:
-        predictions = inputs.of(task="detection", language=language)
+        predictions = [p for p in inputs.of(task="detection", language=language) if p.type != DESCRIBED]
         if predictions:
             break
     else:

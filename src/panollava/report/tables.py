@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from panollava.metrics import SIZES
+from panollava.tasks import DESCRIBED
 
 NOTHING = "–"
 
@@ -54,13 +55,16 @@ _NUMBERS: tuple[tuple[str, str, str, str, str, str], ...] = (
     ("direction", "direction, within 15°", "within_15_deg", "", "", ""),
     ("grounding", "grounding, IoU ≥ 0.5", "iou50", "majority", "blind", "shuffled"),
     ("grounding", "grounding, mean IoU", "mean_iou", "", "", ""),
-    ("segmentation", "segmentation, mean IoU", "miou", "", "blind", "shuffled"),
+    ("segmentation", "segmentation, mean IoU", "miou", "majority", "blind", "shuffled"),
     ("segmentation", "segmentation, ceiling of the patch grid", "ceiling", "", "", ""),
     ("segmentation", "segmentation, median outline error", "boundary_deg", "", "", ""),
-    ("detection", "detection, AP50", "ap50", "", "blind_ap50", "shuffled_ap50"),
+    ("detection", "detection, AP50", "ap50", "majority_ap50", "blind_ap50", "shuffled_ap50"),
     ("detection", "detection, AP75", "ap75", "", "", ""),
     ("detection", "detection, AP", "ap", "", "", ""),
     *(("detection", f"detection, AP of {size} objects", f"ap_{size}", "", "", "") for size in SIZES),
+    (DESCRIBED, "detection by description, AP50", "ap50", "majority_ap50", "blind_ap50", "shuffled_ap50"),
+    (DESCRIBED, "detection by description, AP75", "ap75", "", "", ""),
+    (DESCRIBED, "detection by description, AP", "ap", "", "", ""),
     *(
         (block, f"{title}, {name}", key, f"majority_{key}", f"blind_{key}", f"shuffled_{key}")
         for block, title in FREE_TEXT.items()

@@ -17,14 +17,16 @@ from panollava.metrics.detection import average_precision, match_detections, pre
 from panollava.metrics.intervals import Interval, clustered_bootstrap, clustered_macro_mean, clustered_statistic
 from panollava.metrics.spherical_iou import pairwise_iou
 from panollava.metrics.text import chrf_of_items, normalise_answer, text_scores
-from panollava.tasks import CLOSED_TYPES
-from panollava.tasks.scoring import Prediction, reference_objects
+from panollava.tasks import CLOSED_TYPES, DESCRIBED
+from panollava.tasks.scoring import Prediction, block_of, reference_objects
 from panollava.vlm.geometry import angular_distance, directions_to_rays
 
 Block = dict[str, Any]
 BASELINES = ("blind", "shuffled")
 # Bands of degrees from the horizon.
 LATITUDES = ((0, 15), (15, 30), (30, 45), (45, 60), (60, 91))
+# Of how many boxes of a label one is chosen that stands for all; each is compared with all others.
+TRIED_BOXES = 100
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class Scorer:
     resamples: int
     seed: int
 
-    def of(self, variant: str, task: str) -> list[Prediction]:
-        """Return the predictions of one variant and task."""
-        return [line for line in self.lines if line["variant"] == variant and line["task"] == task]
+    def of(self, variant: str, block: str) -> list[Prediction]:
+        """Return the predictions of one variant that count in a block of scores (`scoring.block_of`)."""
+        return [line for line in self.lines if line["variant"] == variant and block_of(line) == block]
 
     @property
     def draws(self) -> dict[str, int]:
@@ -63,7 +65,8 @@ def language_scores(scorer: Scorer) -> Block:
         "direction": direction(scorer),
         "grounding": grounding(scorer),
         "segmentation": segmentation(scorer),
-        "detection": detection(scorer),
+        "detection": detection(scorer, "detection"),
+        DESCRIBED: detection(scorer, DESCRIBED),
         "description": free_text(scorer, "description"),
         "open": free_text(scorer, "open"),
     }
@@ -87,6 +90,27 @@ def constant_box(lines: Sequence[Prediction]) -> float:
     """Return the largest share of named objects that always giving one of the true boxes would hit, IoU ≥ 0.5."""
     boxes = torch.tensor([line["answer"]["box_deg"] for line in lines]).double().deg2rad()
     return float((pairwise_iou(boxes, boxes) >= 0.5).double().mean(1).max())
+
+
+def constant_detections(lines: Sequence[Prediction]) -> list[tuple[str, tuple[float, ...], float]]:
+    """Return one (label, box, score) for each true label: the answer to give, whatever the panorama.
+
+    The box is the true one that hits most true boxes of its label, IoU ≥ 0.5, of `TRIED_BOXES` evenly drawn ones; its
+    score is the share of questions in which it does.
+    """
+    places: dict[str, list[tuple[int, tuple[float, ...]]]] = {}
+    for number, line in enumerate(lines):
+        for label, box in reference_objects(line):
+            places.setdefault(label, []).append((number, box))
+    said = []
+    for label, own in places.items():
+        boxes = torch.tensor([box for _, box in own]).double().deg2rad()
+        tried = range(0, len(own), -(-len(own) // TRIED_BOXES))
+        hits = pairwise_iou(boxes[list(tried)], boxes) >= 0.5
+        best = int(hits.sum(1).argmax())
+        asked = {number for (number, _), hit in zip(own, hits[best].tolist(), strict=True) if hit}
+        said.append((label, own[tried[best]][1], len(asked) / len(lines)))
+    return said
 
 
 def by_type(lines: Sequence[Prediction]) -> dict[str, list[Prediction]]:
@@ -172,6 +196,7 @@ def segmentation(scorer: Scorer) -> Block:
         return {}
     block = _block("miou", lines, _mean_interval(scorer, lines, "mask_iou"))
     block["ceiling"] = _mean(lines, "mask_ceiling")
+    block["majority"] = _mean(lines, "mask_majority")
     block["share_of_ceiling"] = block["miou"] / block["ceiling"] if block["ceiling"] else 0.0
     outlined = [line for line in lines if line["boundary_deg"] is not None]
     if outlined:
@@ -189,9 +214,9 @@ def segmentation(scorer: Scorer) -> Block:
     return block
 
 
-def detection(scorer: Scorer) -> Block:
-    """Return the average precision of detections, each box scored by the probability of its whole answer."""
-    lines = scorer.of("model", "detection")
+def detection(scorer: Scorer, name: str) -> Block:
+    """Return the average precision of a block's detections, each box scored by the probability of its whole answer."""
+    lines = scorer.of("model", name)
     found, wanted = detections(lines)
     if not any(wanted):
         return {}
@@ -204,8 +229,10 @@ def detection(scorer: Scorer) -> Block:
     block: Block = dict(average_precision(found, wanted))
     block |= {"low": interval.low, "high": interval.high, "n": len(lines)}
     block["unparsed"] = sum(line["unparsed"] for line in lines)
+    usual = match_detections([constant_detections(lines)] * len(lines), wanted, (0.5,))
+    block["majority_ap50"] = float(precision_of_images(usual, np.arange(len(lines)))[0])
     for variant in BASELINES:
-        if others := scorer.of(variant, "detection"):
+        if others := scorer.of(variant, name):
             block[f"{variant}_ap50"] = average_precision(*detections(others), thresholds=(0.5,))["ap50"]
     return block | _too_wide(sum(len(line["answer"]["objects"]) for line in lines) - sum(map(len, wanted)))
 

@@ -13,6 +13,7 @@ import torch
 from panollava.corpus.records import ChoiceAnswer, DetectionAnswer, DirectionAnswer, LabelledBox, Turn
 from panollava.metrics.spherical_iou import paired_iou
 from panollava.metrics.text import normalise_answer
+from panollava.tasks import DESCRIBED
 from panollava.tasks.answering import Answer
 from panollava.tasks.answers import BoxDeg, DirectionDeg, parse_box, parse_detection, parse_direction
 from panollava.tasks.prompts import Question
@@ -97,9 +98,15 @@ def score(variant: Variant, question: Question, answer: Answer) -> Prediction:
         "mask": None,
         "mask_iou": None,
         "mask_ceiling": None,
+        "mask_majority": None,
         "boundary_deg": None,
     }
     return line | SCORERS[turn.task](answer.text, turn.answer)  # type: ignore[operator] # the task's own answer type
+
+
+def block_of(line: Prediction) -> str:
+    """Return the block of scores that a line counts in: its task, but for detection by description its type."""
+    return DESCRIBED if (line["task"], line["type"]) == ("detection", DESCRIBED) else line["task"]
 
 
 def references(turn: Turn) -> list[str]:

@@ -75,7 +75,7 @@ def askable(item: dict[str, Any]) -> bool:
 
 
 def object_dialogues(objects: Sequence[dict[str, Any]], rng: Random) -> list[list[dict[str, Any]]]:
-    """Return a detection question, and a grounding question for each label that one object alone has.
+    """Return a detection question, a grounding question for each label that one object alone has, and `_described`.
 
     Raises ValueError for a label that an answer could not spell.
     """
@@ -86,16 +86,34 @@ def object_dialogues(objects: Sequence[dict[str, Any]], rng: Random) -> list[lis
     if not asked:
         return []
     asked.sort(key=lambda item: whole_box(item["box_deg"]))
-    words = detection_text([(item["label"], whole_box(item["box_deg"])) for item in asked])
-    detection = {"human": rng.choice(TEMPLATES["en"]["detection"]), "assistant": words}
-    dialogues = [[detection | {"task": "detection", "answer": {"objects": asked}}]]
+    dialogues = [[_detection(rng.choice(TEMPLATES["en"]["detection"]), asked)]]
     counts = Counter(item["label"] for item in objects)
     for item in asked:
         if counts[item["label"]] == 1:
             question = rng.choice(TEMPLATES["en"]["grounding"]).format(object=item["label"])
             answer = box_text(whole_box(item["box_deg"]))
             dialogues.append([{"human": question, "assistant": answer, "task": "grounding", "answer": item}])
-    return dialogues
+    return dialogues + _described(asked, counts, rng)
+
+
+def _detection(question: str, asked: list[dict[str, Any]]) -> dict[str, Any]:
+    words = detection_text([(item["label"], whole_box(item["box_deg"])) for item in asked])
+    return {"human": question, "assistant": words, "task": "detection", "answer": {"objects": asked}}
+
+
+def _described(asked: list[dict[str, Any]], counts: Counter[str], rng: Random) -> list[list[dict[str, Any]]]:
+    """Return a question for all objects of one label, drawn from those that several but not all objects have.
+
+    A label that an object too wide to be asked for has as well is left out: the answer would not be all of them.
+    """
+    askable_counts = Counter(item["label"] for item in asked)
+    labels = sorted(label for label, n in askable_counts.items() if 1 < n < len(asked) and n == counts[label])
+    if not labels:
+        return []
+    label = rng.choice(labels)
+    question = rng.choice(TEMPLATES["en"]["detection_described_shape"]).format(described=label)
+    found = _detection(question, [item for item in asked if item["label"] == label])
+    return [[found | {"type": "detection_described"}]]
 
 
 def object_entries(
