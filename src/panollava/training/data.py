@@ -86,14 +86,40 @@ class Draws(Dataset):
         return replace(whole, records=chosen, objects=[item for record in whole.records for item in record.objects])
 
 
-def messages(record: Record) -> list[dict]:
-    """Return a record's dialogue as chat messages, the panorama before the first question."""
+# What is asked and answered in turn.
+Dialogue = tuple[tuple[str, str], ...]
+# Some 50 megabytes of short dialogues in each process that makes batches.
+DIALOGUES_KEPT = 2**14
+
+
+def dialogue_of(record: Record) -> Dialogue:
+    """Return the texts of a record."""
+    return tuple((turn.human, turn.assistant) for turn in record.conversations)
+
+
+def messages(dialogue: Dialogue) -> list[dict]:
+    """Return a dialogue as chat messages, the panorama before the first question."""
     chat: list[dict] = []
-    for number, turn in enumerate(record.conversations):
+    for number, (human, assistant) in enumerate(dialogue):
         panorama = [{"type": "image"}] if number == 0 else []
-        chat.append({"role": "user", "content": [*panorama, {"type": "text", "text": turn.human}]})
-        chat.append({"role": "assistant", "content": [{"type": "text", "text": turn.assistant}]})
+        chat.append({"role": "user", "content": [*panorama, {"type": "text", "text": human}]})
+        chat.append({"role": "assistant", "content": [{"type": "text", "text": assistant}]})
     return chat
+
+
+@lru_cache(maxsize=DIALOGUES_KEPT)  # epochs see the same dialogues again, and panoramas share many
+def encoded(processor: PanoLlavaProcessor, dialogue: Dialogue) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """Return where the placeholder stands among a dialogue's ids, the ids, and their labels."""
+    tokens = processor.tokenizer.apply_chat_template(
+        messages(dialogue),
+        chat_template=processor.chat_template,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    ids = tuple(tokens["input_ids"])
+    learned = zip(ids, tokens["assistant_masks"], strict=True)
+    labels = tuple(token if answer else IGNORE for token, answer in learned)
+    return ids.index(processor.image_token_id), ids, labels
 
 
 class Collator:
@@ -161,20 +187,11 @@ class Collator:
         assert prefix is not None
         return pack(prefix, packed)
 
-    def _encode(self, record: Record) -> tuple[list[int], list[int], list[int]]:
+    def _encode(self, record: Record) -> tuple[list[int], tuple[int, ...], tuple[int, ...]]:
         """Return the prefix ids with placeholders expanded, the remaining ids of a record, and their labels."""
-        tokenizer, processor = self.processor.tokenizer, self.processor
-        encoded = tokenizer.apply_chat_template(
-            messages(record),
-            chat_template=processor.chat_template,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
-        ids, learned = encoded["input_ids"], encoded["assistant_masks"]
-        place = ids.index(processor.image_token_id)
-        head = ids[:place] + [processor.image_token_id] * self.visual_tokens
-        rest = range(place + 1, len(ids))
-        return head, [ids[i] for i in rest], [ids[i] if learned[i] else IGNORE for i in rest]
+        place, ids, labels = encoded(self.processor, dialogue_of(record))
+        head = [*ids[:place], *[self.processor.image_token_id] * self.visual_tokens]
+        return head, ids[place + 1 :], labels[place + 1 :]
 
     def _check_length(self, record: Record, length: int) -> None:
         context = self.processor.tokenizer.model_max_length
