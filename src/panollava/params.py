@@ -127,6 +127,7 @@ class TrainResampler(Training):
     """The resampler against the frozen language model."""
 
     records_per_panorama: PositiveInt
+    sort_by_length: bool
 
 
 class Lora(Strict):

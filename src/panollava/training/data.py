@@ -169,6 +169,10 @@ class Collator:
             "mask_targets": torch.stack(targets) if targets else nothing,
         }
 
+    def length(self, records: Sequence[Record]) -> int:
+        """Return how many tokens the packed row of one panorama's records has."""
+        return len(self.packed(records).ids)
+
     def packed(self, records: Sequence[Record]) -> Packed:
         """Pack the records of one panorama behind its placeholders.
 

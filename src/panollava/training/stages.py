@@ -13,6 +13,7 @@ import torch
 from accelerate import PartialState
 from peft import get_peft_model
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from transformers import PreTrainedModel, set_seed
 
 from panollava.backbones.assemble import (
@@ -31,6 +32,7 @@ from panollava.backbones.presets import Backbone
 from panollava.corpus.store import open_split
 from panollava.training.data import Collator, Draws, StoredPanoramas, ViewCollator
 from panollava.training.features import frozen_features
+from panollava.training.lengths import ByLength
 from panollava.training.lora import lora_config
 from panollava.training.processes import check_launch
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
@@ -122,7 +124,7 @@ def _moved(model: nn.Module, before: dict[str, Tensor], parts: dict[str, int]) -
     return moved
 
 
-def _fit(model: Any, recipe: Recipe, checkpoints: Path, *, draws: Draws, collator: Any) -> Outcome:
+def _fit(model: Any, recipe: Recipe, checkpoints: Path, *, draws: Dataset, collator: Any) -> Outcome:
     counts = set_trainable(model, recipe.learning_rates)
     PartialState().print(trainable_table(model, counts), flush=True)
     before = _snapshot(model)
@@ -134,6 +136,14 @@ def _fit(model: Any, recipe: Recipe, checkpoints: Path, *, draws: Draws, collato
 def _draws(store: Path, recipe: Recipe, records: int, **options: Any) -> Draws:
     panoramas = StoredPanoramas(open_split(store, "train"), **options)
     return Draws(panoramas, seed=recipe.seed, count=recipe.draws, records=records)
+
+
+def _in_order(draws: Draws, collator: Collator, store: Path, recipe: Recipe) -> Dataset:
+    """Return draws, those of each step by length where the recipe says so."""
+    if not recipe.sort_by_length:
+        return draws
+    texts = _draws(store, recipe, draws.records, images=False)
+    return ByLength(draws, texts, panoramas=recipe.step_panoramas, length=collator.length)
 
 
 def _draws_of_features(
@@ -227,8 +237,9 @@ def train_resampler(
     """Align the resampler with the frozen language model; its projection is born here."""
     model, processor, names = _assembled(parts, previous, recipe, dtype, settings)
     recipe = replace(recipe, learning_rates={RESAMPLER: recipe.learning_rates["resampler"]})
-    draws = _draws_of_features(model, processor, store, recipe, records)
-    outcome = _fit(model, recipe, checkpoints, draws=draws, collator=Collator(processor))
+    draws, collator = _draws_of_features(model, processor, store, recipe, records), Collator(processor)
+    ordered = _in_order(draws, collator, store, recipe)
+    outcome = _fit(model, recipe, checkpoints, draws=ordered, collator=collator)
     _write(model, processor, parts, names, out)
     return outcome
 
@@ -252,7 +263,8 @@ def finetune_lora(
         vision = model.config.vision_config
         collator = Collator(processor, patches=vision.image_size // vision.patch_size)
     recipe = replace(recipe, learning_rates=rates)
-    outcome = _fit(adapted, recipe, checkpoints, draws=draws, collator=collator)
+    ordered = _in_order(draws, collator, store, recipe)
+    outcome = _fit(adapted, recipe, checkpoints, draws=ordered, collator=collator)
     _write(model, processor, parts, names, out)
     _write_adapter(adapted, out)
     if not save_lora_only and PartialState().is_main_process:

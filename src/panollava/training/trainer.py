@@ -34,7 +34,8 @@ class Recipe:
     """What a stage trains and how: learning rates by a part of the parameters' names, then the usual numbers.
 
     A step sees `accumulation` batches of `batch_size` panoramas, however many processes divide them among themselves.
-    `overlap` is (loss, pairing) for the stage that trains on views alone.
+    `overlap` is (loss, pairing) for the stage that trains on views alone. With `sort_by_length`, the batches of a step
+    hold rows of similar length.
     """
 
     learning_rates: Mapping[str, float]
@@ -50,11 +51,17 @@ class Recipe:
     activation_checkpointing: bool = False
     overlap: tuple[str, str] | None = None
     mask_weight: float = 0.0
+    sort_by_length: bool = False
+
+    @property
+    def step_panoramas(self) -> int:
+        """How many panoramas a step sees."""
+        return self.batch_size * self.accumulation
 
     @property
     def draws(self) -> int:
         """How many panoramas all steps see together."""
-        return self.steps * self.batch_size * self.accumulation
+        return self.steps * self.step_panoramas
 
 
 def _group(name: str, parts: Iterable[str]) -> str | None:
@@ -170,7 +177,7 @@ class PanoTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         masks = mask_losses(outputs.mask_logits, targets, inputs["view_poses"][0]).sum()
         # What each process and each batch adds is summed up; gradients of processes are averaged.
-        panoramas = self.recipe.batch_size * self.recipe.accumulation / self.accelerator.num_processes
+        panoramas = self.recipe.step_panoramas / self.accelerator.num_processes
         drawn = self.recipe.mask_weight * masks / panoramas
         loss = loss + drawn - drawn.detach()
         return (loss, outputs) if return_outputs else loss
