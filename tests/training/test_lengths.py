@@ -78,10 +78,9 @@ def test_batches_hold_less_padding(store: Path, collator: Collator) -> None:
 
 def test_steps_have_the_losses_and_gradients_of_unsorted_ones(parts: Parts, store: Path, tmp_path: Path) -> None:
     recipe = replace(ACCUMULATED, batch_size=2, accumulation=3, sort_by_length=False)
-    stages.train_vision(
-        parts.encoder, store, tmp_path / "vision", tmp_path / "ckpt", recipe=replace(recipe, overlap=("vicreg", "none")),
-        blocks=1, **SETTINGS,
-    )  # fmt: skip
+    untrained = replace(recipe, overlap=("vicreg", "none"))
+    folders = (parts.encoder, store, tmp_path / "vision", tmp_path / "ckpt")
+    stages.train_vision(*folders, recipe=untrained, blocks=1, **SETTINGS)
     plain, ordered = (
         stages.train_resampler(
             parts, store, tmp_path / "vision", tmp_path / name, tmp_path / f"{name}.ckpt",

@@ -194,8 +194,7 @@ class Collator:
     def _encode(self, record: Record) -> tuple[list[int], tuple[int, ...], tuple[int, ...]]:
         """Return the prefix ids with placeholders expanded, the remaining ids of a record, and their labels."""
         place, ids, labels = encoded(self.processor, dialogue_of(record))
-        head = [*ids[:place], *[self.processor.image_token_id] * self.visual_tokens]
-        return head, ids[place + 1 :], labels[place + 1 :]
+        return [*ids[:place], *ids[place : place + 1] * self.visual_tokens], ids[place + 1 :], labels[place + 1 :]
 
     def _check_length(self, record: Record, length: int) -> None:
         context = self.processor.tokenizer.model_max_length

@@ -17,7 +17,9 @@ from panollava.training.data import Draw, Draws
 class ByLength(Dataset):
     """Draws, those of each step from the longest row to the shortest: a pure function of the index, as draws are."""
 
-    def __init__(self, draws: Draws, texts: Draws, *, panoramas: int, length: Callable[[Sequence[Record]], int]) -> None:
+    def __init__(
+        self, draws: Draws, texts: Draws, *, panoramas: int, length: Callable[[Sequence[Record]], int]
+    ) -> None:
         """Take the draws of steps of so many `panoramas`; `texts` are the same draws with no image to be decoded."""
         self.draws, self.texts, self.panoramas, self.length = draws, texts, panoramas, length
 
