@@ -54,7 +54,8 @@ def recipe(training: Training, model: Model, seed: int, overlap: tuple[str, str]
 
 def language_recipe(training: TrainResampler, model: Model, seed: int) -> Recipe:
     """Return the recipe of a stage that trains on dialogues."""
-    return replace(recipe(training, model, seed), sort_by_length=training.sort_by_length)
+    plain = recipe(training, model, seed)
+    return replace(plain, sort_by_length=training.sort_by_length, compile=training.compile)
 
 
 def run(stage: str, params: Strict, inputs: list[Path], train: Callable[[Path], Outcome]) -> None:

@@ -128,6 +128,7 @@ class TrainResampler(Training):
 
     records_per_panorama: PositiveInt
     sort_by_length: bool
+    compile: bool
 
 
 class Lora(Strict):

@@ -135,10 +135,14 @@ class Collator:
         self.visual_tokens = 0 if blind else processor.tokens_of_panorama(self.poses[0])
 
     def __call__(self, draws: Sequence[Draw]) -> dict[str, Any]:
-        """Return `input_ids`, `position_ids`, `labels` `[B, S]`, the `layout`, the views or their grids, and poses."""
+        """Return `input_ids`, `position_ids`, `labels` `[B, S]`, the `layout`, the views or their grids, and poses.
+
+        And `use_cache`, off: nothing goes on from these rows, so the language model need not copy keys and values.
+        """
         rows = [self.packed(draw.records) for draw in draws]
         batch: dict[str, Any] = dict(stack(rows, self.processor.tokenizer.pad_token_id))
         batch["layout"] = packed_layout(batch.pop("segments"), batch["position_ids"])
+        batch["use_cache"] = False
         if self.blind:
             return batch
         if self.patches is not None:

@@ -30,6 +30,7 @@ from panollava.backbones.assemble import (
 )
 from panollava.backbones.presets import Backbone
 from panollava.corpus.store import open_split
+from panollava.training.compiling import compile_layers
 from panollava.training.data import Collator, Draws, StoredPanoramas, ViewCollator
 from panollava.training.features import frozen_features
 from panollava.training.lengths import ByLength
@@ -238,6 +239,8 @@ def train_resampler(
     model, processor, names = _assembled(parts, previous, recipe, dtype, settings)
     recipe = replace(recipe, learning_rates={RESAMPLER: recipe.learning_rates["resampler"]})
     draws, collator = _draws_of_features(model, processor, store, recipe, records), Collator(processor)
+    if recipe.compile:
+        compile_layers(model.model.language_model.layers)
     ordered = _in_order(draws, collator, store, recipe)
     outcome = _fit(model, recipe, checkpoints, draws=ordered, collator=collator)
     _write(model, processor, parts, names, out)
@@ -263,6 +266,8 @@ def finetune_lora(
         vision = model.config.vision_config
         collator = Collator(processor, patches=vision.image_size // vision.patch_size)
     recipe = replace(recipe, learning_rates=rates)
+    if recipe.compile:
+        compile_layers(model.model.language_model.layers)
     ordered = _in_order(draws, collator, store, recipe)
     outcome = _fit(adapted, recipe, checkpoints, draws=ordered, collator=collator)
     _write(model, processor, parts, names, out)

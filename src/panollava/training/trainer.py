@@ -35,7 +35,7 @@ class Recipe:
 
     A step sees `accumulation` batches of `batch_size` panoramas, however many processes divide them among themselves.
     `overlap` is (loss, pairing) for the stage that trains on views alone. With `sort_by_length`, the batches of a step
-    hold rows of similar length.
+    hold rows of similar length; with `compile`, the language model's layers are compiled.
     """
 
     learning_rates: Mapping[str, float]
@@ -52,6 +52,7 @@ class Recipe:
     overlap: tuple[str, str] | None = None
     mask_weight: float = 0.0
     sort_by_length: bool = False
+    compile: bool = False
 
     @property
     def step_panoramas(self) -> int:
