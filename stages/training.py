@@ -55,7 +55,12 @@ def recipe(training: Training, model: Model, seed: int, overlap: tuple[str, str]
 def language_recipe(training: TrainResampler, model: Model, seed: int) -> Recipe:
     """Return the recipe of a stage that trains on dialogues."""
     plain = recipe(training, model, seed)
-    return replace(plain, sort_by_length=training.sort_by_length, compile=training.compile)
+    return replace(
+        plain,
+        sort_by_length=training.sort_by_length,
+        compile=training.compile,
+        load_in_4bit=training.load_in_4bit,
+    )
 
 
 def run(stage: str, params: Strict, inputs: list[Path], train: Callable[[Path], Outcome]) -> None:

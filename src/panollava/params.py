@@ -129,6 +129,7 @@ class TrainResampler(Training):
     records_per_panorama: PositiveInt
     sort_by_length: bool
     compile: bool
+    load_in_4bit: bool
 
 
 class Lora(Strict):

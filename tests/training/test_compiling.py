@@ -69,9 +69,3 @@ def test_loss_and_gradients_are_those_of_plain_layers_at_every_length(adapted: P
             assert (found[name] - value).norm() < 1e-4 * value.norm(), name
         assert counters["stats"]["unique_graphs"] == 1  # for both layers and all lengths
     assert ([name for name, _ in adapted.named_parameters()], list(adapted.state_dict())) == names
-
-
-def test_a_model_that_is_divided_is_refused(make_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="compile is true, but FSDP divides the layers; set it to false"):
-        compile_layers(make_model().model.language_model.layers)

@@ -35,8 +35,8 @@ from panollava.training.data import Collator, Draws, StoredPanoramas, ViewCollat
 from panollava.training.features import frozen_features
 from panollava.training.lengths import ByLength
 from panollava.training.lora import lora_config
-from panollava.training.processes import check_launch
-from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
+from panollava.training.processes import check_launch, divided
+from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, size_of, trainable_table
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
@@ -130,7 +130,7 @@ def _fit(model: Any, recipe: Recipe, checkpoints: Path, *, draws: Dataset, colla
     PartialState().print(trainable_table(model, counts), flush=True)
     before = _snapshot(model)
     history = PanoTrainer(model, recipe, checkpoints, draws=draws, collator=collator).run()
-    total = sum(p.numel() for p in model.parameters())
+    total = sum(map(size_of, model.parameters()))
     return Outcome(history, counts, total, _moved(model, before, counts))
 
 
@@ -225,7 +225,10 @@ def _assembled(
     """Return model and processor with what the previous stage trained, and the names of what folders hold of it."""
     check_launch()
     set_seed(recipe.seed)
-    model, processor = assemble(parts, dtype=dtype, **settings)
+    if recipe.load_in_4bit and divided():
+        raise ValueError("load_in_4bit is true, but FSDP cannot divide such weights; set it to false under FSDP")
+    compute = torch.bfloat16 if recipe.bf16 else torch.float32
+    model, processor = assemble(parts, dtype=dtype, four_bit=compute if recipe.load_in_4bit else None, **settings)
     model.model.language_model.set_attn_implementation(PACKED_ATTENTION)
     names = set(load_trained(model, previous))
     return model, processor, names | {n for n, _ in model.named_parameters() if n.startswith(NEW)}

@@ -35,7 +35,8 @@ class Recipe:
 
     A step sees `accumulation` batches of `batch_size` panoramas, however many processes divide them among themselves.
     `overlap` is (loss, pairing) for the stage that trains on views alone. With `sort_by_length`, the batches of a step
-    hold rows of similar length; with `compile`, the language model's layers are compiled.
+    hold rows of similar length; with `compile`, the language model's layers are compiled; with `load_in_4bit`, its
+    frozen weights are held in 4 bits.
     """
 
     learning_rates: Mapping[str, float]
@@ -53,6 +54,7 @@ class Recipe:
     mask_weight: float = 0.0
     sort_by_length: bool = False
     compile: bool = False
+    load_in_4bit: bool = False
 
     @property
     def step_panoramas(self) -> int:
@@ -67,6 +69,12 @@ class Recipe:
 
 def _group(name: str, parts: Iterable[str]) -> str | None:
     return next((part for part in parts if part in name), None)
+
+
+def size_of(parameter: nn.Parameter) -> int:
+    """Return how many numbers a parameter holds; those of 4 bits are packed, as PEFT counts them as well."""
+    packed = type(parameter).__name__ == "Params4bit"
+    return 2 * parameter.element_size() * parameter.numel() if packed else parameter.numel()
 
 
 def set_trainable(model: nn.Module, parts: Iterable[str]) -> dict[str, int]:
@@ -89,7 +97,7 @@ def set_trainable(model: nn.Module, parts: Iterable[str]) -> dict[str, int]:
 
 def trainable_table(model: nn.Module, counts: Mapping[str, int]) -> str:
     """Return what trains, what is frozen, and the trainable share, as lines to print."""
-    total = sum(p.numel() for p in model.parameters())
+    total = sum(map(size_of, model.parameters()))
     trained = sum(counts.values())
     lines = [f"  trains  {count:>13,}  {prefix}" for prefix, count in counts.items()]
     lines.append(f"  frozen  {total - trained:>13,}  everything else")
