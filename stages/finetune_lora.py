@@ -11,7 +11,7 @@ from pathlib import Path
 
 from panollava.params import FinetuneLora, Model, Strict, Weights, read_params
 from panollava.training.stages import finetune_lora
-from stages.training import ENCODER, LLM, STORE, model_settings, parts, recipe, run
+from stages.training import ENCODER, LLM, STORE, language_recipe, model_settings, parts, run
 
 
 class FinetuneParams(Strict):
@@ -42,7 +42,7 @@ def main() -> None:
             previous,
             Path("data") / stage,
             checkpoints,
-            recipe=replace(recipe(settings, model, params.seed), mask_weight=settings.mask_weight),
+            recipe=replace(language_recipe(settings, model, params.seed), mask_weight=settings.mask_weight),
             records=settings.records_per_panorama,
             lora=settings.lora.model_dump(),
             save_lora_only=settings.save_lora_only,

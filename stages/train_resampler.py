@@ -4,7 +4,7 @@ from pathlib import Path
 
 from panollava.params import Model, Strict, TrainResampler, Weights, read_params
 from panollava.training.stages import train_resampler
-from stages.training import ENCODER, LLM, STORE, model_settings, parts, recipe, run
+from stages.training import ENCODER, LLM, STORE, language_recipe, model_settings, parts, run
 
 
 class TrainResamplerParams(Strict):
@@ -31,7 +31,7 @@ def main() -> None:
             previous,
             Path("data/train_resampler"),
             checkpoints,
-            recipe=recipe(settings, model, params.seed),
+            recipe=language_recipe(settings, model, params.seed),
             records=settings.records_per_panorama,
             **model_settings(model),
         ),

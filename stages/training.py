@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from accelerate import PartialState
 from panollava.backbones.assemble import Parts
 from panollava.backbones.presets import read_pointer
 from panollava.corpus.store import replacing
-from panollava.params import Model, Strict, Training
+from panollava.params import Model, Strict, Training, TrainResampler
 from panollava.training.scratch import scratch
 from panollava.training.stages import Outcome
 from panollava.training.trainer import Recipe
@@ -48,6 +49,17 @@ def recipe(training: Training, model: Model, seed: int, overlap: tuple[str, str]
         workers=training.workers,
         activation_checkpointing=training.activation_checkpointing,
         overlap=overlap,
+    )
+
+
+def language_recipe(training: TrainResampler, model: Model, seed: int) -> Recipe:
+    """Return the recipe of a stage that trains on dialogues."""
+    plain = recipe(training, model, seed)
+    return replace(
+        plain,
+        sort_by_length=training.sort_by_length,
+        compile=training.compile,
+        load_in_4bit=training.load_in_4bit,
     )
 
 

@@ -129,6 +129,9 @@ class TrainResampler(Training):
     """The resampler against the frozen language model."""
 
     records_per_panorama: PositiveInt
+    sort_by_length: bool
+    compile: bool
+    load_in_4bit: bool
 
 
 class Lora(Strict):

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from panollava.bench import running
 from panollava.bench import views as bench
 from panollava.cli import main
+from panollava.vlm.image_processing_panollava import views_of_panorama
 from panollava.vlm.views import view_poses
 
 PACKAGES = {"cv2": "OpenCV", "py360convert": "py360convert"}
@@ -20,6 +22,28 @@ def test_a_side_that_draws_something_else_is_refused() -> None:
     sides = {bench.YARDSTICK: lambda: picture, "brighter": lambda: picture + 3}
     with pytest.raises(ValueError, match=r"brighter is 3.00 grey levels from one cached cv2.remap"):
         bench.check_agreement(sides)
+
+
+def test_the_sides_of_a_gpu_draw_what_the_yardstick_draws() -> None:
+    """With and without the way of the panorama there; on the CPU, for want of a GPU."""
+    panorama, poses = bench.picture(256, 64), view_poses("e2p", fov_deg=90, stride_deg=90)
+    planes = torch.from_numpy(panorama).permute(2, 0, 1)
+    yardstick = views_of_panorama(planes, poses, 64, antialias=False).permute(0, 2, 3, 1)
+    sides = bench.torch_sides(panorama, poses, 64, "cpu")
+    assert set(sides) == {bench.GPU, bench.GPU_THERE}
+    apart = bench.check_agreement({bench.YARDSTICK: lambda: yardstick} | sides)
+    assert max(apart.values()) < 0.6  # one of the two rounds to bytes
+
+
+@pytest.mark.parametrize(("name", "ms", "ratio", "met"), [
+    (bench.GPU_THERE, 1.4, 9.0, True), (bench.GPU_THERE, 1.6, 0.1, False), ("ours, opencv, as it is", 9.0, 1.3, False),
+])  # fmt: skip
+def test_a_target_is_about_its_own_number(name: str, ms: float, ratio: float, met: bool) -> None:
+    row = {"ms": {"median": ms}, "ratio": {"median": ratio}}
+    target = bench.judged(name, row)
+    assert target is not None
+    assert target["met"] == met
+    assert bench.judged(bench.YARDSTICK, row) is None
 
 
 def test_the_picture_has_no_seam() -> None:

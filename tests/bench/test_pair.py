@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_bench import MICRO
+from torch._dynamo.utils import counters
 
 from panollava.bench import training
 from panollava.bench.answers import Ours, Peer
@@ -66,6 +67,34 @@ def test_all_sides_have_the_same_loss_and_gradients() -> None:
     # LoRA's two factors of seven linears in two layers, and what trains of the resampler.
     assert apart["gradients"] > 28
     assert apart["gradient"] < 1e-4
+
+
+def test_compiled_and_checkpointed_sides_are_ours_on_the_same_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, but for the compiler's back end, which takes a while for a CPU."""
+
+    def compile_quickly(layers: torch.nn.ModuleList) -> None:
+        for layer in layers:
+            layer.compile(fullgraph=True, dynamic=True, backend="aot_eager")
+
+    monkeypatch.setattr(training, "compile_layers", compile_quickly)
+    torch._dynamo.reset()
+    counters.clear()
+    built, pair, work = sides()
+    built = training.with_variants(built, pair, work)
+    assert {training.COMPILED, training.CHECKPOINTED} < set(built.losses)
+    parameters = {name: list(built.trained[name].model.parameters()) for name in built.trained}
+    for name in (training.COMPILED, training.CHECKPOINTED):
+        assert all(one is other for one, other in zip(parameters[name], parameters[training.OURS], strict=True))
+    training.check_sides(built, pair, work, MICRO)
+    assert counters["stats"]["unique_graphs"] == 1
+    before = [value.detach().clone() for value in parameters[training.OURS]]
+    built.timed()[training.CHECKPOINTED]()
+    assert any(not torch.equal(old, new) for old, new in zip(before, parameters[training.OURS], strict=True))
+    recomputed = [
+        module.gradient_checkpointing for name in (training.OURS, training.CHECKPOINTED)
+        for module in built.trained[name].model.get_base_model().model.language_model.layers
+    ]  # fmt: skip
+    assert recomputed == [False] * 2 + [True] * 2
 
 
 def test_bfloat16_sides_of_one_sequence_at_a_time_agree_within_the_tolerance_of_7b() -> None:

@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from ruamel.yaml import YAML
 from tiny_backbones import MODEL
+from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
 
 from panollava.backbones.assemble import Parts
@@ -41,7 +42,7 @@ RECIPE = Recipe(
     bf16=False,
 )
 OVERLAP = replace(RECIPE, overlap=("vicreg", "exact"))
-ACCUMULATED = replace(RECIPE, batch_size=1, accumulation=BATCH)
+ACCUMULATED = replace(RECIPE, batch_size=1, accumulation=BATCH, sort_by_length=True)
 SETTINGS: dict[str, Any] = {"dtype": torch.float32, "settings": MODEL}
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_proj", "down_proj"]}
 PARAMS = evaluate.EvaluateParams(
@@ -85,12 +86,25 @@ def count_split_parameters() -> list[list[str]]:
     return found
 
 
+def compile_quickly(layers: torch.nn.ModuleList) -> None:
+    """Compile layers as the stages do, but with the back end that generates no code: it takes a while for a CPU."""
+    for layer in layers:
+        layer.compile(fullgraph=True, dynamic=True, backend="aot_eager")
+
+
 class KilledError(Exception):
     """What stops a run in its fourth step."""
 
 
 def finetune(
-    parts: Parts, store: Path, previous: Path, out: Path, *, killed: bool = False, **options: Any
+    parts: Parts,
+    store: Path,
+    previous: Path,
+    out: Path,
+    *,
+    killed: bool = False,
+    compiled: bool = False,
+    **options: Any,
 ) -> stages.Outcome:
     """Finetune as the stage does."""
     training_step = PanoTrainer.training_step
@@ -104,7 +118,8 @@ def finetune(
     PanoTrainer.training_step = until_killed
     try:
         with scratch(out.name, {"seed": 0}, [store, previous]) as checkpoints:
-            options |= {"recipe": ACCUMULATED, "records": 3, "lora": LORA, "save_lora_only": True, **SETTINGS}
+            recipe = replace(ACCUMULATED, compile=compiled)
+            options |= {"recipe": recipe, "records": 3, "lora": LORA, "save_lora_only": True, **SETTINGS}
             return stages.finetune_lora(parts, store, previous, out, checkpoints, **options)
     finally:
         PanoTrainer.training_step = training_step
@@ -146,7 +161,10 @@ def run_all(parts: Parts, store: Path, earlier: Path) -> dict[str, stages.Outcom
 
 
 def main() -> None:
-    """Run everything as several processes do, then the finetuning once more, sharded; record what each one did."""
+    """Run everything as several processes do, then the finetuning once more, sharded and with compiled layers.
+
+    Record what each one did.
+    """
     shared, earlier, work = (Path(argument).resolve() for argument in sys.argv[1:])
     os.chdir(work)
     os.environ["DVC_ROOT"] = str(work)
@@ -167,7 +185,10 @@ def main() -> None:
     each_drew = gather_object([list(drawn)])
     shard_on_cpus()
     split = count_split_parameters()
-    outcomes["sharded"] = killed_and_resumed(parts, shared / "store", earlier / "train_resampler", Path("data/sharded"))
+    stages.compile_layers = compile_quickly
+    folders = (parts, shared / "store", earlier / "train_resampler", Path("data/sharded"))
+    outcomes["sharded"] = killed_and_resumed(*folders, compiled=True)
+    compilations = counters["stats"]["unique_graphs"]
     outcomes["rounded"] = finetune_rounded(parts, shared / "store", earlier / "train_resampler")
     inside = [file for file in written if file.startswith(str(work)) or not file.startswith("/")]
     found = {
@@ -175,6 +196,7 @@ def main() -> None:
         "moved": {name: outcome.moved for name, outcome in outcomes.items()},
         "drawn": each_drew,
         "split": split,
+        "compilations": compilations,
         "written": gather_object([inside]),
     }
     if PartialState().is_main_process:

@@ -1,5 +1,6 @@
 """What a training step sees: draws that depend on their index alone, and batches that hold the dialogues exactly."""
 
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,17 @@ from panollava.backbones.assemble import load_image_processor
 from panollava.corpus.masks import decoded
 from panollava.corpus.records import Record
 from panollava.corpus.store import open_split, panorama_records
-from panollava.training.data import Collator, Draw, Draws, StoredPanoramas, ViewCollator, messages
+from panollava.training.data import (
+    DIALOGUES_KEPT,
+    Collator,
+    Draw,
+    Draws,
+    StoredPanoramas,
+    ViewCollator,
+    dialogue_of,
+    encoded,
+    messages,
+)
 from panollava.vlm.packing import IGNORE, Packed
 from panollava.vlm.patch_masks import patch_coverage
 from panollava.vlm.views import VIEW_SETTINGS
@@ -108,7 +119,7 @@ def test_a_draw_holds_distinct_records_of_its_own_panorama(split: datasets.Datas
 
 
 def test_the_panorama_stands_before_the_first_question_only() -> None:
-    chat = messages(DIALOGUES[0])
+    chat = messages(dialogue_of(DIALOGUES[0]))
     assert [message["role"] for message in chat] == ["user", "assistant"] * 3
     kinds = [[part["type"] for part in message["content"]] for message in chat]
     assert kinds == [["image", "text"], *[["text"]] * 5]
@@ -126,13 +137,38 @@ def test_tokens_are_those_of_the_processor(any_processor: PanoLlavaProcessor) ->
     packed = Collator(any_processor).packed(DIALOGUES)
     image = Image.new("RGB", (128, 64), (30, 90, 200))
     for dialogue, (ids, _) in zip(DIALOGUES, by_record(packed), strict=True):
-        text = any_processor.apply_chat_template(messages(dialogue), tokenize=False)
+        text = any_processor.apply_chat_template(messages(dialogue_of(dialogue)), tokenize=False)
         wanted = any_processor(images=[image], text=[text], add_special_tokens=False)["input_ids"][0]
         assert ids == list(wanted)
-        chat = [dict(message) for message in messages(dialogue)]
+        chat = [dict(message) for message in messages(dialogue_of(dialogue))]
         chat[0]["content"] = [{"type": "image", "image": image}, *chat[0]["content"][1:]]
         direct = any_processor.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"]
         assert ids == list(direct[0])
+
+
+def test_a_dialogue_is_encoded_once_and_batches_stay_what_they_were(
+    any_processor: PanoLlavaProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, seen = any_processor.tokenizer, []
+    apply = tokenizer.apply_chat_template
+    monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *args, **kw: seen.append(args) or apply(*args, **kw))
+    batches = [[DIALOGUES[0], DIALOGUES[1]], [DIALOGUES[1], DIALOGUES[2]], [DIALOGUES[2], DIALOGUES[0]]]
+    collators = [Collator(any_processor), Collator(any_processor, blind=True)]
+    rows = [[collator.packed(records) for records in (*batches, *batches)] for collator in collators]
+    assert len(seen) == len(DIALOGUES)
+    for collator, packed in zip(collators, rows, strict=True):
+        assert packed[:3] == packed[3:]
+        for records, row in zip(batches, packed[:3], strict=True):
+            encoded.cache_clear()
+            assert collator.packed(records) == row
+    assert len(seen) == len(DIALOGUES) + 2 * 2 * len(batches)
+    assert encoded.cache_info().maxsize == DIALOGUES_KEPT
+
+
+def test_a_collator_reaches_workers_that_are_not_forked(any_processor: PanoLlavaProcessor) -> None:
+    collator = Collator(any_processor)
+    packed = collator.packed(DIALOGUES)
+    assert pickle.loads(pickle.dumps(collator)).packed(DIALOGUES) == packed
 
 
 def test_blind_rows_are_the_same_text_without_placeholders(any_processor: PanoLlavaProcessor) -> None:

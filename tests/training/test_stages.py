@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_backbones import MODEL, write_panoramas, write_parts
 from torch import Tensor
+from transformers import DynamicCache
 
 import panollava.training.stages as stages
 from panollava.backbones.assemble import Parts, load_finetuned, read_parts
@@ -180,7 +181,7 @@ def test_a_finetuned_folder_loads_as_the_model_that_was_trained(
     assert not (run.folder / "finetune_blind" / "merged").exists()
 
 
-KILLED = replace(LANGUAGE, steps=7, save_steps=3)
+KILLED = replace(LANGUAGE, steps=7, save_steps=3, batch_size=1, accumulation=2, sort_by_length=True)
 # The child takes five steps' worth of draws and then waits to be killed.
 CHILD = """
 import sys, time
@@ -234,6 +235,15 @@ def test_a_killed_run_continues_to_the_weights_of_an_uninterrupted_one(
         assert all(torch.equal(found[name], value) for name, value in wanted.items())
     # Both runs have removed their checkpoints.
     assert not list(tmp_path.glob("*/.scratch/finetune_lora/*/*"))
+
+
+def test_training_keeps_no_keys_and_values(
+    run: SimpleNamespace, parts: Parts, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(DynamicCache, "update", lambda *args, **kwargs: kept.append(args))
+    align(parts, store, run.folder / "train_vision", tmp_path / "out", replace(LANGUAGE, steps=1))
+    assert not kept
 
 
 def test_accumulated_panoramas_equal_one_large_batch(

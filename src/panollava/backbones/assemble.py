@@ -5,6 +5,7 @@ the LoRA adapter if there is one, the configuration, the processor, and `parts.j
 The backbones themselves stay where they are and are checked against their fingerprints on loading.
 """
 
+import importlib.util
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -72,10 +74,39 @@ def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
     return AutoModel.from_pretrained(encoder.source, config=vision_config, revision=encoder.revision, dtype=dtype)
 
 
-def load_llm(llm: Backbone, dtype: torch.dtype) -> PreTrainedModel:
-    """Return a language model."""
+def four_bit_config(compute: torch.dtype) -> BitsAndBytesConfig:
+    """Return how 4-bit weights are held, as QLoRA does (Dettmers et al., 2023): NF4, the scales quantised once more.
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("weights of 4 bits need bitsandbytes; pip install 'panollava[gpu]' brings it")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def load_llm(llm: Backbone, dtype: torch.dtype, *, four_bit: torch.dtype | None = None) -> PreTrainedModel:
+    """Return a language model; with `four_bit`, its layers' weights are held in 4 bits and compute in that dtype.
+
+    Such weights are for training what stands before and beside them. What is trained says nothing of them in its
+    configuration: it joins the whole weights when it is used.
+
+    Raises:
+        ValueError: a changed checkpoint; bitsandbytes is not installed.
+    """
     check_unchanged(llm)
-    return AutoModelForCausalLM.from_pretrained(llm.source, revision=llm.revision, dtype=dtype)
+    options: dict[str, Any] = {"revision": llm.revision, "dtype": dtype}
+    if four_bit is None:
+        return AutoModelForCausalLM.from_pretrained(llm.source, **options)
+    quantisation = four_bit_config(four_bit)
+    model = AutoModelForCausalLM.from_pretrained(llm.source, quantization_config=quantisation, **options)
+    del model.config.quantization_config
+    return model
 
 
 def load_tokenizer(llm: Backbone) -> PreTrainedTokenizerBase:
@@ -98,7 +129,7 @@ def load_image_processor(encoder: Backbone, view_size: int, **views: Any) -> Pan
 
 
 def assemble(
-    parts: Parts, *, dtype: torch.dtype, **settings: Any
+    parts: Parts, *, dtype: torch.dtype, four_bit: torch.dtype | None = None, **settings: Any
 ) -> tuple[PanoLlavaForConditionalGeneration, PanoLlavaProcessor]:
     """Return a model with a new resampler between two loaded backbones, and its processor.
 
@@ -107,7 +138,7 @@ def assemble(
     Raises:
         ValueError: a backbone that is not the one its pointer names; a visual prefix longer than the model's context.
     """
-    vision, language = load_encoder(parts.encoder, dtype), load_llm(parts.llm, dtype)
+    vision, language = load_encoder(parts.encoder, dtype), load_llm(parts.llm, dtype, four_bit=four_bit)
     views = {name: settings[name] for name in VIEW_SETTINGS}
     context = language.config.max_position_embeddings
     processor = PanoLlavaProcessor.from_parts(

@@ -42,4 +42,9 @@ def random_work(pair: Pair, size: Size) -> Work:
     row = there(input_ids=together["input_ids"], labels=together["labels"], position_ids=positions)
     layout = packed_layout(segments.to(device), positions.to(device))
     mask = packed_mask(segments, positions).to(device)
-    return Work(attended(alone), row | {"layout": layout}, row | {"attention_mask": mask}, attended(unpadded))
+    return Work(
+        attended(alone),
+        row | {"layout": layout, "use_cache": False},
+        row | {"attention_mask": mask},
+        attended(unpadded),
+    )

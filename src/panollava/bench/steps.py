@@ -72,8 +72,8 @@ def our_losses(ours: PeftModel, pair: Pair, work: Work, *, cached: bool) -> Loss
 def peer_losses(peer: PeftModel, pair: Pair, batch: dict[str, Tensor], rows: int, *, best: bool) -> Losses:
     """Return LLaVA's loss of a batch, `rows` sequences at once.
 
-    Its best settings: the panorama encoded once for these rows (`mm_encoder_outputs`), and the head on the learned
-    positions alone (`logits_to_keep`), which are the same in all rows.
+    Its best settings: the panorama encoded once for these rows (`mm_encoder_outputs`), the head on the learned
+    positions alone (`logits_to_keep`), which are the same in all rows, and no cache of keys and values.
     """
     llava: Any = peer.get_base_model()
 
@@ -85,7 +85,8 @@ def peer_losses(peer: PeftModel, pair: Pair, batch: dict[str, Tensor], rows: int
         encoded.pooler_output = encoded.pooler_output * len(part["input_ids"])
         inputs = {name: value for name, value in part.items() if name != "labels"}
         learned = (part["labels"][0] != IGNORE).nonzero()[:, 0]
-        logits = peer(**inputs, mm_encoder_outputs={"image": encoded}, logits_to_keep=learned - 1).logits
+        seen = {"mm_encoder_outputs": {"image": encoded}, "use_cache": False}
+        logits = peer(**inputs, **seen, logits_to_keep=learned - 1).logits
         return F.cross_entropy(logits.flatten(0, 1).float(), part["labels"][:, learned].flatten())
 
     total = len(batch["input_ids"])

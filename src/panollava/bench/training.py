@@ -5,20 +5,22 @@ with all questions as one dialogue, which is another loss: each answer sees the 
 their gradients, clipping and AdamW, under the mixed precision of the stages.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from panollava.bench.checks import check_gradients, check_losses
 from panollava.bench.limits import device_name, machine_limits, sharing_bound
-from panollava.bench.pair import Pair, adapt, build_pair
+from panollava.bench.pair import Pair, adapt, build_pair, twin
 from panollava.bench.records import Work, random_work
 from panollava.bench.sizes import Size
 from panollava.bench.steps import Losses, Trained, our_losses, peer_losses
 from panollava.bench.turns import Side, check_rounds, peak_memory_gb, quartiles, ratios, time_in_turns
+from panollava.training.compiling import compile_layers
 from panollava.vlm.packing import IGNORE, PACKED_ATTENTION
 
 OURS, CACHED = "ours", "ours, encoder's features kept"
+COMPILED, CHECKPOINTED = "ours, compiled", "ours, activation checkpointing"
 DOCUMENTED, BEST = "LLaVA, as documented", "LLaVA, best settings"
 PACKED, PACKED_BEST = "LLaVA, packed by hand", "LLaVA, packed by hand, best settings"
 DIALOGUE, DIALOGUE_BEST = "LLaVA, one dialogue", "LLaVA, one dialogue, best settings"
@@ -54,7 +56,22 @@ def build_sides(pair: Pair, work: Work, size: Size) -> Sides:
         DIALOGUE_BEST: peer_losses(peer, pair, work.dialogue, 1, best=True),
     }
     own, theirs = Trained.of(ours, size), Trained.of(peer, size)
-    return Sides({name: own if name in (OURS, CACHED) else theirs for name in losses}, losses)
+    sides = Sides({name: own if name in (OURS, CACHED) else theirs for name in losses}, losses)
+    return with_variants(sides, pair, work) if size.device == "cuda" else sides
+
+
+def with_variants(sides: Sides, pair: Pair, work: Work) -> Sides:
+    """Return the sides and ours in two more ways, on the same parameters: its layers compiled; activations recomputed.
+
+    They are for large models: at a small one, compiled code for the CPU saves nothing, and memory is no matter.
+    """
+    own = sides.trained[OURS]
+    compiled, checkpointed = twin(own.model), twin(own.model)
+    compile_layers(compiled.get_base_model().model.language_model.layers)
+    checkpointed.activation_checkpointing_enable()
+    more = {name: replace(own, model=model) for name, model in ((COMPILED, compiled), (CHECKPOINTED, checkpointed))}
+    losses = {name: our_losses(trained.model, pair, work, cached=False) for name, trained in more.items()}
+    return Sides(sides.trained | more, sides.losses | losses)
 
 
 def check_sides(sides: Sides, pair: Pair, work: Work, size: Size) -> dict[str, Any]:
@@ -135,5 +152,5 @@ def _measures(rows: dict[str, Any], pair: Pair, size: Size, limits: dict[str, fl
         "one dialogue, best settings": ratio(DIALOGUE, DIALOGUE_BEST),
         "share of the frozen-weight limit": flops / (rows[OURS]["ms"]["median"] / 1000) / limits["flops_per_s"],
     }
-    peak = rows[OURS]["peak_gb"]
-    return measures if peak is None else measures | {"peak memory, GB": peak}
+    peaks = {"peak memory, GB": OURS, "peak memory, activation checkpointing, GB": CHECKPOINTED}
+    return measures | {measure: rows[name]["peak_gb"] for measure, name in peaks.items() if size.device == "cuda"}

@@ -86,14 +86,40 @@ class Draws(Dataset):
         return replace(whole, records=chosen, objects=[item for record in whole.records for item in record.objects])
 
 
-def messages(record: Record) -> list[dict]:
-    """Return a record's dialogue as chat messages, the panorama before the first question."""
+# What is asked and answered in turn.
+Dialogue = tuple[tuple[str, str], ...]
+# Some 50 megabytes of short dialogues in each process that makes batches.
+DIALOGUES_KEPT = 2**14
+
+
+def dialogue_of(record: Record) -> Dialogue:
+    """Return the texts of a record."""
+    return tuple((turn.human, turn.assistant) for turn in record.conversations)
+
+
+def messages(dialogue: Dialogue) -> list[dict]:
+    """Return a dialogue as chat messages, the panorama before the first question."""
     chat: list[dict] = []
-    for number, turn in enumerate(record.conversations):
+    for number, (human, assistant) in enumerate(dialogue):
         panorama = [{"type": "image"}] if number == 0 else []
-        chat.append({"role": "user", "content": [*panorama, {"type": "text", "text": turn.human}]})
-        chat.append({"role": "assistant", "content": [{"type": "text", "text": turn.assistant}]})
+        chat.append({"role": "user", "content": [*panorama, {"type": "text", "text": human}]})
+        chat.append({"role": "assistant", "content": [{"type": "text", "text": assistant}]})
     return chat
+
+
+@lru_cache(maxsize=DIALOGUES_KEPT)  # epochs see the same dialogues again, and panoramas share many
+def encoded(processor: PanoLlavaProcessor, dialogue: Dialogue) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """Return where the placeholder stands among a dialogue's ids, the ids, and their labels."""
+    tokens = processor.tokenizer.apply_chat_template(
+        messages(dialogue),
+        chat_template=processor.chat_template,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    ids = tuple(tokens["input_ids"])
+    learned = zip(ids, tokens["assistant_masks"], strict=True)
+    labels = tuple(token if answer else IGNORE for token, answer in learned)
+    return ids.index(processor.image_token_id), ids, labels
 
 
 class Collator:
@@ -109,10 +135,14 @@ class Collator:
         self.visual_tokens = 0 if blind else processor.tokens_of_panorama(self.poses[0])
 
     def __call__(self, draws: Sequence[Draw]) -> dict[str, Any]:
-        """Return `input_ids`, `position_ids`, `labels` `[B, S]`, the `layout`, the views or their grids, and poses."""
+        """Return `input_ids`, `position_ids`, `labels` `[B, S]`, the `layout`, the views or their grids, and poses.
+
+        And `use_cache`, off: nothing goes on from these rows, so the language model need not copy keys and values.
+        """
         rows = [self.packed(draw.records) for draw in draws]
         batch: dict[str, Any] = dict(stack(rows, self.processor.tokenizer.pad_token_id))
         batch["layout"] = packed_layout(batch.pop("segments"), batch["position_ids"])
+        batch["use_cache"] = False
         if self.blind:
             return batch
         if self.patches is not None:
@@ -143,6 +173,10 @@ class Collator:
             "mask_targets": torch.stack(targets) if targets else nothing,
         }
 
+    def length(self, records: Sequence[Record]) -> int:
+        """Return how many tokens the packed row of one panorama's records has."""
+        return len(self.packed(records).ids)
+
     def packed(self, records: Sequence[Record]) -> Packed:
         """Pack the records of one panorama behind its placeholders.
 
@@ -161,20 +195,10 @@ class Collator:
         assert prefix is not None
         return pack(prefix, packed)
 
-    def _encode(self, record: Record) -> tuple[list[int], list[int], list[int]]:
+    def _encode(self, record: Record) -> tuple[list[int], tuple[int, ...], tuple[int, ...]]:
         """Return the prefix ids with placeholders expanded, the remaining ids of a record, and their labels."""
-        tokenizer, processor = self.processor.tokenizer, self.processor
-        encoded = tokenizer.apply_chat_template(
-            messages(record),
-            chat_template=processor.chat_template,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
-        ids, learned = encoded["input_ids"], encoded["assistant_masks"]
-        place = ids.index(processor.image_token_id)
-        head = ids[:place] + [processor.image_token_id] * self.visual_tokens
-        rest = range(place + 1, len(ids))
-        return head, [ids[i] for i in rest], [ids[i] if learned[i] else IGNORE for i in rest]
+        place, ids, labels = encoded(self.processor, dialogue_of(record))
+        return [*ids[:place], *ids[place : place + 1] * self.visual_tokens], ids[place + 1 :], labels[place + 1 :]
 
     def _check_length(self, record: Record, length: int) -> None:
         context = self.processor.tokenizer.model_max_length

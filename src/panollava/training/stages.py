@@ -13,6 +13,7 @@ import torch
 from accelerate import PartialState
 from peft import get_peft_model
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from transformers import PreTrainedModel, set_seed
 
 from panollava.backbones.assemble import (
@@ -29,11 +30,13 @@ from panollava.backbones.assemble import (
 )
 from panollava.backbones.presets import Backbone
 from panollava.corpus.store import open_split
+from panollava.training.compiling import compile_layers
 from panollava.training.data import Collator, Draws, StoredPanoramas, ViewCollator
 from panollava.training.features import frozen_features
+from panollava.training.lengths import ByLength
 from panollava.training.lora import lora_config
-from panollava.training.processes import check_launch
-from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
+from panollava.training.processes import check_launch, divided
+from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, size_of, trainable_table
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
@@ -122,18 +125,26 @@ def _moved(model: nn.Module, before: dict[str, Tensor], parts: dict[str, int]) -
     return moved
 
 
-def _fit(model: Any, recipe: Recipe, checkpoints: Path, *, draws: Draws, collator: Any) -> Outcome:
+def _fit(model: Any, recipe: Recipe, checkpoints: Path, *, draws: Dataset, collator: Any) -> Outcome:
     counts = set_trainable(model, recipe.learning_rates)
     PartialState().print(trainable_table(model, counts), flush=True)
     before = _snapshot(model)
     history = PanoTrainer(model, recipe, checkpoints, draws=draws, collator=collator).run()
-    total = sum(p.numel() for p in model.parameters())
+    total = sum(map(size_of, model.parameters()))
     return Outcome(history, counts, total, _moved(model, before, counts))
 
 
 def _draws(store: Path, recipe: Recipe, records: int, **options: Any) -> Draws:
     panoramas = StoredPanoramas(open_split(store, "train"), **options)
     return Draws(panoramas, seed=recipe.seed, count=recipe.draws, records=records)
+
+
+def _in_order(draws: Draws, collator: Collator, store: Path, recipe: Recipe) -> Dataset:
+    """Return draws, those of each step by length where the recipe says so."""
+    if not recipe.sort_by_length:
+        return draws
+    texts = _draws(store, recipe, draws.records, images=False)
+    return ByLength(draws, texts, panoramas=recipe.step_panoramas, length=collator.length)
 
 
 def _draws_of_features(
@@ -214,7 +225,10 @@ def _assembled(
     """Return model and processor with what the previous stage trained, and the names of what folders hold of it."""
     check_launch()
     set_seed(recipe.seed)
-    model, processor = assemble(parts, dtype=dtype, **settings)
+    if recipe.load_in_4bit and divided():
+        raise ValueError("load_in_4bit is true, but FSDP cannot divide such weights; set it to false under FSDP")
+    compute = torch.bfloat16 if recipe.bf16 else torch.float32
+    model, processor = assemble(parts, dtype=dtype, four_bit=compute if recipe.load_in_4bit else None, **settings)
     model.model.language_model.set_attn_implementation(PACKED_ATTENTION)
     names = set(load_trained(model, previous))
     return model, processor, names | {n for n, _ in model.named_parameters() if n.startswith(NEW)}
@@ -227,8 +241,11 @@ def train_resampler(
     """Align the resampler with the frozen language model; its projection is born here."""
     model, processor, names = _assembled(parts, previous, recipe, dtype, settings)
     recipe = replace(recipe, learning_rates={RESAMPLER: recipe.learning_rates["resampler"]})
-    draws = _draws_of_features(model, processor, store, recipe, records)
-    outcome = _fit(model, recipe, checkpoints, draws=draws, collator=Collator(processor))
+    draws, collator = _draws_of_features(model, processor, store, recipe, records), Collator(processor)
+    if recipe.compile:
+        compile_layers(model.model.language_model.layers)
+    ordered = _in_order(draws, collator, store, recipe)
+    outcome = _fit(model, recipe, checkpoints, draws=ordered, collator=collator)
     _write(model, processor, parts, names, out)
     return outcome
 
@@ -252,7 +269,10 @@ def finetune_lora(
         vision = model.config.vision_config
         collator = Collator(processor, patches=vision.image_size // vision.patch_size)
     recipe = replace(recipe, learning_rates=rates)
-    outcome = _fit(adapted, recipe, checkpoints, draws=draws, collator=collator)
+    if recipe.compile:
+        compile_layers(model.model.language_model.layers)
+    ordered = _in_order(draws, collator, store, recipe)
+    outcome = _fit(adapted, recipe, checkpoints, draws=ordered, collator=collator)
     _write(model, processor, parts, names, out)
     _write_adapter(adapted, out)
     if not save_lora_only and PartialState().is_main_process:

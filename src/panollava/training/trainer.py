@@ -34,7 +34,9 @@ class Recipe:
     """What a stage trains and how: learning rates by a part of the parameters' names, then the usual numbers.
 
     A step sees `accumulation` batches of `batch_size` panoramas, however many processes divide them among themselves.
-    `overlap` is (loss, pairing) for the stage that trains on views alone.
+    `overlap` is (loss, pairing) for the stage that trains on views alone. With `sort_by_length`, the batches of a step
+    hold rows of similar length; with `compile`, the language model's layers are compiled; with `load_in_4bit`, its
+    frozen weights are held in 4 bits.
     """
 
     learning_rates: Mapping[str, float]
@@ -50,15 +52,29 @@ class Recipe:
     activation_checkpointing: bool = False
     overlap: tuple[str, str] | None = None
     mask_weight: float = 0.0
+    sort_by_length: bool = False
+    compile: bool = False
+    load_in_4bit: bool = False
+
+    @property
+    def step_panoramas(self) -> int:
+        """How many panoramas a step sees."""
+        return self.batch_size * self.accumulation
 
     @property
     def draws(self) -> int:
         """How many panoramas all steps see together."""
-        return self.steps * self.batch_size * self.accumulation
+        return self.steps * self.step_panoramas
 
 
 def _group(name: str, parts: Iterable[str]) -> str | None:
     return next((part for part in parts if part in name), None)
+
+
+def size_of(parameter: nn.Parameter) -> int:
+    """Return how many numbers a parameter holds; those of 4 bits are packed, as PEFT counts them as well."""
+    packed = type(parameter).__name__ == "Params4bit"
+    return 2 * parameter.element_size() * parameter.numel() if packed else parameter.numel()
 
 
 def set_trainable(model: nn.Module, parts: Iterable[str]) -> dict[str, int]:
@@ -81,7 +97,7 @@ def set_trainable(model: nn.Module, parts: Iterable[str]) -> dict[str, int]:
 
 def trainable_table(model: nn.Module, counts: Mapping[str, int]) -> str:
     """Return what trains, what is frozen, and the trainable share, as lines to print."""
-    total = sum(p.numel() for p in model.parameters())
+    total = sum(map(size_of, model.parameters()))
     trained = sum(counts.values())
     lines = [f"  trains  {count:>13,}  {prefix}" for prefix, count in counts.items()]
     lines.append(f"  frozen  {total - trained:>13,}  everything else")
@@ -170,7 +186,7 @@ class PanoTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         masks = mask_losses(outputs.mask_logits, targets, inputs["view_poses"][0]).sum()
         # What each process and each batch adds is summed up; gradients of processes are averaged.
-        panoramas = self.recipe.batch_size * self.recipe.accumulation / self.accelerator.num_processes
+        panoramas = self.recipe.step_panoramas / self.accelerator.num_processes
         drawn = self.recipe.mask_weight * masks / panoramas
         loss = loss + drawn - drawn.detach()
         return (loss, outputs) if return_outputs else loss
