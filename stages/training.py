@@ -14,6 +14,7 @@ from panollava.backbones.assemble import Parts
 from panollava.backbones.presets import read_pointer
 from panollava.corpus.store import replacing
 from panollava.params import Model, Strict, Training, TrainResampler
+from panollava.training.augmentation import Augmentation
 from panollava.training.scratch import scratch
 from panollava.training.stages import Outcome
 from panollava.training.trainer import Recipe
@@ -60,6 +61,7 @@ def language_recipe(training: TrainResampler, model: Model, seed: int) -> Recipe
         sort_by_length=training.sort_by_length,
         compile=training.compile,
         load_in_4bit=training.load_in_4bit,
+        augmentation=Augmentation(**training.augmentation.model_dump()),
     )
 
 

@@ -125,6 +125,13 @@ class TrainVision(Training):
     encoder_blocks: PositiveInt
 
 
+class Augment(Strict):
+    """How panoramas are turned in training."""
+
+    rolls: PositiveInt
+    tilt_deg: float = Field(ge=0, le=30)
+
+
 class TrainResampler(Training):
     """The resampler against the frozen language model."""
 
@@ -132,6 +139,7 @@ class TrainResampler(Training):
     sort_by_length: bool
     compile: bool
     load_in_4bit: bool
+    augmentation: Augment
 
 
 class Lora(Strict):

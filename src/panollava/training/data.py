@@ -19,20 +19,37 @@ from torch.utils.data import Dataset
 from panollava.corpus.masks import decoded, mask_of
 from panollava.corpus.records import ObjectAnnotation, Record
 from panollava.corpus.store import panorama_records
+from panollava.tasks.turning import Turning, turn_image
+from panollava.training.augmentation import (
+    NO_AUGMENTATION,
+    Augmentation,
+    rolled_views,
+    tilt_of,
+    tilted_mask,
+    turned_objects,
+    turned_sample,
+)
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.packing import IGNORE, Packed, pack, packed_layout, stack
 from panollava.vlm.patch_masks import patch_coverage
 from panollava.vlm.processing_panollava import PANORAMA_TOKEN, PanoLlavaProcessor
 
+AS_IT_IS = Turning()
+
 
 @dataclass(frozen=True)
 class Draw:
-    """One panorama, or its patch grids `[V, h, w, C]`, or neither; the records that a step trains on; its objects."""
+    """One panorama, or its patch grids `[V, h, w, C]`, or neither; the records that a step trains on; its objects.
+
+    The records and the objects' boxes are those of the panorama turned by `turning`, the image is tilted alone, the
+    grids are those of the views of that, and the objects' masks are as stored.
+    """
 
     image: Image.Image | None
     records: list[Record]
     grids: Tensor | None = None
     objects: Sequence[ObjectAnnotation] = ()
+    turning: Turning = AS_IT_IS
 
 
 class Panoramas(Protocol):
@@ -70,10 +87,16 @@ def order_of(seed: int, epoch: int, count: int) -> list[int]:
 
 
 class Draws(Dataset):
-    """Endless draws of `panoramas`, epoch after epoch in fresh orders, each with at most `records` of its records."""
+    """Endless draws of `panoramas`, epoch after epoch in fresh orders, each with at most `records` of its records.
 
-    def __init__(self, panoramas: Panoramas, *, seed: int, count: int, records: int) -> None:
+    With an `augmentation` each is turned at random; a panorama that comes with grids must not be tilted.
+    """
+
+    def __init__(
+        self, panoramas: Panoramas, *, seed: int, count: int, records: int, augmentation: Augmentation = NO_AUGMENTATION
+    ) -> None:
         self.panoramas, self.seed, self.count, self.records = panoramas, seed, count, records
+        self.augmentation = augmentation
 
     def __len__(self) -> int:
         return self.count
@@ -82,8 +105,16 @@ class Draws(Dataset):
         epoch, place = divmod(index, len(self.panoramas))
         whole = self.panoramas[order_of(self.seed, epoch, len(self.panoramas))[place]]
         rng = Random(f"{self.seed}/{epoch}/{whole.records[0].image_id}")
-        chosen = rng.sample(whole.records, min(self.records, len(whole.records)))
-        return replace(whole, records=chosen, objects=[item for record in whole.records for item in record.objects])
+        turning = self.augmentation.turning(rng)
+        chosen = turned_sample(whole.records, self.records, turning, rng)
+        if not chosen:
+            turning = AS_IT_IS
+            chosen = turned_sample(whole.records, self.records, turning, rng)
+        objects = turned_objects([item for record in whole.records for item in record.objects], turning)
+        image = (
+            whole.image if whole.image is None or not turning.tilt_deg else turn_image(whole.image, tilt_of(turning))
+        )
+        return replace(whole, image=image, records=chosen, objects=objects, turning=turning)
 
 
 # What is asked and answered in turn.
@@ -148,11 +179,15 @@ class Collator:
         if self.patches is not None:
             batch |= self._masks(rows, draws, self.patches)
         grids = [draw.grids for draw in draws if draw.grids is not None]
-        if grids:
-            batch |= {"patch_grids": torch.stack(grids), "view_poses": self.poses.repeat(len(grids), 1, 1)}
-        else:
-            batch |= _views(self.processor.image_processor, draws)
-        return batch
+        views = {"patch_grids": torch.stack(grids)} if grids else _views(self.processor.image_processor, draws)
+        return batch | self._rolled(views, draws)
+
+    def _rolled(self, views: dict[str, Tensor], draws: Sequence[Draw]) -> dict[str, Tensor]:
+        """Return views, or their grids, in the order and with the poses of the rolled panoramas."""
+        rolled = [rolled_views(self.poses[0], draw.turning) for draw in draws]
+        (name,) = views.keys() - {"view_poses"}
+        ordered = [one[order] for one, (order, _) in zip(views[name], rolled, strict=True)]
+        return {name: torch.stack(ordered), "view_poses": torch.stack([poses for _, poses in rolled])}
 
     def _masks(self, rows: Sequence[Packed], draws: Sequence[Draw], side: int) -> dict[str, Tensor]:
         """Return `mask_queries` `[Q, 2]`, the (row, position) of each token that an answer with a mask begins after.
@@ -166,7 +201,8 @@ class Collator:
                 mask = mask_of(turn, draw.objects)
                 if mask is not None:
                     queries.append((number, start - 1))
-                    targets.append(patch_coverage(decoded(mask), self.poses[0], side, side))
+                    covered = patch_coverage(tilted_mask(decoded(mask), draw.turning), self.poses[0], side, side)
+                    targets.append(covered[rolled_views(self.poses[0], draw.turning)[0]])
         nothing = torch.zeros(0, self.poses.shape[1], side, side)
         return {
             "mask_queries": torch.tensor(queries, dtype=torch.long).view(-1, 2),

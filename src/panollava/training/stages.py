@@ -136,7 +136,7 @@ def _fit(model: Any, recipe: Recipe, checkpoints: Path, *, draws: Dataset, colla
 
 def _draws(store: Path, recipe: Recipe, records: int, **options: Any) -> Draws:
     panoramas = StoredPanoramas(open_split(store, "train"), **options)
-    return Draws(panoramas, seed=recipe.seed, count=recipe.draws, records=records)
+    return Draws(panoramas, seed=recipe.seed, count=recipe.draws, records=records, augmentation=recipe.augmentation)
 
 
 def _in_order(draws: Draws, collator: Collator, store: Path, recipe: Recipe) -> Dataset:
@@ -150,9 +150,14 @@ def _in_order(draws: Draws, collator: Collator, store: Path, recipe: Recipe) -> 
 def _draws_of_features(
     model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, store: Path, recipe: Recipe, records: int
 ) -> Draws:
-    """Return draws for stages behind the frozen encoder: with its features, where keeping them pays."""
+    """Return draws for stages behind the frozen encoder: with its features, where keeping them pays.
+
+    Tilted panoramas have other features each time.
+    """
     model.model.vision_tower.requires_grad_(False).to(PartialState().device)
     model.train()  # a frozen encoder has no dropout
+    if recipe.augmentation.tilt_deg:
+        return _draws(store, recipe, records)
     grids = frozen_features(model, processor.image_processor, open_split(store, "train"), uses=recipe.draws)
     return _draws(store, recipe, records, grids=grids)
 

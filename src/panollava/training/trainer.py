@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
 from panollava.backbones.assemble import trained_state
+from panollava.training.augmentation import NO_AUGMENTATION, Augmentation
 from panollava.training.checkpoints import last_checkpoint, load_weights, save_weights
 from panollava.training.mask_loss import mask_losses
 from panollava.training.overlap import OVERLAP_LOSSES
@@ -36,7 +37,7 @@ class Recipe:
     A step sees `accumulation` batches of `batch_size` panoramas, however many processes divide them among themselves.
     `overlap` is (loss, pairing) for the stage that trains on views alone. With `sort_by_length`, the batches of a step
     hold rows of similar length; with `compile`, the language model's layers are compiled; with `load_in_4bit`, its
-    frozen weights are held in 4 bits.
+    frozen weights are held in 4 bits; `augmentation` turns panoramas.
     """
 
     learning_rates: Mapping[str, float]
@@ -55,6 +56,7 @@ class Recipe:
     sort_by_length: bool = False
     compile: bool = False
     load_in_4bit: bool = False
+    augmentation: Augmentation = NO_AUGMENTATION
 
     @property
     def step_panoramas(self) -> int:

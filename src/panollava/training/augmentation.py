@@ -1,0 +1,93 @@
+"""Panoramas turned at random: their questions, answers, boxes and masks turn with the image.
+
+A roll needs no new pixels. The views are those of the unturned panorama, and their poses say where they look in the
+turned one; views that come to look where others did take their places in the order. So the features of a frozen encoder
+can be kept. A tilt does turn the pixels.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from random import Random
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from panollava.corpus.records import ObjectAnnotation, Record
+from panollava.tasks.heading import places
+from panollava.tasks.turned_questions import turned_record
+from panollava.tasks.turning import Turning, sample_turned
+from panollava.vlm.geometry import angular_distance, directions_to_rays
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """At how many evenly spaced rolls panoramas are shown (1: as they are), and by how much they tilt at most."""
+
+    rolls: int = 1
+    tilt_deg: float = 0.0
+
+    def turning(self, rng: Random) -> Turning:
+        """Return a random turning; of no augmentation the one that turns nothing, without a draw."""
+        yaw = rng.randrange(self.rolls) * 360 / self.rolls if self.rolls > 1 else 0.0
+        return Turning(yaw, rng.uniform(-self.tilt_deg, self.tilt_deg) if self.tilt_deg else 0.0)
+
+
+NO_AUGMENTATION = Augmentation()
+
+
+def turned_sample(records: Sequence[Record], count: int, turning: Turning, rng: Random) -> list[Record]:
+    """Return `count` random records of a panorama, or fewer, told of it turned.
+
+    Records that cannot be turned give their places to others; a panorama of which none can is not turned at all, which
+    its caller sees by an empty list.
+    """
+    if turning == Turning():
+        return rng.sample(records, min(count, len(records)))
+    objects, chosen = places(records), []
+    for record in rng.sample(records, len(records)):
+        turned, _ = turned_record(record, turning, objects)
+        if turned is not None:
+            chosen.append(turned)
+        if len(chosen) == count:
+            break
+    return chosen
+
+
+def turned_objects(objects: Sequence[ObjectAnnotation], turning: Turning) -> list[ObjectAnnotation]:
+    """Return objects with their boxes in the turned panorama; masks stay as they are, see `tilted_mask`."""
+    if turning == Turning():
+        return list(objects)
+    return [item.model_copy(update={"box_deg": turning.box(item.box_deg)}) for item in objects]
+
+
+def tilt_of(turning: Turning) -> Turning:
+    """Return the tilt alone, which comes before the roll."""
+    return replace(turning, yaw_deg=0.0)
+
+
+def tilted_mask(mask: Tensor, turning: Turning) -> Tensor:
+    """Return a mask `[H, W]` as the views see it: tilted, but not rolled."""
+    return sample_turned(mask[None].float(), tilt_of(turning))[0] > 0.5 if turning.tilt_deg else mask
+
+
+def rolled_views(poses: Tensor, turning: Turning) -> tuple[Tensor, Tensor]:
+    """Return for views at `poses` `[V, 6]` their order in the rolled panorama `[V]`, and their poses there in it."""
+    if not turning.yaw_deg:
+        return torch.arange(len(poses)), poses
+    return _rolled_views(tuple(poses.flatten().tolist()), turning.yaw_deg)
+
+
+@lru_cache(maxsize=64)
+def _rolled_views(poses: tuple[float, ...], yaw_deg: float) -> tuple[Tensor, Tensor]:
+    usual = torch.tensor(poses).view(-1, 6)
+    rolled = usual.clone()
+    rolled[:, 0] = torch.remainder(usual[:, 0] + math.radians(yaw_deg) + math.pi, 2 * math.pi) - math.pi
+    looks = [directions_to_rays(views[:, 0], views[:, 1]) for views in (usual, rolled)]
+    apart = angular_distance(looks[0][:, None], looks[1][None])
+    # Only views of one kind and size take each other's places.
+    apart += 100.0 * (usual[:, None, 2:] != rolled[None, :, 2:]).any(-1)
+    order = torch.from_numpy(linear_sum_assignment(apart.numpy())[1])
+    return order, rolled[order]
