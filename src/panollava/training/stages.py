@@ -139,12 +139,18 @@ def _draws(store: Path, recipe: Recipe, records: int, **options: Any) -> Draws:
     return Draws(panoramas, seed=recipe.seed, count=recipe.draws, records=records, augmentation=recipe.augmentation)
 
 
-def _in_order(draws: Draws, collator: Collator, store: Path, recipe: Recipe) -> Dataset:
-    """Return draws, those of each step by length where the recipe says so."""
-    if not recipe.sort_by_length:
-        return draws
-    texts = _draws(store, recipe, draws.records, images=False)
-    return ByLength(draws, texts, panoramas=recipe.step_panoramas, length=collator.length)
+def _fit_language(
+    model: PanoLlavaForConditionalGeneration, adapted: Any, recipe: Recipe, checkpoints: Path, store: Path, *,
+    draws: Draws, collator: Collator,
+) -> Outcome:  # fmt: skip
+    """Fit a model, or its `adapted` self, on dialogues; compile layers and sort steps where the recipe says so."""
+    if recipe.compile:
+        compile_layers(model.model.language_model.layers)
+    ordered: Dataset = draws
+    if recipe.sort_by_length:
+        texts = _draws(store, recipe, draws.records, images=False)
+        ordered = ByLength(draws, texts, panoramas=recipe.step_panoramas, length=collator.length)
+    return _fit(adapted, recipe, checkpoints, draws=ordered, collator=collator)
 
 
 def _draws_of_features(
@@ -246,11 +252,8 @@ def train_resampler(
     """Align the resampler with the frozen language model; its projection is born here."""
     model, processor, names = _assembled(parts, previous, recipe, dtype, settings)
     recipe = replace(recipe, learning_rates={RESAMPLER: recipe.learning_rates["resampler"]})
-    draws, collator = _draws_of_features(model, processor, store, recipe, records), Collator(processor)
-    if recipe.compile:
-        compile_layers(model.model.language_model.layers)
-    ordered = _in_order(draws, collator, store, recipe)
-    outcome = _fit(model, recipe, checkpoints, draws=ordered, collator=collator)
+    draws = _draws_of_features(model, processor, store, recipe, records)
+    outcome = _fit_language(model, model, recipe, checkpoints, store, draws=draws, collator=Collator(processor))
     _write(model, processor, parts, names, out)
     return outcome
 
@@ -274,10 +277,7 @@ def finetune_lora(
         vision = model.config.vision_config
         collator = Collator(processor, patches=vision.image_size // vision.patch_size)
     recipe = replace(recipe, learning_rates=rates)
-    if recipe.compile:
-        compile_layers(model.model.language_model.layers)
-    ordered = _in_order(draws, collator, store, recipe)
-    outcome = _fit(adapted, recipe, checkpoints, draws=ordered, collator=collator)
+    outcome = _fit_language(model, adapted, recipe, checkpoints, store, draws=draws, collator=collator)
     _write(model, processor, parts, names, out)
     _write_adapter(adapted, out)
     if not save_lora_only and PartialState().is_main_process:
