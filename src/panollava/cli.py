@@ -19,7 +19,7 @@ MODEL = "data/finetune_lora"
 # The names of `corpus.importers.IMPORTERS`, spelt here so that asking for help imports nothing; a test compares them.
 FORMATS = ("quic360", "llava", "coco", "bench360", "vqa", "imagefolder", "stanford2d3d")
 # Of `bench`; the sizes are the names of `bench.sizes.SIZES`, compared by a test as well.
-BENCHMARKS, SIZES = ("train", "ask", "views"), ("tiny", "7b")
+BENCHMARKS, SIZES = ("train", "ask", "views", "all"), ("tiny", "7b")
 # Of `detect`: the keys of `corpus.wording.DETECT`, compared by a test too.
 LANGUAGES = ("en", "ko")
 EXAMPLES = """\
@@ -233,6 +233,7 @@ def bench(options: argparse.Namespace) -> int:
       train   a LoRA step on eight questions of one panorama, beside Hugging Face's LLaVA
       ask     a fresh question, a further one on the same panorama, and sixteen at once, beside LLaVA's generate
       views   drawing pinhole views, beside py360convert and OpenCV; needs pip install 'panollava[bench]'
+      all     the three of them
 
     Both sides have the same random weights, must first compute the same, and then take turns in one process.
     """

@@ -41,7 +41,7 @@ def test_train_and_ask_print_what_they_write(
             assert f"{value:.4g}" in line
             assert ("met" in line or "MISSED" in line) == (measure in GOALS[what, "tiny"])
     places = "".join(f"<!-- {name}:start -->\n<!-- {name}:end -->\n" for name in ("bench", "bench_7b"))
-    readme = updated(places, results, results["train"])
+    readme = updated(places, results, results)
     assert readme.count(f" {training.DOCUMENTED} |") > 1
     for name in (training.DOCUMENTED, training.DIALOGUE, asking.BATCHED, asking.REUSED):
         assert f" {name} |" in readme

@@ -26,10 +26,10 @@ class Ours:
         """Return the panorama's keys and values."""
         return prefix_of_views(self.pair.ours, self.pair.prefix, self.pair.pixel_values, self.pair.view_poses)
 
-    def answer(self, prefix: Prefix, prompts: Tensor, count: int) -> Tensor:
+    def answer(self, prefix: Prefix, prompts: Tensor, count: int, *, compiled: bool = False) -> Tensor:
         """Return `count` tokens `[R, count]` for each prompt `[R, T]`."""
         rows = [Row(index, 0, ids, count) for index, ids in enumerate(prompts.tolist())]
-        return decode(self.pair.ours, prefix, rows, [], 0).tokens
+        return decode(self.pair.ours, prefix, rows, [], 0, compiled=compiled).tokens
 
 
 @dataclass(frozen=True)

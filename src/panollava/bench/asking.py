@@ -1,10 +1,12 @@
 """`panollava bench ask`: questions on a panorama, ours beside LLaVA's `generate`.
 
 A fresh question, a further one on the same panorama, and many at once. LLaVA's best settings are those of its
-documentation: a batch of questions, a cache prefilled with the panorama and copied for each, on a GPU a static cache.
+documentation: a batch of questions, a cache prefilled with the panorama and copied for each, on a GPU a static cache
+with compiled steps.
 Answers have equal lengths; the end of sequence is switched off on both sides.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from panollava.bench.pair import Pair, build_pair
 from panollava.bench.sizes import Size
 from panollava.bench.turns import Side, check_rounds, quartiles, ratios, time_in_turns
 
-OURS, DOCUMENTED, BATCHED = "ours", "LLaVA, as documented", "LLaVA, batched"
+OURS, COMPILED, DOCUMENTED, BATCHED = "ours", "ours, compiled", "LLaVA, as documented", "LLaVA, batched"
 REUSED, STATIC = "LLaVA, panorama's cache reused", "LLaVA, static cache"
 FIRST, ANSWER, FOLLOW_UP, MANY = "first token", "answer", "first token of a follow-up", "many questions"
 
@@ -29,19 +31,28 @@ def workloads(ours: Ours, peer: Peer, prompts: Tensor, size: Size) -> Workloads:
     """Return what is timed: each workload with its sides, ours first."""
     one, other, count = prompts[:1], prompts[1:2], size.new_tokens
     prefix, cache = ours.look(), peer.look()
+
+    def own(answer: Callable[[bool], Tensor]) -> dict[str, Side]:
+        compiled = {COMPILED: lambda: answer(True)} if size.device == "cuda" else {}
+        return {OURS: lambda: answer(False), **compiled}
+
     static = {STATIC: lambda: peer.answer(one, count, cache_implementation="static")} if size.device == "cuda" else {}
     return {
-        FIRST: {OURS: lambda: ours.answer(ours.look(), one, 1), DOCUMENTED: lambda: peer.answer(one, 1)},
+        FIRST: {
+            **own(lambda compiled: ours.answer(ours.look(), one, 1, compiled=compiled)),
+            DOCUMENTED: lambda: peer.answer(one, 1),
+        },
         ANSWER: {
-            OURS: lambda: ours.answer(ours.look(), one, count), DOCUMENTED: lambda: peer.answer(one, count), **static,
+            **own(lambda compiled: ours.answer(ours.look(), one, count, compiled=compiled)),
+            DOCUMENTED: lambda: peer.answer(one, count), **static,
         },
         FOLLOW_UP: {
-            OURS: lambda: ours.answer(prefix, other, 1),
+            **own(lambda compiled: ours.answer(prefix, other, 1, compiled=compiled)),
             DOCUMENTED: lambda: peer.answer(other, 1),
             REUSED: lambda: peer.answer_behind(cache, other, 1),
         },
         MANY: {
-            OURS: lambda: ours.answer(ours.look(), prompts, count),
+            **own(lambda compiled: ours.answer(ours.look(), prompts, count, compiled=compiled)),
             DOCUMENTED: lambda: peer.one_by_one(prompts, count),
             BATCHED: lambda: peer.answer(prompts, count),
             REUSED: lambda: peer.answer_behind(peer.look(), prompts, count),
@@ -104,26 +115,35 @@ def _work(pair: Pair, size: Size) -> str:
 def _measures(rows: dict[str, Any], pair: Pair, size: Size, limits: dict[str, float]) -> dict[str, float]:
     """Return the numbers that goals are about."""
 
-    def ms(load: str) -> float:
-        return rows[load][OURS]["ms"]["median"]
-
     def ratio(load: str, name: str) -> float:
         return rows[load][name]["ratio"]["median"]
 
-    token = (ms(ANSWER) - ms(FIRST)) / (size.new_tokens - 1)
-    weights = sum(p.numel() for p in pair.ours.model.language_model.layers.parameters())
-    flops = 2 * weights * (pair.visual_tokens + size.prompt_tokens)
-    read = size.dtype.itemsize * (weights + pair.ours.lm_head.weight.numel())
-    return {
-        "first token, ms": ms(FIRST),
-        "follow-up, ms": ms(FOLLOW_UP),
-        "ms a token": token,
-        "many questions, ms": ms(MANY),
+    best = [name for name in (DOCUMENTED, BATCHED, REUSED) if name in rows[MANY]]
+    measures = {
         "follow-up, documented": ratio(FOLLOW_UP, DOCUMENTED),
         "follow-up, best": ratio(FOLLOW_UP, REUSED),
         "many questions, one by one": ratio(MANY, DOCUMENTED),
         "many questions, batched": ratio(MANY, BATCHED),
-        "many questions, best": min(ratio(MANY, name) for name in (DOCUMENTED, BATCHED, REUSED)),
-        "first token, share of the matrix product": flops / (ms(FIRST) / 1000) / limits["flops_per_s"],
+        "many questions, best": min(ratio(MANY, name) for name in best),
+    }
+    for side, suffix in ((OURS, ""), (COMPILED, ", compiled")):
+        if side in rows[FIRST]:
+            times = {load: sides[side]["ms"]["median"] for load, sides in rows.items()}
+            measures |= {f"{name}{suffix}": value for name, value in _latencies(times, pair, size, limits).items()}
+    return measures
+
+
+def _latencies(times: dict[str, float], pair: Pair, size: Size, limits: dict[str, float]) -> dict[str, float]:
+    """Return the latencies of one of our sides, and how much of the machine's limits they use."""
+    token = (times[ANSWER] - times[FIRST]) / (size.new_tokens - 1)
+    weights = sum(p.numel() for p in pair.ours.model.language_model.layers.parameters())
+    flops = 2 * weights * (pair.visual_tokens + size.prompt_tokens)
+    read = size.dtype.itemsize * (weights + pair.ours.lm_head.weight.numel())
+    return {
+        "first token, ms": times[FIRST],
+        "follow-up, ms": times[FOLLOW_UP],
+        "ms a token": token,
+        "many questions, ms": times[MANY],
+        "first token, share of the matrix product": flops / (times[FIRST] / 1000) / limits["flops_per_s"],
         "decoding, share of the copy": read / (token / 1000) / limits["bytes_per_s"],
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from panollava.bench.asking import bench_ask
-from panollava.bench.report import report, speed_table, training_table
+from panollava.bench.report import report, speed_table
 from panollava.bench.sizes import SIZES
 from panollava.bench.training import bench_train
 from panollava.bench.views import bench_views
@@ -17,17 +17,19 @@ from panollava.corpus.store import replacing
 from panollava.report.tables import update_between_markers
 
 README, METRICS = Path("README.md"), Path("metrics/bench.json")
-# What `panollava bench train --size 7b --json metrics/bench_7b.json` wrote on a GPU.
+# What `panollava bench all --size 7b --json metrics/bench_7b.json` wrote on a GPU.
 LARGE = Path("metrics/bench_7b.json")
 MARKER, LARGE_MARKER, ROUNDS = "bench", "bench_7b", 7
 
 
 def run(what: str, size: str, rounds: int) -> dict[str, Any]:
-    """Run and print the benchmark `train`, `ask` or `views` (which knows no sizes), and return its numbers.
+    """Run and print the benchmark `train`, `ask`, `views` (which knows no sizes) or `all`, and return its numbers.
 
     Raises:
         ValueError: sides that differ, fewer than two rounds, a missing package or GPU.
     """
+    if what == "all":
+        return {one: run(one, size, rounds) for one in ("train", "ask", "views")}
     if what == "views":
         result = bench_views(rounds)
         print(report_views(result), flush=True)
@@ -47,13 +49,13 @@ def write_json(result: dict[str, Any], path: Path) -> None:
 def updated(readme: str, results: dict[str, Any], large: dict[str, Any]) -> str:
     """Return the README with the tables of both results between their markers."""
     readme = update_between_markers(readme, MARKER, speed_table(results))
-    return update_between_markers(readme, LARGE_MARKER, training_table(large))
+    return update_between_markers(readme, LARGE_MARKER, speed_table(large))
 
 
 def main() -> None:
     """Run everything at size tiny, and rewrite metrics/bench.json and README.md, the large size as it was measured."""
     large = json.loads(LARGE.read_text(encoding="utf-8"))
-    results = {what: run(what, "tiny", ROUNDS) for what in ("train", "ask", "views")}
+    results = run("all", "tiny", ROUNDS)
     write_json(results, METRICS)
     README.write_text(updated(README.read_text(encoding="utf-8"), results, large), encoding="utf-8")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
@@ -28,7 +28,10 @@ SHARE_OF_MEMORY = 0.25
 
 
 class Shape(NamedTuple):
-    """R rows of at most N own tokens behind P prefixes of L tokens, at most M rows behind one; the ends of sequence."""
+    """R rows of at most N own tokens behind P prefixes of L tokens, at most M rows behind one; the ends of sequence.
+
+    And whether steps are compiled before they are captured.
+    """
 
     rows: int
     own: int
@@ -36,19 +39,20 @@ class Shape(NamedTuple):
     length: int
     behind_one: int
     ends: tuple[int, ...]
+    compiled: bool
 
 
 class Replayed:
-    """A function of persistent tensors alone. On a GPU it runs as it is a few times, then is captured and replayed."""
+    """A function of persistent tensors alone. On a GPU it runs as it is once, then is captured and replayed."""
 
-    def __init__(self, function: Callable[[], Tensor], device: torch.device, *, warm_up: int) -> None:
-        self.function, self.on_gpu, self.left = function, device.type == "cuda", warm_up
+    def __init__(self, function: Callable[[], Tensor], device: torch.device) -> None:
+        self.function, self.on_gpu, self.called = function, device.type == "cuda", False
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> Tensor:
         """Return the function's result, which the next call overwrites."""
-        if self.left or not self.on_gpu:
-            self.left = max(self.left - 1, 0)
+        if not (self.on_gpu and self.called):
+            self.called = True
             return self.function()
         if self.graph is None:
             self.graph = torch.cuda.CUDAGraph()
@@ -56,15 +60,6 @@ class Replayed:
                 self.result = self.function()
         self.graph.replay()
         return self.result
-
-
-# The models whose steps are compiled.
-_COMPILED: WeakSet[PanoLlavaForConditionalGeneration] = WeakSet()
-
-
-def compile_decoding(model: PanoLlavaForConditionalGeneration) -> None:
-    """Have the steps of a model on a GPU compiled before they are captured: the first of a kind take half a minute."""
-    _COMPILED.add(model)
 
 
 def _next_logits(
@@ -78,8 +73,9 @@ def _next_logits(
 
 
 @cache
-def _compiled_next_logits() -> Callable[..., tuple[Tensor, Tensor]]:
-    return torch.compile(_next_logits)
+def compiled_next_logits() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return `_next_logits` as one compiled graph for each shape; the first call with a shape takes half a minute."""
+    return torch.compile(_next_logits, dynamic=False, fullgraph=True)
 
 
 class StaticRows:
@@ -94,6 +90,11 @@ class StaticRows:
         whole: dict[str, Any] = {"dtype": torch.long, "device": device}
         self.filled = torch.zeros((), **whole)
         keys, values = prefix.states()
+        for layer, key, value in zip(self.layers, keys, values, strict=False):  # of no prefix, the first call makes it
+            if key.shape[2]:
+                layer.lazy_initialization(
+                    key.new_empty(rows, *key[0, :, :0].shape), value.new_empty(rows, *value[0, :, :0].shape)
+                )
         self.shared = SharedPrefix(
             [torch.empty_like(given) for given in keys],
             [torch.empty_like(given) for given in values],
@@ -109,9 +110,7 @@ class StaticRows:
         self.scores = torch.zeros(rows, dtype=torch.double, device=device)
         self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
         self.step, self.minimum = torch.zeros(2, 1, **whole)
-        # The first call of a compiled step makes the cache; what is compiled then is not what is captured.
-        self.warm_up = 2 if model in _COMPILED else 1
-        self.advance = Replayed(lambda: self._advance(self.token, self.position), device, warm_up=self.warm_up)
+        self.advance = Replayed(lambda: self._advance(self.token, self.position), device)
         self.prompts: dict[int, tuple[Tensor, Tensor, Replayed]] = {}
 
     @property
@@ -130,7 +129,7 @@ class StaticRows:
     def _advance(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Read tokens `[R, T]`, say the next one, and return the hidden state `[R, D]` that it comes from."""
         self.shared.forget()
-        way = _compiled_next_logits() if self.model in _COMPILED else _next_logits
+        way = compiled_next_logits() if self.shape.compiled else _next_logits
         hidden, logits = way(self.model, ids, positions, past_key_values=self.cache, shared=self.shared)
         logits = logits.clone()
         logits[:, self.ends] += torch.where(self.step < self.minimum, float("-inf"), 0.0)
@@ -168,7 +167,7 @@ class StaticRows:
             self.prompts[length] = (
                 ids,
                 positions,
-                Replayed(lambda: self._advance(ids, positions), ids.device, warm_up=self.warm_up),
+                Replayed(lambda: self._advance(ids, positions), ids.device),
             )
         own_ids, own_positions, read = self.prompts[length]
         own_ids[:real], own_positions[:real] = prompts.ids, prompts.positions
@@ -188,10 +187,9 @@ class StaticRows:
 
 @dataclass
 class Shapes:
-    """The shapes of one model, the one used last at the end, where its weights lay, and whether steps are compiled."""
+    """The shapes of one model, the one used last at the end, and where its weights lay."""
 
     weights: list[int]
-    compiled: bool
     known: OrderedDict[Shape, StaticRows]
 
 
@@ -202,8 +200,8 @@ def static_rows(model: PanoLlavaForConditionalGeneration, shape: Shape, prefix: 
     """Return the tensors of a shape, kept from the last time or new; the oldest ones make room for them."""
     weights = [parameter.data_ptr() for parameter in model.parameters()]
     shapes = _SHAPES.get(model)
-    if shapes is None or (shapes.weights, shapes.compiled) != (weights, model in _COMPILED):
-        shapes = _SHAPES[model] = Shapes(weights, model in _COMPILED, OrderedDict())
+    if shapes is None or shapes.weights != weights:
+        shapes = _SHAPES[model] = Shapes(weights, OrderedDict())
     known = shapes.known
     if shape not in known:
         known[shape] = StaticRows(model, shape, prefix)
@@ -224,6 +222,8 @@ def decode_static(
     ends: list[int],
     pad: int,
     min_new_tokens: int = 0,
+    *,
+    compiled: bool = False,
 ) -> Said:
     """Return what rows with the same longest answer say, on persistent tensors."""
     device, budget = model.device, batch[0].max_new_tokens
@@ -237,6 +237,7 @@ def decode_static(
         length=keys[0].shape[2],
         behind_one=_power_of_two(most),
         ends=tuple(ends),
+        compiled=compiled,
     )
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 2**34
     rows = static_rows(model, shape, prefix, int(SHARE_OF_MEMORY * memory))
