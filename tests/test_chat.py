@@ -237,6 +237,11 @@ def test_what_is_no_panollava_is_refused(root: Path, tmp_path: Path) -> None:
         (root / "llama" / "config.json").write_text((root / "llama" / "config.json").read_text()[:-1])
 
 
+def test_compiled_decoding_needs_a_gpu(root: Path) -> None:
+    with pytest.raises(ValueError, match="compiled is for a GPU, and the device is cpu"):
+        PanoLLaVAModel.from_pretrained(root / "lora", device="cpu", compiled=True)
+
+
 def test_an_unreachable_hub_id_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="nobody/nothing is neither a folder nor a checkpoint that the hub gives us"):

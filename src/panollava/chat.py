@@ -57,21 +57,33 @@ class PanoLLaVAModel:
     """
 
     def __init__(
-        self, model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, origin: Origin | None = None
+        self,
+        model: PanoLlavaForConditionalGeneration,
+        processor: PanoLlavaProcessor,
+        origin: Origin | None = None,
+        *,
+        compiled: bool = False,
     ) -> None:
-        self.model, self.processor, self.origin = model.eval(), processor, origin
+        self.model, self.processor, self.origin, self.compiled = model.eval(), processor, origin, compiled
         self.adapted: PeftModel | None = None
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        compiled: bool = False,
     ) -> Self:
         """Return the model of a full checkpoint (folder or hub id) or of the folder of a training stage.
 
         LoRA weights in such a folder are merged. `device` is a GPU where there is one, `dtype` that of the checkpoint.
+        `compiled`, for a GPU that answers for long: decoding is compiled, half a minute for each new length of prompts
+        and answers, and is faster from then on.
 
         Raises:
-            ValueError: not a PanoLLaVA, or backbones other than those it was trained on.
+            ValueError: not a PanoLLaVA, or backbones other than those it was trained on; `compiled` without a GPU.
         """
         folder, origin = Path(path), None
         if (folder / PARTS).is_file():
@@ -83,11 +95,13 @@ class PanoLLaVAModel:
             model = PanoLlavaForConditionalGeneration.from_pretrained(path, dtype=dtype or "auto")
             processor = PanoLlavaProcessor.from_pretrained(path)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(model.to(place), processor, origin)  # type: ignore[arg-type] # transformers decorates `to`
+        if compiled and place.type != "cuda":
+            raise ValueError(f"compiled is for a GPU, and the device is {place}; leave it out")
+        return cls(model.to(place), processor, origin, compiled=compiled)  # type: ignore[arg-type] # transformers decorates `to`
 
     def chat(self, image: Image.Image | str | Path) -> "Chat":
         """Return a new conversation about a panorama, given as an image or as its file."""
-        return Chat(self.model, self.processor, _panorama(image))
+        return Chat(self.model, self.processor, _panorama(image), compiled=self.compiled)
 
     def generate(self, image: Image.Image | str | Path, question: str, *, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
         """Return the answer to one question about a panorama, given as an image or as its file.
@@ -168,9 +182,14 @@ class Chat:
     """
 
     def __init__(
-        self, model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, panorama: Image.Image
+        self,
+        model: PanoLlavaForConditionalGeneration,
+        processor: PanoLlavaProcessor,
+        panorama: Image.Image,
+        *,
+        compiled: bool = False,
     ) -> None:
-        self.model, self.processor, self.panorama = model, processor, panorama
+        self.model, self.processor, self.panorama, self.compiled = model, processor, panorama, compiled
         self.messages: list[Message] = []
         head, _ = self._split(self._with_question("?"))
         self.prefix: Prefix = compute_prefix(model, processor, [panorama], head)
@@ -185,7 +204,7 @@ class Chat:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; an answer has at least one token")
         messages, tail, room = self._asked(question)
         row = Row(0, 0, tail, min(max_new_tokens, room))
-        answer = generate(self.model, self.processor, self.prefix, [row])[0].text
+        answer = generate(self.model, self.processor, self.prefix, [row], compiled=self.compiled)[0].text
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
         return answer
 
