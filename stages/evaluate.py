@@ -61,11 +61,12 @@ def answer_seeing(
     """Return the scored answers of the variants `model` and `shuffled`.
 
     A panorama answers its own questions together with those of the one panorama that is shown it by mistake, so it is
-    computed once for both. A single panorama has no other to be mistaken for: there is no `shuffled` then.
+    computed once for both. A single panorama has no other to be mistaken for: there is no `shuffled` then. Some
+    panoramas are enough for `shuffled`, a floor.
     """
     asked: list[list[tuple[Variant, Question]]] = [[("model", question) for question in own] for own in questions]
     if len(questions) > 1:
-        for panorama, shown in enumerate(derangement(len(questions), params.seed)):
+        for panorama, shown in enumerate(derangement(len(questions), params.seed)[: params.evaluate.shuffled]):
             asked[shown] += [("shuffled", question) for question in questions[panorama]]
 
     usual = usual_mask([question.mask for own in questions for question in own if question.mask is not None])

@@ -163,6 +163,7 @@ class Evaluate(Strict):
     """How the test split is answered and scored."""
 
     batch_size: PositiveInt
+    shuffled: PositiveInt
     resamples: PositiveInt
 
 

@@ -1,5 +1,6 @@
 """Answers by a shared prefix are the answers that each question gets alone, and their scores are probabilities."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from panollava import PanoLlavaForConditionalGeneration, PanoLlavaProcessor
 from panollava.corpus.records import Record
 from panollava.tasks import answering
-from panollava.tasks.answering import Answer, answer_blind, answer_dialogues, batches
+from panollava.tasks.answering import Answer, answer_blind, answer_dialogues, batches, part_probabilities
 from panollava.tasks.captured import decode_static
 from panollava.tasks.decoding import Prefix, Row, decode_growing
 from panollava.tasks.prompts import Message, panorama_questions
@@ -146,6 +147,30 @@ def test_each_panorama_is_encoded_once(
     dialogues = [[dialogue(text) for text in own] for own in TEXTS]
     answer_dialogues(model, processor, panoramas, dialogues, max_new_tokens=BUDGETS)
     assert seen == [len(panoramas)]
+
+
+def test_each_part_of_an_answer_has_the_probability_of_its_own_tokens(processor: PanoLlavaProcessor) -> None:
+    tokenizer = processor.tokenizer
+    for text in ("red cube [1, 2, 3, 4]; 파란색 공 [-5, 6, 7, 8];", "nothing", "a;;b", ""):
+        ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        scores = [-0.1 * (number + 1) for number in range(len(ids))]
+        found = part_probabilities(tokenizer, ids, [*scores, -9.0])  # what is after the end counts nowhere
+        assert len(found) == len(text.split(";"))
+        marks = [place for place, token in enumerate(ids) if tokenizer.decode(token) == ";"] + [len(ids) - 1]
+        starts = [0, *(mark + 1 for mark in marks)]
+        wanted = [math.exp(sum(scores[start:mark])) for start, mark in zip(starts, marks, strict=False)]
+        assert found == pytest.approx(wanted)
+
+
+def test_the_parts_of_an_answer_make_up_its_score(
+    make_model: Make, processor: PanoLlavaProcessor, panoramas: list[Image.Image]
+) -> None:
+    model = lively(make_model())
+    model.generation_config.eos_token_id = None
+    answer = answer_dialogues(model, processor, panoramas[:1], [[dialogue("what?")]], max_new_tokens=[[9]])[0][0]
+    assert answer.parts is not None
+    assert ";" not in answer.text
+    assert answer.parts == (pytest.approx(answer.score),)
 
 
 @pytest.mark.usefixtures("way")

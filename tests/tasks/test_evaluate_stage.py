@@ -29,7 +29,7 @@ TURNS: list[dict[str, Any]] = [
     {"human": "설명해 주세요.", "assistant": "방", "task": "description", "language": "ko"},
 ]  # fmt: skip
 PARAMS = stage.EvaluateParams(
-    seed=3, weights="standin", encoder="clip", llm="llama", evaluate=Evaluate(batch_size=2, resamples=10)
+    seed=3, weights="standin", encoder="clip", llm="llama", evaluate=Evaluate(batch_size=2, shuffled=9, resamples=10)
 )
 
 

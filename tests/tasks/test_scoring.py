@@ -262,8 +262,19 @@ def test_detection_by_description_has_numbers_of_its_own() -> None:
     assert both["detection"] == alone["detection"]
     block = both["detection_described"]
     assert (block["n"], block["ap50"], block["shuffled_ap50"]) == (2, pytest.approx(1), 0)
-    described[1]["score"] = 0.9  # the surplus red cube now comes before the right one
+    described[1]["boxes"][0]["score"] = 0.9  # the surplus red cube now comes before the right one
     assert evaluate(described, resamples=5, seed=0)["en"]["detection_described"]["ap50"] == pytest.approx((0.5 + 1) / 2)
+
+
+def test_a_box_has_the_probability_of_its_own_part() -> None:
+    truth = {"objects": [{"label": "cube", "box_deg": [0, 0, 20, 20]}, {"label": "ball", "box_deg": [90, 0, 20, 20]}]}
+    text = "cube [0, 0, 20, 20]; nonsense; ball [90, 0, 20, 20]"
+    asked = question("detection", truth, text)
+    line = score("model", asked, Answer(text, 0.06, parts=(0.6, 0.2, 0.5)))
+    assert [box["score"] for box in line["boxes"]] == [0.6, 0.5]
+    assert line["unparsed"] == 1
+    whole = score("model", asked, Answer(text, 0.06))
+    assert [box["score"] for box in whole["boxes"]] == [0.06, 0.06]
 
 
 def test_the_majority_of_detections_is_one_box_for_each_label() -> None:

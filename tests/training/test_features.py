@@ -92,7 +92,7 @@ def test_other_weights_views_or_panoramas_have_files_of_their_own(made: SimpleNa
 
 
 def test_nothing_is_kept_where_it_does_not_pay(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kept(made, uses=PANORAMAS - 1) is None
+    assert kept(made, uses=(PANORAMAS - 1) // 2) is None
     monkeypatch.setattr(features, "LIMIT_BYTES", 1000)
     assert kept(made) is None
     assert not files(made)

@@ -1,7 +1,7 @@
 """The ablation study: which parts of the design earn their place, each arm with several seeds, as DVC experiments.
 
 An arm changes some parameters of params.yaml; a seed draws everything anew, the world and the weights. The experiments
-are named ARM-sSEED; see `experiments.py` for how they run. `make ablation ARMS="none-ray exact-ray"` runs two arms.
+are named ARM-sSEED; see `experiments.py` for how they run. `make ablation ARMS="default code-yaw"` runs two arms.
 """
 
 import argparse
@@ -25,9 +25,9 @@ MARKER = "ablation"
 FIGURE = Path("plots/ablation.png")
 SEEDS = (0, 1, 2)
 
-# Each arm by the parameters that it changes; * stands for the chosen weights. The first nine differ in nothing but the
-# overlap loss and the position code; the views after them have about as many visual tokens as the stand-ins' default
-# (144). The last two see a world of their own, with all objects near the poles, and compare with each other alone.
+# Each arm by the parameters that it changes; * stands for the chosen weights. The first is the default. Views and
+# resamplers have about as many visual tokens as the stand-ins' default (144). The last two see a world of their own, with
+# all objects near the poles, and compare with each other alone.
 SPHERE = {
     "model.*.view_strategy": "sphere",
     "model.*.stride_deg": "90",
@@ -36,10 +36,13 @@ SPHERE = {
 }
 POLES = {"dataset.world.min_latitude_deg": "60"}
 ARMS: dict[str, dict[str, str]] = {
-    f"{pairing}-{code}": {"train_vision.*.pairing": pairing, "model.*.position_code": code}
-    for pairing in ("none", "strip", "exact")
-    for code in ("none", "yaw", "ray")
-} | {
+    "default": {},
+    "overlap-none": {"train_vision.*.pairing": "none"},
+    "overlap-strip": {"train_vision.*.pairing": "strip"},
+    "overlap-batchwise": {"train_vision.*.loss": "vicreg_batchwise"},
+    "code-none": {"model.*.position_code": "none"},
+    "code-yaw": {"model.*.position_code": "yaw"},
+    "unturned": {"train_resampler.*.augmentation.rolls": "1", "finetune_lora.*.augmentation.rolls": "1"},
     "resize": {"model.*.view_strategy": "resize", "model.*.tokens_per_side": "12", "train_vision.*.pairing": "none"},
     "cubemap": {"model.*.view_strategy": "cubemap", "model.*.tokens_per_side": "5", "train_vision.*.pairing": "none"},
     "e2p": {"model.*.view_strategy": "e2p"},
@@ -55,7 +58,6 @@ ARMS: dict[str, dict[str, str]] = {
     "mlp": {"model.*.resampler": "mlp"},
     "perceiver": {"model.*.resampler": "perceiver"},
     "c_abstractor": {"model.*.resampler": "c_abstractor"},
-    "vicreg_batchwise": {"train_vision.*.loss": "vicreg_batchwise"},
     "poles-anyres_e2p": POLES,
     "poles-sphere": POLES | SPHERE,
 }
@@ -67,6 +69,7 @@ MEASURES = {
     "median_deg": "direction.median_deg",
     "grounding": "grounding.iou50",
     "ap50": "detection.ap50",
+    "masks": "segmentation.miou",
 }
 
 
@@ -102,7 +105,16 @@ def summarise(metrics: Mapping[str, dict[str, Any]], arms: Sequence[str], seeds:
 
 def markdown(rows: Mapping[str, dict[str, Any]]) -> str:
     """Return the table: a row per arm, each number as mean [lowest, highest] over the seeds."""
-    header = ["Arm", "Seeds", "QA accuracy", "Blind", "Direction, median error", "Grounding, IoU ≥ 0.5", "AP50"]
+    header = [
+        "Arm",
+        "Seeds",
+        "QA accuracy",
+        "Blind",
+        "Direction, median error",
+        "Grounding, IoU ≥ 0.5",
+        "AP50",
+        "Masks, IoU",
+    ]
     lines = []
     for arm, row in rows.items():
         spelt = []
@@ -120,9 +132,9 @@ def figure(rows: Mapping[str, dict[str, Any]]) -> Figure:
     """Draw the measures of all arms side by side: the mean over seeds, and a line from the lowest to the highest."""
     titles = {
         "accuracy": "answers, accuracy", "median_deg": "direction, median error",
-        "grounding": "grounding, IoU ≥ 0.5", "ap50": "detection, AP50",
+        "grounding": "grounding, IoU ≥ 0.5", "ap50": "detection, AP50", "masks": "masks, IoU",
     }  # fmt: skip
-    drawn = Figure(figsize=(13, 0.32 * len(rows) + 1.6), layout="constrained")
+    drawn = Figure(figsize=(15, 0.32 * len(rows) + 1.6), layout="constrained")
     drawn.suptitle("Ablation: mean over seeds, lowest to highest", x=0.01, ha="left")
     places = range(len(rows))
     for axes, (name, title) in zip(drawn.subplots(1, len(titles), sharey=True), titles.items(), strict=True):

@@ -5,9 +5,11 @@ once per panorama; a row holds the rest of its prompt, padded on the left. Paddi
 every answer is the one that its question gets alone.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 from PIL import Image
@@ -32,12 +34,14 @@ WAYS = {"cpu": decode_growing, "mps": decode_growing, "cuda": decode_static}
 class Answer:
     """What the model said, and the probability of the whole answer, end of sequence included.
 
-    `patches` `[V, h, w]` are the mask head's scores, for a question that asks for a mask.
+    `patches` `[V, h, w]` are the mask head's scores, for a question that asks for a mask. `parts` are the probabilities
+    of the tokens of each part of the text between semicolons, given what is before.
     """
 
     text: str
     score: float
     patches: Tensor | None = None
+    parts: tuple[float, ...] | None = None
 
 
 def prompt_ids(processor: PanoLlavaProcessor, dialogues: Sequence[list[Message]]) -> list[list[int]]:
@@ -204,8 +208,25 @@ def generate(
     patches = _patches(model, prefix, batch, said.first)
     tokens = [_until_end(row, ends) for row in said.tokens.tolist()]
     texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    columns = zip(texts, said.scores.exp().tolist(), patches, strict=True)
-    return [Answer(text.strip(), score, scored) for text, score, scored in columns]
+    rows = zip(texts, tokens, said.scores.tolist(), patches, strict=True)
+    return [
+        Answer(text.strip(), math.exp(sum(scores)), scored, part_probabilities(processor.tokenizer, ids, scores))
+        for text, ids, scores, scored in rows
+    ]
+
+
+def part_probabilities(tokenizer: Any, ids: Sequence[int], scores: Sequence[float]) -> tuple[float, ...]:
+    """Return the probability of each part of an answer between semicolons from its tokens' log-probabilities.
+
+    A token that ends a part counts in it, unless it is a semicolon alone or a special token, which say that a part ends
+    but nothing of it.
+    """
+    parts = [0.0]
+    for token, score in zip(tokenizer.convert_ids_to_tokens(ids), scores, strict=False):
+        if token != ";" and token not in tokenizer.all_special_tokens:
+            parts[-1] += score
+        parts += [0.0] * token.count(";")
+    return tuple(math.exp(part) for part in parts)
 
 
 def decode(

@@ -51,11 +51,13 @@ def parse_detection(text: str) -> tuple[list[tuple[str, BoxDeg]], int]:
     Each part between semicolons stands by itself, so one bad part does not spoil the others. A text without any part is
     one bad part; a semicolon at the end is none.
     """
-    parts = [part for part in text.split(";") if part.strip()]
-    objects = []
-    for part in parts:
-        match = _OBJECT.fullmatch(part.strip())
-        box = None if match is None else parse_box(match[2])
-        if match is not None and box is not None:
-            objects.append((match[1], box))
-    return objects, max(len(parts), 1) - len(objects)
+    parts = text.split(";")
+    objects = [found for part in parts if (found := parse_object(part)) is not None]
+    return objects, max(sum(bool(part.strip()) for part in parts), 1) - len(objects)
+
+
+def parse_object(part: str) -> tuple[str, BoxDeg] | None:
+    """Return label and box of a part such as `red cube [35, -12, 20, 15]`, or None."""
+    match = _OBJECT.fullmatch(part.strip())
+    box = None if match is None else parse_box(match[2])
+    return None if match is None or box is None else (match[1], box)

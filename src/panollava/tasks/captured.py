@@ -5,7 +5,7 @@ time runs as it is, and is captured the second time. Ends are looked at every fe
 Graphs read the weights where they lay when they were captured: a model whose weights have moved gets new ones.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -107,7 +107,7 @@ class StaticRows:
         self.ends = torch.tensor(shape.ends, **whole)
         self.token, self.position = torch.zeros(2, rows, 1, **whole)
         self.said = torch.zeros(rows, shape.own, **whole)
-        self.scores = torch.zeros(rows, dtype=torch.double, device=device)
+        self.scores = torch.zeros(rows, shape.own, dtype=torch.double, device=device)
         self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
         self.step, self.minimum = torch.zeros(2, 1, **whole)
         self.advance = Replayed(lambda: self._advance(self.token, self.position), device)
@@ -135,7 +135,7 @@ class StaticRows:
         logits[:, self.ends] += torch.where(self.step < self.minimum, float("-inf"), 0.0)
         tokens, gained, last = likeliest(logits, self.ends)
         self.said.index_copy_(1, self.step, tokens[:, None])
-        self.scores += gained.masked_fill(self.ended, 0)
+        self.scores.index_copy_(1, self.step, gained.masked_fill(self.ended, 0)[:, None])
         self.ended |= last
         self.token.copy_(tokens[:, None])
         self.position.copy_(positions[:, -1:] + 1)
@@ -182,7 +182,7 @@ class StaticRows:
             if step % LOOK_EVERY == 0 and bool(self.ended.all()):
                 break
             self.advance()
-        return Said(self.said[:real, :budget].clone(), self.scores[:real].clone(), first[:real])
+        return Said(self.said[:real, :budget].clone(), self.scores[:real, :budget].clone(), first[:real])
 
 
 @dataclass
@@ -229,7 +229,7 @@ def decode_static(
     device, budget = model.device, batch[0].max_new_tokens
     prompts = Prompts.of(batch, prefix, pad, device, PROMPT_MULTIPLE)
     keys, _ = prefix.states()
-    most = max(sum(row.panorama == other.panorama for other in batch) for row in batch)
+    most = max(Counter(row.panorama for row in batch).values())
     shape = Shape(
         rows=_power_of_two(len(batch)),
         own=-(-(prompts.ids.shape[1] + budget) // OWN_MULTIPLE) * OWN_MULTIPLE,

@@ -70,7 +70,7 @@ class Prompts(NamedTuple):
 
 
 class Said(NamedTuple):
-    """The likeliest tokens `[R, T]` of rows, the log-probabilities `[R]` of what comes before their ends.
+    """The likeliest tokens `[R, T]` of rows and their log-probabilities `[R, T]`, 0 after the end.
 
     And the hidden state `[R, D]` of the last token of each prompt. The end of sequence counts as said.
     """
@@ -101,7 +101,7 @@ def decode_growing(
     device, budget = model.device, batch[0].max_new_tokens
     ids, positions, padding, owners = Prompts.of(batch, prefix, pad, device)
     said = torch.full((len(batch), budget), pad, device=device)
-    scores = torch.zeros(len(batch), dtype=torch.double, device=device)
+    scores = torch.zeros(len(batch), budget, dtype=torch.double, device=device)
     ended = torch.zeros(len(batch), dtype=torch.bool, device=device)
     end_ids = torch.tensor(ends, dtype=torch.long, device=device)
     keys, values = prefix.states()
@@ -121,7 +121,7 @@ def decode_growing(
         tokens, gained, last = likeliest(logits, end_ids)
         ids, positions = tokens[:, None], positions[:, -1:] + 1
         said[live, step] = tokens
-        scores[live] += gained.masked_fill(ended[live], 0)
+        scores[live, step] = gained.masked_fill(ended[live], 0)
         ended[live] |= last
         going = (~ended[live]).nonzero()[:, 0]
         if len(going) == 0:

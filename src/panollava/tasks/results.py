@@ -215,7 +215,7 @@ def segmentation(scorer: Scorer) -> Block:
 
 
 def detection(scorer: Scorer, name: str) -> Block:
-    """Return the average precision of a block's detections, each box scored by the probability of its whole answer."""
+    """Return the average precision of a block's detections, each box scored by the probability of its own tokens."""
     lines = scorer.of("model", name)
     found, wanted = detections(lines)
     if not any(wanted):
@@ -322,7 +322,7 @@ def _asked(line: Prediction) -> tuple[Any, ...]:
 def detections(lines: Sequence[Prediction]) -> tuple[list[list[tuple]], list[list[tuple]]]:
     """Return the (label, box, score) and the true (label, box) of each line, for `match_detections`."""
     found = [
-        [(normalise_answer(box["label"]), box["box_deg"], line["score"]) for box in line["boxes"]] for line in lines
+        [(normalise_answer(box["label"]), box["box_deg"], box["score"]) for box in line["boxes"]] for line in lines
     ]
     return found, [list(reference_objects(line)) for line in lines]
 

@@ -15,7 +15,7 @@ from panollava.metrics.spherical_iou import paired_iou
 from panollava.metrics.text import normalise_answer
 from panollava.tasks import DESCRIBED
 from panollava.tasks.answering import Answer
-from panollava.tasks.answers import BoxDeg, DirectionDeg, parse_box, parse_detection, parse_direction
+from panollava.tasks.answers import BoxDeg, DirectionDeg, parse_box, parse_detection, parse_direction, parse_object
 from panollava.tasks.prompts import Question
 from panollava.vlm.geometry import angular_distance, directions_to_rays
 
@@ -55,6 +55,16 @@ def score_detection(text: str, truth: DetectionAnswer) -> Prediction:
         unparsed = 0
     boxes = [{"label": label, "box_deg": list(box)} for label, box in objects]
     return {"parsed": unparsed == 0, "unparsed": unparsed, "boxes": boxes}
+
+
+def box_scores(answer: Answer) -> list[float]:
+    """Return the probability of each labelled box of a detection, that of its tokens given what is before.
+
+    Where these are not known, it is that of the whole answer.
+    """
+    parts = answer.text.split(";")
+    scores = [answer.score] * len(parts) if answer.parts is None else answer.parts
+    return [score for part, score in zip(parts, scores, strict=True) if parse_object(part) is not None]
 
 
 def score_text(text: str, truth: None) -> Prediction:
@@ -101,7 +111,10 @@ def score(variant: Variant, question: Question, answer: Answer) -> Prediction:
         "mask_majority": None,
         "boundary_deg": None,
     }
-    return line | SCORERS[turn.task](answer.text, turn.answer)  # type: ignore[operator] # the task's own answer type
+    line |= SCORERS[turn.task](answer.text, turn.answer)  # type: ignore[operator] # the task's own answer type
+    if turn.task == "detection":
+        line["boxes"] = [box | {"score": s} for box, s in zip(line["boxes"], box_scores(answer), strict=True)]
+    return line
 
 
 def block_of(line: Prediction) -> str:

@@ -31,14 +31,14 @@ def frozen_features(
 ) -> Tensor | None:
     """Return the patch grids `[P, V, h, w, C]` of all panoramas of a split, from the store or computed now.
 
-    None where that would not pay: where a stage draws fewer panoramas (`uses`) than there are, or where the grids would
-    take more than the limit.
+    None where that would not pay: where a stage draws so few panoramas (`uses`) that the stage after it, which goes on
+    with the same features, could not bring it in; or where the grids would take more than the limit.
     """
     path = from_main(lambda: scratch_root() / "features" / f"{_key(model, image_processor, split)}.bin")
     with torch.no_grad():
         shape = (len(split), *_encode(model, image_processor, split, 0, 1).shape[1:])
     size = torch.Size(shape).numel() * model.dtype.itemsize
-    if not from_main(path.is_file) and (uses < len(split) or size > LIMIT_BYTES):
+    if not from_main(path.is_file) and (2 * uses < len(split) or size > LIMIT_BYTES):
         return None
     _write_once(path, size, model, image_processor, split)
     return torch.from_file(str(path), size=torch.Size(shape).numel(), dtype=model.dtype).view(shape)
