@@ -36,7 +36,7 @@ standins: $(VENV)/.installed  ## train the small stand-in backbones again (slow;
 grid: $(VENV)/.installed  ## run every encoder with every language model; write the combination table
 	python -m panollava.report.combinations
 
-ablation: $(VENV)/.installed  ## run the ablation study, three seeds an arm (ARMS="none-ray exact-ray": these alone)
+ablation: $(VENV)/.installed  ## run the ablation study, three seeds an arm (ARMS="default code-yaw": these alone)
 	python -m panollava.report.ablation $(ARMS)
 
 robustness: $(VENV)/.installed  ## ask about turned panoramas: rolls, seam, latitude, tilts (minutes, after make repro)

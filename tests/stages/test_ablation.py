@@ -36,19 +36,12 @@ def test_every_arm_is_a_valid_set_of_parameters(weights: str) -> None:
         assert all(same_seed.count(params) == 1 for params in same_seed)
 
 
-def test_the_first_nine_arms_differ_in_two_parameters_alone() -> None:
-    assert list(ARMS)[:9] == [
-        f"{pairing}-{code}" for pairing in ("none", "strip", "exact") for code in ("none", "yaw", "ray")
-    ]
-    assert {key for arm in list(ARMS)[:9] for key in ARMS[arm]} == {"train_vision.*.pairing", "model.*.position_code"}
-
-
 def test_the_polar_arms_differ_from_their_namesakes_in_the_world_alone() -> None:
     for weights in ("standin", "hub"):
-        found = cells(["exact-ray", "sphere", "poles-anyres_e2p", "poles-sphere"], (0,), weights)
+        found = cells(["default", "sphere", "poles-anyres_e2p", "poles-sphere"], (0,), weights)
         world = {"dataset.world.min_latitude_deg": "60"}
         yaml = YAML(typ="safe")
-        for namesake, polar in (("exact-ray", "poles-anyres_e2p"), ("sphere", "poles-sphere")):
+        for namesake, polar in (("default", "poles-anyres_e2p"), ("sphere", "poles-sphere")):
             usual, near_poles = (
                 changed(yaml.load(PROJECT / "params.yaml"), settings)
                 for settings in (found[f"{namesake}-s0"] | world, found[f"{polar}-s0"])
@@ -68,8 +61,8 @@ def test_other_views_have_about_as_many_tokens(arm: str) -> None:
 
 
 def test_an_unknown_arm_is_refused() -> None:
-    with pytest.raises(ValueError, match="no arm is called exact-rya; choose from none-none, "):
-        cells(["exact-ray", "exact-rya"], SEEDS, "standin")
+    with pytest.raises(ValueError, match="no arm is called code-yam; choose from default, overlap-none, "):
+        cells(["code-yaw", "code-yam"], SEEDS, "standin")
 
 
 def test_rows_are_means_over_seeds_with_the_lowest_and_the_highest() -> None:
@@ -77,18 +70,18 @@ def test_rows_are_means_over_seeds_with_the_lowest_and_the_highest() -> None:
         return {"evaluate": {"en": {"accuracy": {"value": value, "blind": 0.25}, **more}, "ko": {}}}
 
     metrics = {
-        "none-ray-s0": run(0.5, direction={"median_deg": 4.0}),
-        "none-ray-s1": run(0.75, direction={"median_deg": 6.0}),
+        "unturned-s0": run(0.5, direction={"median_deg": 4.0}),
+        "unturned-s1": run(0.75, direction={"median_deg": 6.0}),
         "mlp-s0": run(0.5, direction={"median_deg": 90.0}),
         "mlp-s1": run(0.5),  # without directions: no number is made of one seed alone
     }
-    rows = summarise(metrics, ["none-ray", "mlp"], (0, 1))
-    assert rows["none-ray"]["accuracy"] == {"mean": 0.625, "low": 0.5, "high": 0.75}
+    rows = summarise(metrics, ["unturned", "mlp"], (0, 1))
+    assert rows["unturned"]["accuracy"] == {"mean": 0.625, "low": 0.5, "high": 0.75}
     assert "median_deg" not in rows["mlp"]
     lines = markdown(rows).splitlines()
-    assert lines[2] == "| none-ray | 2 | 0.625 [0.500, 0.750] | 0.250 [0.250, 0.250] | 5.0° [4.0°, 6.0°] | – | – |"
+    assert lines[2] == "| unturned | 2 | 0.625 [0.500, 0.750] | 0.250 [0.250, 0.250] | 5.0° [4.0°, 6.0°] | – | – | – |"
     assert lines[3].startswith("| mlp | 2 | 0.500 [0.500, 0.500] |")
     assert lines[-1].endswith("(plots/ablation.png)")
     drawn = figure(rows)
-    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["none-ray", "mlp"]
+    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["unturned", "mlp"]
     assert png_bytes(drawn) == png_bytes(figure(rows))

@@ -228,10 +228,11 @@ def test_malformed_rules_are_refused(tmp_path):
 
 
 def measured(arm: str, end: str) -> dict[str, float]:
-    """Return the metrics of an arm of the committed ablation study, the best or the worst of each over its seeds."""
-    row = json.loads((PROJECT / "metrics/ablation.json").read_text())["ablation"][arm]
+    """Return the metrics of an arm of a committed ablation study, the best or the worst of each over its seeds."""
+    row = json.loads((PROJECT / "metrics/ablation_0.4.json").read_text())["ablation"][arm]
     metrics = {}
-    for name, key in MEASURES.items():
+    for name in row.keys() & MEASURES.keys():
+        key = MEASURES[name]
         lower_is_better = name == "median_deg"
         metrics[f"evaluate.en.{key}"] = row[name]["high" if (end == "best") != lower_is_better else "low"]
     return metrics

@@ -5,6 +5,7 @@ from typing import Any
 from panollava.bench.turns import spread
 from panollava.report.tables import NOTHING, markdown_table
 
+WORK = {"train": "Training", "ask": "Asking", "views": "Views"}
 # What each size should reach, by benchmark: the measure, at least (+1) or at most (-1), the number.
 GOALS: dict[tuple[str, str], dict[str, tuple[int, float]]] = {
     ("train", "tiny"): {"documented": (1, 5.0), "one dialogue": (1, 1.2)},
@@ -59,18 +60,18 @@ def report(what: str, result: dict[str, Any]) -> str:
 
 
 def speed_table(results: dict[str, Any]) -> str:
-    """Return the results of metrics/bench.json as a markdown table, goals below it."""
+    """Return the results of the benchmarks that have been run as a markdown table, goals below it."""
     rows, notes = [], []
-    for what in ("train", "ask"):
+    for what in (what for what in ("train", "ask") if what in results):
         sides, goals = _rows(what, results[what])
         rows += sides
         notes += goals
     for name, row in results["views"]["sides"].items():
         rows.append(["views", name, spread(row["ms"], 1), NOTHING])
     train = results["train"]
-    work = f"Size `{train['size']}`, {train['device']}, {train['rounds']} rounds. Training: {train['work']}."
-    work += f" Asking: {results['ask']['work']}. Views: {results['views']['work']}."
-    return f"{work}\n\n{_tables(rows, notes)}"
+    work = [f"Size `{train['size']}`, {train['device']}, {train['rounds']} rounds."]
+    work += [f"{title}: {results[what]['work']}." for what, title in WORK.items() if what in results]
+    return f"{' '.join(work)}\n\n{_tables(rows, notes)}"
 
 
 def _rows(what: str, result: dict[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
