@@ -26,8 +26,8 @@ FIGURE = Path("plots/ablation.png")
 SEEDS = (0, 1, 2)
 
 # Each arm by the parameters that it changes; * stands for the chosen weights. The first is the default. Views and
-# resamplers have about as many visual tokens as the stand-ins' default (144). The last two see a world of their own, with
-# all objects near the poles, and compare with each other alone.
+# resamplers have about as many visual tokens as the stand-ins' default (144). The last two see a world of their own,
+# with all objects near the poles, and compare with each other alone.
 SPHERE = {
     "model.*.view_strategy": "sphere",
     "model.*.stride_deg": "90",
