@@ -46,7 +46,7 @@ ACCUMULATED = replace(RECIPE, batch_size=1, accumulation=BATCH, sort_by_length=T
 SETTINGS: dict[str, Any] = {"dtype": torch.float32, "settings": MODEL}
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_proj", "down_proj"]}
 PARAMS = evaluate.EvaluateParams(
-    seed=0, weights="standin", encoder="clip", llm="llama", evaluate=Evaluate(batch_size=2, resamples=20)
+    seed=0, weights="standin", encoder="clip", llm="llama", evaluate=Evaluate(batch_size=2, shuffled=9, resamples=20)
 )
 FILE = Path(__file__).resolve().parents[2] / "docs/fsdp.yaml"
 # What `accelerate launch --config_file docs/fsdp.yaml` hands to the processes.
