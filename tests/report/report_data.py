@@ -71,7 +71,7 @@ def full_predictions(panoramas: int) -> list[dict[str, Any]]:
                 {"task": "grounding", "question": "Give the box.", "reference": str(BOXES[0]), "answer": box,
                  "prediction": "[1, 2, 3, 4]", "iou": 0.6, "boxes": moved[:1]},
                 {"task": "detection", "question": "Detect every object.", "reference": "two", "prediction": "two",
-                 "answer": {"objects": OBJECTS}, "boxes": moved},
+                 "answer": {"objects": OBJECTS}, "boxes": [box | {"score": 0.5} for box in moved]},
                 {"task": "description", "question": "Describe it.", "reference": "A room.", "prediction": "A plaza."},
             ]  # fmt: skip
             for record, fields in enumerate(tasks):

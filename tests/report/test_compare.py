@@ -232,6 +232,11 @@ def test_different_questions_are_counted_and_named(base: tuple[str, Lines], tmp_
             {"boxes": [{"label": "a", "box_deg": [0, 0, float("nan"), 1]}]},
             r"boxes\.0\.box_deg\.2: .*finite number, found nan",
         ),
+        (
+            "detection",
+            {"boxes": [{"label": "a", "box_deg": [0, 0, 9, 9]}]},
+            "a detection needs `score`; versions before",
+        ),
         ("choice", {"correct": None}, "needs `correct`"),
         ("direction", {"error_deg": None}, "needs `error_deg`"),
         ("grounding", {"iou": None}, "`iou` is None"),

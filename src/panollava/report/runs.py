@@ -30,12 +30,13 @@ _NAMED = 3
 
 
 class FoundBox(BaseModel):
-    """A box that the model named."""
+    """A box that the model named; those of a detection have a score."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     label: str
     box_deg: tuple[float, float, float, float]
+    score: float | None = None
 
 
 class ScoredAnswer(Prediction):
@@ -53,6 +54,10 @@ class ScoredAnswer(Prediction):
         needed = _NEEDED.get(self.task)
         if needed is not None and scores[needed] is None:
             raise ValueError(f"an answer of task {self.task!r} needs `{needed}`, which is null")
+        if self.task == "detection" and any(box.score is None for box in self.boxes or ()):
+            raise ValueError(
+                "a box of a detection needs `score`; versions before 0.5 wrote none: evaluate that run again"
+            )
         if self.task == "grounding" and (self.iou is None) == has_area(self.answer["box_deg"] if self.answer else (0,)):
             raise ValueError(f"`iou` is {self.iou}; it must be null exactly where the true box has 180 degrees or more")
         return self
