@@ -238,7 +238,7 @@ def test_what_is_no_panollava_is_refused(root: Path, tmp_path: Path) -> None:
 
 
 def test_compiled_decoding_needs_a_gpu(root: Path) -> None:
-    with pytest.raises(ValueError, match="compiled is for a GPU, and the device is cpu"):
+    with pytest.raises(ValueError, match="compiled is for a GPU, and the model is on cpu"):
         PanoLLaVAModel.from_pretrained(root / "lora", device="cpu", compiled=True)
 
 

@@ -25,6 +25,7 @@ from panollava.corpus.records import LabelledBox
 from panollava.corpus.wording import detection_question
 from panollava.tasks.answering import compute_prefix, generate, prompt_ids, split_prompts
 from panollava.tasks.answers import parse_detection
+from panollava.tasks.captured import forget
 from panollava.tasks.decoding import Prefix, Row
 from panollava.tasks.prompts import Message
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
@@ -48,7 +49,7 @@ class Origin:
 
 
 class PanoLLaVAModel:
-    """A PanoLLaVA that answers questions about panoramas, greedily.
+    """A PanoLLaVA that answers questions about panoramas, greedily, one question at a time: not from several threads.
 
     Attributes:
         model, processor: the transformers model, in evaluation mode, and its processor.
@@ -64,6 +65,8 @@ class PanoLLaVAModel:
         *,
         compiled: bool = False,
     ) -> None:
+        if compiled and model.device.type != "cuda":
+            raise ValueError(f"compiled is for a GPU, and the model is on {model.device}; leave it out")
         self.model, self.processor, self.origin, self.compiled = model.eval(), processor, origin, compiled
         self.adapted: PeftModel | None = None
 
@@ -95,8 +98,6 @@ class PanoLLaVAModel:
             model = PanoLlavaForConditionalGeneration.from_pretrained(path, dtype=dtype or "auto")
             processor = PanoLlavaProcessor.from_pretrained(path)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if compiled and place.type != "cuda":
-            raise ValueError(f"compiled is for a GPU, and the device is {place}; leave it out")
         return cls(model.to(place), processor, origin, compiled=compiled)  # type: ignore[arg-type] # transformers decorates `to`
 
     def chat(self, image: Image.Image | str | Path) -> "Chat":
@@ -155,11 +156,13 @@ class PanoLLaVAModel:
             if self.origin is not None:
                 self.origin = Origin(self.origin.parts, self.origin.trained | set(names))
         self.adapted = PeftModel.from_pretrained(self.model, str(folder)).eval()
+        forget(self.model)
 
     def merge_lora_weights(self) -> None:
         """Add loaded LoRA weights to the weights of the language model; without any, nothing is to be done."""
         if self.adapted is not None:
             self.model = self.adapted.merge_and_unload().eval()
+            forget(self.model)
             self.adapted = self.origin = None
 
     def save_pretrained(self, out: str | Path) -> None:

@@ -136,7 +136,7 @@ def test_masks_are_compared_where_every_run_has_them(base: tuple[str, Lines], tm
     assert scores == pytest.approx([0.5, 0.65])
     assert not comparison.notes
     assert PAIRED.fullmatch(row.metric)
-    # A run from before there were masks: nothing is compared, and that is said.
+    # A run whose data had no masks: nothing is compared, and that is said.
     older = compared(plain, b)
     assert not [row for row in older.rows if row.task == "segmentation"]
     assert older.notes == ("segmentation: 24 questions have a mask in some of the runs only and are left out",)

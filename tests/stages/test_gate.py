@@ -227,9 +227,9 @@ def test_malformed_rules_are_refused(tmp_path):
             read_rules(path)
 
 
-def measured(arm: str, end: str) -> dict[str, float]:
+def measured(study: str, arm: str, end: str) -> dict[str, float]:
     """Return the metrics of an arm of a committed ablation study, the best or the worst of each over its seeds."""
-    row = json.loads((PROJECT / "metrics/ablation_0.4.json").read_text())["ablation"][arm]
+    row = json.loads((PROJECT / f"metrics/{study}.json").read_text())["ablation"][arm]
     metrics = {}
     for name in row.keys() & MEASURES.keys():
         key = MEASURES[name]
@@ -240,8 +240,9 @@ def measured(arm: str, end: str) -> dict[str, float]:
 
 def test_the_project_s_own_rules_let_other_seeds_pass_and_catch_a_missing_part():
     rules = read_rules(PROJECT / "params.yaml")
-    usual = compare(measured("exact-ray", "best"), measured("exact-ray", "worst"), rules)
+    usual = compare(measured("ablation", "default", "best"), measured("ablation", "default", "worst"), rules)
     assert {row.verdict for row in usual} == {"within limit"}
     for broken in ("exact-none", "strip-none", "none-none", "resize"):
-        found = compare(measured("exact-ray", "worst"), measured(broken, "best"), rules)
+        worst, best = measured("ablation_0.4", "exact-ray", "worst"), measured("ablation_0.4", broken, "best")
+        found = compare(worst, best, rules)
         assert GateResult("the default", found).exit_code == WORSE, broken

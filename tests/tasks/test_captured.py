@@ -4,6 +4,7 @@ Captured graphs need a GPU; there, the same tests run with them.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from weakref import ref
 
 import pytest
@@ -114,8 +115,10 @@ def test_the_oldest_shapes_make_room(make_model: Make) -> None:
     for own in (256, 320):
         static_rows(model, shape._replace(own=own), prefix, 2**30)
     assert list(captured._SHAPES[model].known) == [shape, shape._replace(own=256), shape._replace(own=320)]
+    oldest = ref(captured._SHAPES[model].known[shape._replace(own=256)])
     static_rows(model, shape, prefix, 1)
     assert list(captured._SHAPES[model].known) == [shape]
+    assert oldest() is None  # and its memory with it
     assert isinstance(shape, Shape)
 
 
@@ -126,7 +129,7 @@ def test_a_step_is_one_graph_for_each_shape(make_model: Make, monkeypatch: pytes
         graphs.append(len(inputs))
         return graph.forward
 
-    traced = torch.compile(captured._next_logits, dynamic=False, fullgraph=True, backend=backend)
+    traced = captured.compiled_next_logits(backend)
     monkeypatch.setattr(captured, "compiled_next_logits", lambda: traced)
     for _ in range(2):
         rows, prefix = questions(0, 0, 1), prefix_of(model, 2)
@@ -135,6 +138,13 @@ def test_a_step_is_one_graph_for_each_shape(make_model: Make, monkeypatch: pytes
             static = decode_static(model, prefix, rows, [], 0, compiled=True)
         assert_same(growing, static, [])
         assert len(graphs) == 2  # the prompt's and the step's
+    rows, prefix = questions(0, 0, 1), prefix_of(model, 2)
+    with attending(model, SHARED_ATTENTION), torch.inference_mode():
+        for number in range(1, 10):  # more shapes than are compiled by default
+            longer = [replace(row, ids=row.ids * (2 * number)) for row in rows]
+            growing = decode_growing(model, prefix, longer, [], 0)
+            assert_same(growing, decode_static(model, prefix, longer, [], 0, compiled=True), [])
+    assert len(graphs) > 10
 
 
 def test_what_is_kept_does_not_keep_the_model(make_model: Make) -> None:

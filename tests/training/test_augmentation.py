@@ -24,7 +24,7 @@ from panollava.training.augmentation import Augmentation, rolled_views, turned_s
 from panollava.training.data import Collator, Draw, Draws
 from panollava.vlm.geometry import erp_rays
 from panollava.vlm.patch_masks import patch_coverage
-from panollava.vlm.views import view_poses, view_rays
+from panollava.vlm.views import kept_tokens, view_poses, view_rays
 
 HEIGHT, SIDE = 128, 32
 TYPES = ("existence", "direction8", "relation", "pointing", "grounding", "detection", "dialogue")
@@ -173,6 +173,17 @@ def test_a_draw_is_a_function_of_its_index_and_needs_no_image() -> None:
     for one, other in zip(forwards, reversed(backwards), strict=True):
         assert one.turning == other.turning
         assert one.records == other.records
+
+
+def test_views_keep_their_places_where_their_tokens_depend_on_each_other(tokenizer: object) -> None:
+    processor = processor_of("e2p", tokenizer)
+    processor.token_reduction = "unique"
+    collator, drawn = Collator(processor), draws(Augmentation(8))[0]
+    assert drawn.turning.yaw_deg
+    batch = collator([drawn])
+    assert torch.equal(batch["pixel_values"], Collator(processor)([Draw(painted(), drawn.records)])["pixel_values"])
+    kept = [kept_tokens(poses, 4, "unique") for poses in (collator.poses[0], batch["view_poses"][0])]
+    assert torch.equal(*kept)
 
 
 def test_views_take_the_places_of_those_where_they_come_to_look() -> None:

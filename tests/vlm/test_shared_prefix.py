@@ -56,6 +56,23 @@ def test_each_row_attends_as_it_would_alone(
         assert torch.allclose(read[row, -real:].transpose(0, 1), wanted, atol=1e-5), row
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the fused kernels of half precision need a GPU")
+@pytest.mark.parametrize("length", [LENGTH, 0])
+@pytest.mark.parametrize("window", [None, 5, 25])
+def test_the_fused_kernels_read_what_plain_products_read(length: int, window: int | None) -> None:
+    keys, values = torch.randn(2, PREFIXES, GROUPS, length, WIDTH)
+    own_keys, own_values = torch.randn(2, len(OWNERS), GROUPS, 16, WIDTH)
+    query = torch.randn(len(OWNERS), HEADS, 4, WIDTH)
+    found = []
+    for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
+        there = [x.to(device, dtype) for x in (keys, values, query, own_keys, own_values)]
+        shared = SharedPrefix.of([there[0]], [there[1]], OWNERS.to(device), PADDING.to(device))
+        assert shared.fused == (device == "cuda")
+        layer = SimpleNamespace(layer_idx=0)
+        found.append(shared_attention(layer, *there[2:], None, shared=shared, sliding_window=window)[0].float().cpu())
+    assert torch.allclose(*found, atol=0.05)
+
+
 def test_without_a_prefix_rows_are_alone() -> None:
     own_keys, own_values = torch.randn(2, 2, GROUPS, OWN, WIDTH)
     query, nothing = torch.randn(2, HEADS, OWN, WIDTH), [torch.empty(1, 1, 0, 1)]

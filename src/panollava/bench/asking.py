@@ -118,13 +118,12 @@ def _measures(rows: dict[str, Any], pair: Pair, size: Size, limits: dict[str, fl
     def ratio(load: str, name: str) -> float:
         return rows[load][name]["ratio"]["median"]
 
-    best = [name for name in (DOCUMENTED, BATCHED, REUSED) if name in rows[MANY]]
     measures = {
         "follow-up, documented": ratio(FOLLOW_UP, DOCUMENTED),
         "follow-up, best": ratio(FOLLOW_UP, REUSED),
         "many questions, one by one": ratio(MANY, DOCUMENTED),
         "many questions, batched": ratio(MANY, BATCHED),
-        "many questions, best": min(ratio(MANY, name) for name in best),
+        "many questions, best": min(ratio(MANY, name) for name in (DOCUMENTED, BATCHED, REUSED)),
     }
     for side, suffix in ((OURS, ""), (COMPILED, ", compiled")):
         if side in rows[FIRST]:

@@ -5,6 +5,7 @@ from typing import Any
 from panollava.bench.turns import spread
 from panollava.report.tables import NOTHING, markdown_table
 
+VIEWS = {"ms": "ms", "ratio": "times one cached cv2.remap"}
 WORK = {"train": "Training", "ask": "Asking", "views": "Views"}
 # What each size should reach, by benchmark: the measure, at least (+1) or at most (-1), the number.
 GOALS: dict[tuple[str, str], dict[str, tuple[int, float]]] = {
@@ -60,7 +61,7 @@ def report(what: str, result: dict[str, Any]) -> str:
 
 
 def speed_table(results: dict[str, Any]) -> str:
-    """Return the results of the benchmarks that have been run as a markdown table, goals below it."""
+    """Return the results of `train`, `views` and, if it has been run, `ask` as a markdown table, goals below it."""
     rows, notes = [], []
     for what in (what for what in ("train", "ask") if what in results):
         sides, goals = _rows(what, results[what])
@@ -68,6 +69,10 @@ def speed_table(results: dict[str, Any]) -> str:
         notes += goals
     for name, row in results["views"]["sides"].items():
         rows.append(["views", name, spread(row["ms"], 1), NOTHING])
+        if target := row.get("target"):
+            of, most = target["of"], target["at_most"]
+            verdict = f"<= {most:g}: {'met' if target['met'] else 'MISSED'}"
+            notes.append(["views", f"{name}, {VIEWS[of]}", f"{row[of]['median']:.2f}", verdict])
     train = results["train"]
     work = [f"Size `{train['size']}`, {train['device']}, {train['rounds']} rounds."]
     work += [f"{title}: {results[what]['work']}." for what, title in WORK.items() if what in results]

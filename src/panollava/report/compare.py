@@ -128,7 +128,7 @@ def compare_runs(
     """
     require_same_questions([*a, *b])
     asked = list(a[0].answers.values())
-    # A question has a mask if its data have one; a run from before there were masks has none to compare.
+    # A question is about a mask where the data of all runs have one.
     masks = [{key for key, line in run.answers.items() if line["mask_iou"] is not None} for run in (*a, *b)]
     masked = masks[0].intersection(*masks)
     parts = [part for part in _parts(asked, masked) if only is None or part.metric in only]

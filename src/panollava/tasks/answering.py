@@ -221,9 +221,11 @@ def part_probabilities(tokenizer: Any, ids: Sequence[int], scores: Sequence[floa
     A token that ends a part counts in it, unless it is a semicolon alone or a special token, which say that a part ends
     but nothing of it.
     """
-    parts = [0.0]
-    for token, score in zip(tokenizer.convert_ids_to_tokens(ids), scores, strict=False):
-        if token != ";" and token not in tokenizer.all_special_tokens:
+    parts, special = [0.0], set(tokenizer.all_special_ids)
+    for number, token, score in zip(ids, tokenizer.convert_ids_to_tokens(ids), scores, strict=False):
+        if token is None or number in special:  # None: beyond the vocabulary, as in one that is padded
+            continue
+        if token != ";":
             parts[-1] += score
         parts += [0.0] * token.count(";")
     return tuple(math.exp(part) for part in parts)

@@ -19,12 +19,15 @@ from transformers.cache_utils import StaticLayer
 
 from panollava.tasks.decoding import Prefix, Prompts, Row, Said, likeliest
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
-from panollava.vlm.shared_prefix import SharedPrefix, table_of_rows
+from panollava.vlm.shared_prefix import SharedPrefix, fused_kernels, table_of_rows
 
 PROMPT_MULTIPLE, OWN_MULTIPLE = 16, 64
 LOOK_EVERY = 8
-# Of a GPU's memory, what the tensors of all shapes may take together; those of the present one always exist.
+# Of a GPU's memory, what keys and values of all shapes but the present one may take; graphs keep their own beside them.
 SHARE_OF_MEMORY = 0.25
+# Far more shapes than one model meets; beyond it compiling is an error.
+COMPILED_SHAPES = 200
+LIMIT_WITHOUT_GPU = 2**34
 
 
 class Shape(NamedTuple):
@@ -45,19 +48,19 @@ class Shape(NamedTuple):
 class Replayed:
     """A function of persistent tensors alone. On a GPU it runs as it is once, then is captured and replayed."""
 
-    def __init__(self, function: Callable[[], Tensor], device: torch.device) -> None:
-        self.function, self.on_gpu, self.called = function, device.type == "cuda", False
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu, self.called = device.type == "cuda", False
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self) -> Tensor:
-        """Return the function's result, which the next call overwrites."""
+    def __call__(self, function: Callable[[], Tensor]) -> Tensor:
+        """Return the result of the function, the same each time; the next call overwrites it."""
         if not (self.on_gpu and self.called):
             self.called = True
-            return self.function()
+            return function()
         if self.graph is None:
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
-                self.result = self.function()
+                self.result = function()
         self.graph.replay()
         return self.result
 
@@ -73,9 +76,11 @@ def _next_logits(
 
 
 @cache
-def compiled_next_logits() -> Callable[..., tuple[Tensor, Tensor]]:
+def compiled_next_logits(backend: str | Callable = "inductor") -> Callable[..., tuple[Tensor, Tensor]]:
     """Return `_next_logits` as one compiled graph for each shape; the first call with a shape takes half a minute."""
-    return torch.compile(_next_logits, dynamic=False, fullgraph=True)
+    return torch.compile(  # type: ignore[call-overload] # the stubs do not know the limit
+        _next_logits, dynamic=False, fullgraph=True, backend=backend, recompile_limit=COMPILED_SHAPES
+    )
 
 
 class StaticRows:
@@ -103,6 +108,7 @@ class StaticRows:
             padding=torch.zeros(rows, **whole),
             padded=True,
             filled=self.filled,
+            fused=fused_kernels(keys[0]),
         )
         self.ends = torch.tensor(shape.ends, **whole)
         self.token, self.position = torch.zeros(2, rows, 1, **whole)
@@ -110,7 +116,7 @@ class StaticRows:
         self.scores = torch.zeros(rows, shape.own, dtype=torch.double, device=device)
         self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
         self.step, self.minimum = torch.zeros(2, 1, **whole)
-        self.advance = Replayed(lambda: self._advance(self.token, self.position), device)
+        self.advance = Replayed(device)
         self.prompts: dict[int, tuple[Tensor, Tensor, Replayed]] = {}
 
     @property
@@ -164,14 +170,10 @@ class StaticRows:
         real, length = prompts.ids.shape
         if length not in self.prompts:
             ids, positions = torch.zeros(2, self.shape.rows, length, dtype=torch.long, device=self.model.device)
-            self.prompts[length] = (
-                ids,
-                positions,
-                Replayed(lambda: self._advance(ids, positions), ids.device),
-            )
+            self.prompts[length] = ids, positions, Replayed(ids.device)
         own_ids, own_positions, read = self.prompts[length]
         own_ids[:real], own_positions[:real] = prompts.ids, prompts.positions
-        return read().clone()
+        return read(lambda: self._advance(own_ids, own_positions)).clone()
 
     def decode(self, prefix: Prefix, prompts: Prompts, budget: int, pad: int, min_new_tokens: int) -> Said:
         """Return what the rows say, at most `budget` tokens."""
@@ -181,7 +183,7 @@ class StaticRows:
         for step in range(1, budget):
             if step % LOOK_EVERY == 0 and bool(self.ended.all()):
                 break
-            self.advance()
+            self.advance(lambda: self._advance(self.token, self.position))
         return Said(self.said[:real, :budget].clone(), self.scores[:real, :budget].clone(), first[:real])
 
 
@@ -203,12 +205,16 @@ def static_rows(model: PanoLlavaForConditionalGeneration, shape: Shape, prefix: 
     if shapes is None or shapes.weights != weights:
         shapes = _SHAPES[model] = Shapes(weights, OrderedDict())
     known = shapes.known
-    if shape not in known:
-        known[shape] = StaticRows(model, shape, prefix)
-    known.move_to_end(shape)
-    while len(known) > 1 and sum(rows.nbytes for rows in known.values()) > limit_bytes:
+    rows = known.pop(shape, None)
+    while sum(other.nbytes for other in known.values()) > limit_bytes:
         known.popitem(last=False)
+    known[shape] = StaticRows(model, shape, prefix) if rows is None else rows
     return known[shape]
+
+
+def forget(model: PanoLlavaForConditionalGeneration) -> None:
+    """Forget what is kept for a model: its layers have changed in a way that the places of weights do not show."""
+    _SHAPES.pop(model, None)
 
 
 def _power_of_two(count: int) -> int:
@@ -239,6 +245,8 @@ def decode_static(
         ends=tuple(ends),
         compiled=compiled,
     )
-    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 2**34
-    rows = static_rows(model, shape, prefix, int(SHARE_OF_MEMORY * memory))
-    return rows.decode(prefix, prompts, budget, pad, min_new_tokens)
+    if device.type != "cuda":
+        return static_rows(model, shape, prefix, LIMIT_WITHOUT_GPU).decode(prefix, prompts, budget, pad, min_new_tokens)
+    limit = int(SHARE_OF_MEMORY * torch.cuda.get_device_properties(device).total_memory)
+    with torch.cuda.device(device):  # a capture takes the current device's stream
+        return static_rows(model, shape, prefix, limit).decode(prefix, prompts, budget, pad, min_new_tokens)

@@ -60,10 +60,11 @@ def score_detection(text: str, truth: DetectionAnswer) -> Prediction:
 def box_scores(answer: Answer) -> list[float]:
     """Return the probability of each labelled box of a detection, that of its tokens given what is before.
 
-    Where these are not known, it is that of the whole answer.
+    Where these are not known, as with a semicolon that is spelt in bytes, it is that of the whole answer.
     """
     parts = answer.text.split(";")
-    scores = [answer.score] * len(parts) if answer.parts is None else answer.parts
+    known = answer.parts is not None and len(answer.parts) == len(parts)
+    scores = answer.parts if known and answer.parts is not None else [answer.score] * len(parts)
     return [score for part, score in zip(parts, scores, strict=True) if parse_object(part) is not None]
 
 

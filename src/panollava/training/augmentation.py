@@ -73,18 +73,23 @@ def tilted_mask(mask: Tensor, turning: Turning) -> Tensor:
     return sample_turned(mask[None].float(), tilt_of(turning))[0] > 0.5 if turning.tilt_deg else mask
 
 
-def rolled_views(poses: Tensor, turning: Turning) -> tuple[Tensor, Tensor]:
-    """Return for views at `poses` `[V, 6]` their order in the rolled panorama `[V]`, and their poses there in it."""
+def rolled_views(poses: Tensor, turning: Turning, *, reorder: bool = True) -> tuple[Tensor, Tensor]:
+    """Return for views at `poses` `[V, 6]` their order in the rolled panorama `[V]`, and their poses there in it.
+
+    Views that must keep their places, since which of their tokens count hangs on the others, do not `reorder`.
+    """
     if not turning.yaw_deg:
         return torch.arange(len(poses)), poses
-    return _rolled_views(tuple(poses.flatten().tolist()), turning.yaw_deg)
+    return _rolled_views(tuple(poses.flatten().tolist()), turning.yaw_deg, reorder)
 
 
 @lru_cache(maxsize=64)
-def _rolled_views(poses: tuple[float, ...], yaw_deg: float) -> tuple[Tensor, Tensor]:
+def _rolled_views(poses: tuple[float, ...], yaw_deg: float, reorder: bool) -> tuple[Tensor, Tensor]:
     usual = torch.tensor(poses).view(-1, 6)
     rolled = usual.clone()
     rolled[:, 0] = torch.remainder(usual[:, 0] + math.radians(yaw_deg) + math.pi, 2 * math.pi) - math.pi
+    if not reorder:
+        return torch.arange(len(usual)), rolled
     looks = [directions_to_rays(views[:, 0], views[:, 1]) for views in (usual, rolled)]
     apart = angular_distance(looks[0][:, None], looks[1][None])
     # Only views of one kind and size take each other's places.

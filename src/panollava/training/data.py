@@ -184,10 +184,15 @@ class Collator:
 
     def _rolled(self, views: dict[str, Tensor], draws: Sequence[Draw]) -> dict[str, Tensor]:
         """Return views, or their grids, in the order and with the poses of the rolled panoramas."""
-        rolled = [rolled_views(self.poses[0], draw.turning) for draw in draws]
+        rolled = [self._views_of(draw) for draw in draws]
         (name,) = views.keys() - {"view_poses"}
         ordered = [one[order] for one, (order, _) in zip(views[name], rolled, strict=True)]
         return {name: torch.stack(ordered), "view_poses": torch.stack([poses for _, poses in rolled])}
+
+    def _views_of(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Return the order of a draw's views `[V]`, and their poses in it `[V, 6]`."""
+        # All panoramas of a batch keep the tokens that the first one keeps.
+        return rolled_views(self.poses[0], draw.turning, reorder=self.processor.token_reduction == "none")
 
     def _masks(self, rows: Sequence[Packed], draws: Sequence[Draw], side: int) -> dict[str, Tensor]:
         """Return `mask_queries` `[Q, 2]`, the (row, position) of each token that an answer with a mask begins after.
@@ -202,7 +207,7 @@ class Collator:
                 if mask is not None:
                     queries.append((number, start - 1))
                     covered = patch_coverage(tilted_mask(decoded(mask), draw.turning), self.poses[0], side, side)
-                    targets.append(covered[rolled_views(self.poses[0], draw.turning)[0]])
+                    targets.append(covered[self._views_of(draw)[0]])
         nothing = torch.zeros(0, self.poses.shape[1], side, side)
         return {
             "mask_queries": torch.tensor(queries, dtype=torch.long).view(-1, 2),

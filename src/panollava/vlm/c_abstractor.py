@@ -30,7 +30,7 @@ class DepthwiseConv(nn.Conv2d):
 
 
 class LastNorm(nn.LayerNorm):
-    """The norm that ends a residual branch: it starts at zero, and the block with it as its shortcut."""
+    """The norm that ends a residual branch: it starts at zero, and the block with it as the SiLU of its shortcut."""
 
     def reset_parameters(self) -> None:
         """Return to zero; weights that a checkpoint has just filled stay."""
@@ -62,7 +62,8 @@ class RegNetBlock(nn.Module):
 class CAbstractorTrunk(nn.Module):
     """Blocks at the resolution of the patches, the mean of each cell, blocks at the resolution of the cells.
 
-    Views do not mix. A new one has only its shortcuts, so a token starts as the mean of its cell's patches.
+    Views do not mix. A new one has only its shortcuts, so a token starts as the mean of its cell's patches, through the
+    blocks' SiLUs.
     """
 
     def __init__(self, width: int, config: PanoLlavaConfig):

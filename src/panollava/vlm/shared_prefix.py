@@ -2,8 +2,8 @@
 
 A batch of R rows follows P prefixes of L tokens; row r follows prefix `owners[r]`. An ordinary cache holds the keys and
 values of what follows. `shared_attention` attends to both halves apart and joins them by their normalisers, which is
-exact; where no prefix has a second row, it attends to both at once. It needs the `shared` argument of the model's
-forward.
+exact; where no prefix has a second row and the cache grows, it attends to both at once. It needs the `shared` argument
+of the model's forward.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
 SHARED_ATTENTION = "panollava_shared"
-# The fused kernel that takes a bias wants rows of so many keys.
+# The fused kernels want heads of a multiple of so many, and the one that takes a bias so many keys.
 ALIGNED = 8
 
 
@@ -30,6 +30,7 @@ class SharedPrefix:
     padding: how many tokens at the beginning of each row are padding, `[R]`.
     padded: whether there is any.
     filled: how many own tokens a static cache holds before the queries; None where the cache ends with them.
+    fused: whether the device has fused kernels that return their normalisers, see `fused_kernels`.
     """
 
     keys: list[Tensor]
@@ -39,13 +40,14 @@ class SharedPrefix:
     padding: Tensor
     padded: bool
     filled: Tensor | None = None
+    fused: bool = False
     _biases: dict[tuple[Any, ...], "Biases"] = field(default_factory=dict)
 
     @classmethod
     def of(cls, keys: list[Tensor], values: list[Tensor], owners: Tensor, padding: Tensor) -> "SharedPrefix":
         """Return prefixes with rows that follow `owners` `[R]`."""
         rows, places = table_of_rows(owners, len(keys[0]))
-        return cls(keys, values, rows, places, padding, bool(padding.any()))
+        return cls(keys, values, rows, places, padding, bool(padding.any()), fused=fused_kernels(keys[0]))
 
     @property
     def length(self) -> int:
@@ -81,6 +83,12 @@ class Biases(NamedTuple):
     own: Tensor | None = None
     prefix: Tensor | None = None
     both: Tensor | None = None
+
+
+def fused_kernels(keys: Tensor) -> bool:
+    """Return whether keys `[P, G, L, d]` lie where half precision has fused kernels: on a GPU from Ampere on."""
+    half = keys.dtype in (torch.bfloat16, torch.float16) and keys.shape[-1] % ALIGNED == 0
+    return keys.is_cuda and half and torch.cuda.get_device_capability(keys.device) >= (8, 0)
 
 
 def table_of_rows(owners: Tensor, prefixes: int, largest: int | None = None) -> tuple[Tensor, Tensor]:
@@ -123,24 +131,26 @@ def shared_attention(
     if shared.unshared:
         return _attend_unshared(query, key, value, biases.both, shared, layer, scale).transpose(1, 2), None
     asked = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)  # [R, G, n T, d]
-    read, normaliser = _read(asked, key, value, biases.own, scale)
+    read, normaliser = _read(asked, key, value, biases.own, scale, fused=shared.fused)
     if shared.length:
         together = asked.index_select(0, shared.rows.flatten()).unflatten(0, shared.rows.shape)  # [P, M, G, n T, d]
         together = together.transpose(1, 2).flatten(2, 3)  # [P, G, M n T, d]
-        found = _read(together, shared.keys[layer], shared.values[layer], biases.prefix, scale)
+        found = _read(together, shared.keys[layer], shared.values[layer], biases.prefix, scale, fused=shared.fused)
         apart = [half.unflatten(2, (shared.rows.shape[1], -1)).transpose(1, 2).flatten(0, 1) for half in found]
         before, other = (half.index_select(0, shared.places) for half in apart)  # [R, G, n T, d or 1]
         share = torch.sigmoid(other - normaliser)
         read = share * before + (1 - share) * read
-    return read.to(value.dtype).view(len(query), heads, -1, width).transpose(1, 2), None
+    return read.to(value.dtype).reshape(len(query), heads, -1, width).transpose(1, 2), None
 
 
-def _read(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+def _read(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float, *, fused: bool
+) -> tuple[Tensor, Tensor]:
     """Return what queries `[B, G, Q, d]` read of `[B, G, K, d]`, and the logarithm of their normalisers `[B, G, Q, 1]`.
 
-    Exponentials and normalisers are float32, as in the fused kernels, which a GPU has for half precision.
+    Exponentials and normalisers are float32, as in the fused kernels.
     """
-    if queries.is_cuda and queries.dtype in (torch.bfloat16, torch.float16):
+    if fused:
         if bias is None:
             read, normaliser, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
                 queries, keys, values, scale=scale
