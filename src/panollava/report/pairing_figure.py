@@ -53,8 +53,8 @@ def strip_pairs(poses: Tensor, size: int) -> StripPairs:
 def pairing_figure(views: Mapping[str, Any]) -> Figure | None:
     """Draw where the strip's partners lie in the next view, and their error by stride.
 
-    None without a ring of views, or where a view is a single token and has no halves. `views` are settings of `view_poses`,
-    `view_strategy` and `tokens_per_side` among them.
+    None without a ring of views, or where a view is a single token and has no halves. `views` are settings of
+    `view_poses`, `view_strategy` and `tokens_per_side` among them.
     """
     if views["view_strategy"] not in RINGS or 0 not in views["pitches_deg"] or views["tokens_per_side"] < 2:
         return None
