@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from panollava import PanoLLaVAModel
 from panollava.backbones.assemble import Parts
 from panollava.chat import MAX_NEW_TOKENS, Chat
+from panollava.tasks import answering, captured
 from panollava.vlm.patch_masks import splat
 
 QUESTIONS = ("What is there?", "이 파노라마에서 어떤 객체들을 볼 수 있나요?", "And what is left of it?")
@@ -235,6 +236,20 @@ def test_what_is_no_panollava_is_refused(root: Path, tmp_path: Path) -> None:
             opened(root / "base")
     finally:
         (root / "llama" / "config.json").write_text((root / "llama" / "config.json").read_text()[:-1])
+
+
+def test_static_decoding_forgets_its_tensors_where_the_layers_change(
+    root: Path, image: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(answering.WAYS, "cpu", captured.decode_static)
+    model = opened(root / "base")
+    for change in (lambda: model.load_lora_weights(root / "lora"), model.merge_lora_weights):
+        model.generate(image, QUESTIONS[0], max_new_tokens=4)
+        assert model.model in captured._SHAPES
+        change()
+        assert model.model not in captured._SHAPES
+    said = model.generate(image, QUESTIONS[0], max_new_tokens=8)
+    assert said == opened(root / "lora").generate(image, QUESTIONS[0], max_new_tokens=8)
 
 
 def test_compiled_decoding_needs_a_gpu(root: Path) -> None:

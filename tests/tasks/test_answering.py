@@ -160,6 +160,8 @@ def test_each_part_of_an_answer_has_the_probability_of_its_own_tokens(processor:
         starts = [0, *(mark + 1 for mark in marks)]
         wanted = [math.exp(sum(scores[start:mark])) for start, mark in zip(starts, marks, strict=False)]
         assert found == pytest.approx(wanted)
+        beyond = [*ids[:-1], 10**6, ids[-1]]  # of a padded vocabulary
+        assert part_probabilities(tokenizer, beyond, [*scores[:-1], -5.0, scores[-1]]) == found
 
 
 def test_the_parts_of_an_answer_make_up_its_score(

@@ -273,8 +273,9 @@ def test_a_box_has_the_probability_of_its_own_part() -> None:
     line = score("model", asked, Answer(text, 0.06, parts=(0.6, 0.2, 0.5)))
     assert [box["score"] for box in line["boxes"]] == [0.6, 0.5]
     assert line["unparsed"] == 1
-    whole = score("model", asked, Answer(text, 0.06))
-    assert [box["score"] for box in whole["boxes"]] == [0.06, 0.06]
+    for unknown in (None, (0.6, 0.5)):  # parts of another number are not those of the text
+        whole = score("model", asked, Answer(text, 0.06, parts=unknown))
+        assert [box["score"] for box in whole["boxes"]] == [0.06, 0.06]
 
 
 def test_the_majority_of_detections_is_one_box_for_each_label() -> None:

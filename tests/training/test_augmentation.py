@@ -131,7 +131,7 @@ def test_masks_turn_with_the_views(augmentation: Augmentation, tokenizer: object
 def test_records_are_told_of_the_turned_panorama() -> None:
     turnings = set()
     for index in range(12):
-        draw, stored = draws(Augmentation(8))[index], records_of(0)
+        draw = draws(Augmentation(8))[index]
         stored = next(r for r in map(records_of, range(6)) if r[0].image_id == draw.records[0].image_id)
         told = [turned_record(record, draw.turning, places(stored))[0] for record in stored]
         texts = [[t.model_dump() for t in record.conversations] for record in told if record is not None]

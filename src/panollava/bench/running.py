@@ -17,7 +17,7 @@ from panollava.corpus.store import replacing
 from panollava.report.tables import update_between_markers
 
 README, METRICS = Path("README.md"), Path("metrics/bench.json")
-# What `panollava bench all --size 7b --json metrics/bench_7b.json` wrote on a GPU.
+# What `panollava bench train --size 7b` and `bench views` wrote on a GPU, each under its name.
 LARGE = Path("metrics/bench_7b.json")
 MARKER, LARGE_MARKER, ROUNDS = "bench", "bench_7b", 7
 
