@@ -58,7 +58,6 @@ def language_recipe(training: TrainResampler, model: Model, seed: int) -> Recipe
     plain = recipe(training, model, seed)
     return replace(
         plain,
-        sort_by_length=training.sort_by_length,
         compile=training.compile,
         load_in_4bit=training.load_in_4bit,
         augmentation=Augmentation(**training.augmentation.model_dump()),

@@ -304,7 +304,9 @@ def test_a_mask_is_where_the_scores_of_patches_are_positive(root: Path, image: I
     inputs = model.processor(images=image, text=prompt, return_tensors="pt", add_special_tokens=False)
     inputs.pop("token_type_ids", None)
     with torch.no_grad():
-        patches = model.model(**inputs, mask_queries=torch.tensor([[0, inputs["input_ids"].shape[1] - 1]])).mask_logits
+        patches = model.model(
+            **inputs, mask_queries=torch.tensor([[0, inputs["input_ids"].shape[1] - 1, 0]])
+        ).mask_logits
     drawn = splat(patches, inputs["view_poses"][0], image.height, image.width)[0] > 0
     assert 0 < drawn.float().mean() < 1
     assert (mask == drawn.numpy()).all()

@@ -66,8 +66,8 @@ class PanoLLaVAModel:
         """Return the model of a full checkpoint (folder or hub id) or of the folder of a training stage.
 
         LoRA weights in such a folder are merged. `device` is a GPU where there is one, `dtype` that of the checkpoint.
-        `compiled`, for a GPU that answers for long: decoding is compiled, half a minute for each new length of prompts
-        and answers, and is faster from then on.
+        `compiled`, for a GPU that answers for long: the language model is compiled, half a minute for each new length
+        of prompts and answers, and is faster from then on.
 
         Raises:
             ValueError: not a PanoLLaVA, or backbones other than those it was trained on; `compiled` without a GPU.
@@ -179,7 +179,7 @@ class Chat:
         self.model, self.processor, self.panorama, self.compiled = model, processor, panorama, compiled
         self.messages: list[Message] = []
         head, _ = self._split(self._with_question("?"))
-        self.prefix: Prefix = compute_prefix(model, processor, [panorama], head)
+        self.prefix: Prefix = compute_prefix(model, processor, [panorama], head, compiled=compiled)
 
     def ask(self, question: str, *, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
         """Return the answer to the next question; an answer stops early where the context ends.

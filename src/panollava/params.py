@@ -136,7 +136,6 @@ class TrainResampler(Training):
     """The resampler against the frozen language model."""
 
     records_per_panorama: PositiveInt
-    sort_by_length: bool
     compile: bool
     load_in_4bit: bool
     augmentation: Augment

@@ -105,8 +105,7 @@ def test_bfloat16_sides_of_one_sequence_at_a_time_agree_within_the_tolerance_of_
     assert pair.ours.dtype == torch.bfloat16
     apart = training.check_sides(built, pair, work, size)
     assert apart["gradient"] > 1e-4  # it is bfloat16 that is compared
-    seen = work.packed["layout"]["mask"]  # and a record that sees the earlier ones is told apart from rounding
-    seen |= torch.ones_like(seen).tril(pair.visual_tokens)
+    work.packed["layout"]["segments"].clamp_(max=1)  # and a record that sees the earlier ones is told from rounding
     with pytest.raises(ValueError, match=r"^ours: "):
         training.check_sides(built, pair, work, size)
 
@@ -115,8 +114,7 @@ def test_bfloat16_sides_of_one_sequence_at_a_time_agree_within_the_tolerance_of_
 def test_a_side_with_another_mask_or_weight_is_refused(name: str) -> None:
     built, pair, work = sides()
     if name == training.OURS:  # each record sees the earlier ones
-        seen = work.packed["layout"]["mask"]
-        seen |= torch.ones_like(seen).tril(pair.visual_tokens)
+        work.packed["layout"]["segments"].clamp_(max=1)
     elif name == training.PACKED:
         work.masked["attention_mask"].fill_(True).logical_and_(torch.ones_like(work.masked["attention_mask"]).tril())
     else:

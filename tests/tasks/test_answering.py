@@ -246,7 +246,7 @@ def test_masks_are_scored_as_in_training(
                 continue
             prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             inputs = processor(images=[image], text=[prompt], add_special_tokens=False, return_tensors="pt")
-            last = torch.tensor([[0, inputs["input_ids"].shape[1] - 1]])
+            last = torch.tensor([[0, inputs["input_ids"].shape[1] - 1, 0]])
             with torch.no_grad():
                 alone = model(**inputs, mask_queries=last).mask_logits[0]
             assert torch.allclose(answer.patches, alone, rtol=1e-4)

@@ -12,7 +12,7 @@ import torch
 from tiny_models import lively
 
 from panollava import PanoLlavaForConditionalGeneration
-from panollava.tasks import captured
+from panollava.tasks import answering, captured
 from panollava.tasks.answering import prefix_of_views
 from panollava.tasks.captured import LOOK_EVERY, decode_static, static_rows
 from panollava.tasks.decoding import Prefix, Row, Said, decode_growing
@@ -31,12 +31,12 @@ def made(make_model: Make) -> PanoLlavaForConditionalGeneration:
     return model.to(DEVICE)
 
 
-def prefix_of(model: PanoLlavaForConditionalGeneration, panoramas: int) -> Prefix:
+def prefix_of(model: PanoLlavaForConditionalGeneration, panoramas: int, *, compiled: bool = False) -> Prefix:
     size, config = model.config.vision_config.image_size, model.config
     poses = view_poses(config.view_strategy, fov_deg=config.fov_deg, stride_deg=config.stride_deg).to(DEVICE)
     pixels = torch.randn(panoramas, len(poses), 3, size, size, device=DEVICE)
     ids = [7, *[config.image_token_id] * (len(poses) * config.tokens_per_side**2)]
-    return prefix_of_views(model, ids, pixels, poses.expand(panoramas, -1, -1))
+    return prefix_of_views(model, ids, pixels, poses.expand(panoramas, -1, -1), compiled=compiled)
 
 
 def questions(*owners: int, budget: int = BUDGET, length: int = 9) -> list[Row]:
@@ -142,6 +142,26 @@ def test_a_step_is_one_graph_for_each_shape(make_model: Make, monkeypatch: pytes
             growing = decode_growing(model, prefix, longer, [], 0)
             assert_same(growing, decode_static(model, prefix, longer, [], 0, compiled=True), [])
     assert len(graphs) > 10
+
+
+def test_a_prefix_is_one_graph_for_each_shape(make_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, graphs = made(make_model), []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
+        graphs.append(len(inputs))
+        return graph.forward
+
+    traced = captured.compiled_prefix_states(backend)
+    monkeypatch.setattr(answering, "compiled_prefix_states", lambda: traced)
+    for panoramas in (1, 2, 1):
+        torch.manual_seed(panoramas)
+        plain = prefix_of(model, panoramas)
+        torch.manual_seed(panoramas)
+        compiled = prefix_of(model, panoramas, compiled=True)
+        for one, other in zip(plain.states(), compiled.states(), strict=True):
+            for wanted, found in zip(one, other, strict=True):
+                assert torch.allclose(wanted, found, atol=1e-6)
+    assert len(graphs) == 2
 
 
 def test_what_is_kept_does_not_keep_the_model(make_model: Make) -> None:

@@ -42,7 +42,7 @@ RECIPE = Recipe(
     bf16=False,
 )
 OVERLAP = replace(RECIPE, overlap=("vicreg", "exact"))
-ACCUMULATED = replace(RECIPE, batch_size=1, accumulation=BATCH, sort_by_length=True)
+ACCUMULATED = replace(RECIPE, batch_size=1, accumulation=BATCH)
 SETTINGS: dict[str, Any] = {"dtype": torch.float32, "settings": MODEL}
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_proj", "down_proj"]}
 PARAMS = evaluate.EvaluateParams(

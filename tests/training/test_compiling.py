@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from peft import PeftModel, get_peft_model
 from torch import Tensor
 from torch._dynamo.utils import counters
@@ -14,7 +15,8 @@ from panollava.training.compiling import compile_layers
 from panollava.training.lora import lora_config
 from panollava.training.stages import LORA, RESAMPLER
 from panollava.training.trainer import set_trainable
-from panollava.vlm.packing import IGNORE, PACKED_ATTENTION, pack, packed_layout, stack
+from panollava.vlm import packing
+from panollava.vlm.packing import IGNORE, PACKED_ATTENTION, flatten, pack, packed_attention
 
 Make = Callable[..., PanoLlavaForConditionalGeneration]
 PLACEHOLDERS = [300] * 20
@@ -35,15 +37,13 @@ def adapted(make_model: Make) -> PeftModel:
     return adapted.train()
 
 
-def batch(rows: int, records: int, tokens: int) -> dict[str, Any]:
-    """Return packed rows of so many records of so many tokens."""
+def batch(*rows: tuple[int, ...]) -> dict[str, Any]:
+    """Return a flattened batch of rows with records of so many tokens."""
     packed = []
-    for _ in range(rows):
-        texts = torch.randint(3, 299, (records, tokens)).tolist()
+    for lengths in rows:
+        texts = [torch.randint(3, 299, (tokens,)).tolist() for tokens in lengths]
         packed.append(pack(PLACEHOLDERS, [(ids, [IGNORE, *ids[1:]]) for ids in texts]))
-    made: dict[str, Any] = dict(stack(packed, 0))
-    made["layout"] = packed_layout(made.pop("segments"), made["position_ids"])
-    return made | {"use_cache": False, "pixel_values": torch.randn(rows, 5, 3, 32, 32)}
+    return flatten(packed, 0) | {"use_cache": False, "pixel_values": torch.randn(len(rows), 5, 3, 32, 32)}
 
 
 def loss_and_gradients(model: PeftModel, made: dict[str, Any]) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def loss_and_gradients(model: PeftModel, made: dict[str, Any]) -> dict[str, Tens
 
 
 def test_loss_and_gradients_are_those_of_plain_layers_at_every_length(adapted: PeftModel) -> None:
-    batches = [batch(2, 2, 8), batch(2, 4, 11), batch(3, 5, 30)]
+    batches = [batch((8, 9), (7,)), batch((11,) * 4, (3, 12)), batch((30, 5, 2), (16,) * 5), batch((10, 4), (8,) * 2)]
     wanted = [loss_and_gradients(adapted, made) for made in batches]
     names = [name for name, _ in adapted.named_parameters()], list(adapted.state_dict())
     compile_layers(adapted.get_base_model().model.language_model.layers)
@@ -69,3 +69,25 @@ def test_loss_and_gradients_are_those_of_plain_layers_at_every_length(adapted: P
             assert (found[name] - value).norm() < 1e-4 * value.norm(), name
         assert counters["stats"]["unique_graphs"] == 1  # for both layers and all lengths
     assert ([name for name, _ in adapted.named_parameters()], list(adapted.state_dict())) == names
+
+
+def test_fused_attention_is_one_graph_at_every_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forwards and backwards; tensors without content stand in for a GPU's."""
+    monkeypatch.setattr(packing, "fused_on_gpu", lambda tensor: True)
+    torch._dynamo.reset()
+    counters.clear()
+    attend = torch.compile(packed_attention, backend="aot_eager", dynamic=True, fullgraph=True)
+    paddings = set()
+    for lengths in [(8, 9), (11, 3, 5), (30, 2), (16, 16), (4, 6), (5, 6), (6, 6), (7, 6)]:
+        layout = send_to_device(flatten([pack(PLACEHOLDERS, [([1] * n, [1] * n) for n in lengths])] * 2, 0), "meta")[
+            "layout"
+        ]
+        size = len(layout["segments"])
+        paddings.add(size - layout["tokens"])
+        tokens = [torch.empty(1, h, size, 8, device="meta", dtype=torch.half, requires_grad=True) for h in (4, 2, 2)]
+        read, _ = attend(torch.nn.Identity(), *tokens, None, layout=layout, scaling=0.3)
+        assert read.shape == (1, size, 4, 8)
+        gradients = torch.autograd.grad(read, tokens, torch.empty_like(read))
+        assert [one.shape for one in gradients] == [one.shape for one in tokens]
+        assert counters["stats"]["unique_graphs"] == 1
+    assert len(paddings) > 4

@@ -191,7 +191,7 @@ def test_a_batch_has_the_views_of_its_panoramas(any_processor: PanoLlavaProcesso
     draws = [Draw(Image.new("RGB", (128, 64), colour), DIALOGUES[: n + 1]) for n, colour in enumerate(colours)]
     batch = Collator(any_processor)(draws)
     placeholders = (batch["input_ids"] == any_processor.image_token_id).sum(1)
-    assert placeholders.tolist() == [6 * 4] * 2  # six views of 2 x 2 tokens
+    assert placeholders.tolist() == [2 * 6 * 4]  # of two panoramas six views of 2 x 2 tokens
     for draw, views in zip(draws, batch["pixel_values"], strict=True):
         wanted = any_processor.image_processor(draw.image, return_tensors="pt")["pixel_values"][0]
         assert torch.equal(views, wanted)
@@ -230,11 +230,11 @@ def test_mask_queries_stand_before_the_answers_that_have_masks(
     ]
     assert len(wanted) == len(batch["mask_queries"]) == len(batch["mask_targets"]) >= 8
     poses = any_processor.image_processor(Image.new("RGB", (64, 32)), return_tensors="pt")["view_poses"][0]
-    for (row, place), target, (wanted_row, turn) in zip(
+    labels = batch["labels"][0]
+    for (zero, place, row), target, (wanted_row, turn) in zip(
         batch["mask_queries"].tolist(), batch["mask_targets"], wanted, strict=True
     ):
-        assert row == wanted_row
-        labels = batch["labels"][row]
+        assert (zero, row) == (0, wanted_row)
         assert labels[place] == IGNORE
         length = int((labels[place + 1 :] == IGNORE).nonzero()[0])
         said = any_processor.tokenizer.decode(labels[place + 1 : place + 1 + length], skip_special_tokens=True)
@@ -247,5 +247,5 @@ def test_mask_queries_stand_before_the_answers_that_have_masks(
 
 def test_a_batch_without_masks_has_no_queries(any_processor: PanoLlavaProcessor) -> None:
     batch = Collator(any_processor, patches=8)([Draw(Image.new("RGB", (128, 64)), DIALOGUES)])
-    assert batch["mask_queries"].shape == (0, 2)
+    assert batch["mask_queries"].shape == (0, 3)
     assert batch["mask_targets"].shape == (0, 6, 8, 8)

@@ -181,7 +181,7 @@ def test_a_finetuned_folder_loads_as_the_model_that_was_trained(
     assert not (run.folder / "finetune_blind" / "merged").exists()
 
 
-KILLED = replace(LANGUAGE, steps=7, save_steps=3, batch_size=1, accumulation=2, sort_by_length=True)
+KILLED = replace(LANGUAGE, steps=7, save_steps=3, batch_size=1, accumulation=2)
 # The child takes five steps' worth of draws and then waits to be killed.
 CHILD = """
 import sys, time

@@ -22,9 +22,10 @@ class Ours:
 
     pair: Pair
 
-    def look(self) -> Prefix:
+    def look(self, *, compiled: bool = False) -> Prefix:
         """Return the panorama's keys and values."""
-        return prefix_of_views(self.pair.ours, self.pair.prefix, self.pair.pixel_values, self.pair.view_poses)
+        views = self.pair.pixel_values, self.pair.view_poses
+        return prefix_of_views(self.pair.ours, self.pair.prefix, *views, compiled=compiled)
 
     def answer(self, prefix: Prefix, prompts: Tensor, count: int, *, compiled: bool = False) -> Tensor:
         """Return `count` tokens `[R, count]` for each prompt `[R, T]`."""

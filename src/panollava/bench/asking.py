@@ -39,11 +39,11 @@ def workloads(ours: Ours, peer: Peer, prompts: Tensor, size: Size) -> Workloads:
     static = {STATIC: lambda: peer.answer(one, count, cache_implementation="static")} if size.device == "cuda" else {}
     return {
         FIRST: {
-            **own(lambda compiled: ours.answer(ours.look(), one, 1, compiled=compiled)),
+            **own(lambda compiled: ours.answer(ours.look(compiled=compiled), one, 1, compiled=compiled)),
             DOCUMENTED: lambda: peer.answer(one, 1),
         },
         ANSWER: {
-            **own(lambda compiled: ours.answer(ours.look(), one, count, compiled=compiled)),
+            **own(lambda compiled: ours.answer(ours.look(compiled=compiled), one, count, compiled=compiled)),
             DOCUMENTED: lambda: peer.answer(one, count), **static,
         },
         FOLLOW_UP: {
@@ -52,7 +52,7 @@ def workloads(ours: Ours, peer: Peer, prompts: Tensor, size: Size) -> Workloads:
             REUSED: lambda: peer.answer_behind(cache, other, 1),
         },
         MANY: {
-            **own(lambda compiled: ours.answer(ours.look(), prompts, count, compiled=compiled)),
+            **own(lambda compiled: ours.answer(ours.look(compiled=compiled), prompts, count, compiled=compiled)),
             DOCUMENTED: lambda: peer.one_by_one(prompts, count),
             BATCHED: lambda: peer.answer(prompts, count),
             REUSED: lambda: peer.answer_behind(peer.look(), prompts, count),

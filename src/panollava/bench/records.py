@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 
 from panollava.bench.pair import Pair
 from panollava.bench.sizes import Size
-from panollava.vlm.packing import IGNORE, pack, packed_layout, packed_mask, stack
+from panollava.vlm.packing import IGNORE, flatten, pack, packed_mask, stack
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ def random_work(pair: Pair, size: Size) -> Work:
         return there(input_ids=ids, labels=labels, attention_mask=torch.ones_like(ids))
 
     row = there(input_ids=together["input_ids"], labels=together["labels"], position_ids=positions)
-    layout = packed_layout(segments.to(device), positions.to(device))
+    flat = flatten([pack(pair.prefix, records)], 0)
     mask = packed_mask(segments, positions).to(device)
     return Work(
         attended(alone),
-        row | {"layout": layout, "use_cache": False},
+        send_to_device(flat, device) | {"use_cache": False},
         row | {"attention_mask": mask},
         attended(unpadded),
     )

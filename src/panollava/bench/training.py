@@ -126,22 +126,35 @@ def bench_train(size: Size, rounds: int) -> dict[str, Any]:
         f"{pair.visual_tokens} visual tokens"
     )
     return {"size": size.name, "device": device_name(size), "work": work_text, "rounds": rounds, "apart": apart,
-            "limits": limits, "measures": _measures(rows, pair, size, limits), "workloads": {STEP: rows}}  # fmt: skip
+            "limits": limits, "measures": _measures(times, peaks, pair, size, limits),
+            "workloads": {STEP: rows}}  # fmt: skip
 
 
-def _measures(rows: dict[str, Any], pair: Pair, size: Size, limits: dict[str, float]) -> dict[str, float]:
+def _measures(
+    times: dict[str, list[float]], peaks: dict[str, float], pair: Pair, size: Size, limits: dict[str, float]
+) -> dict[str, float]:
     """Return the numbers that goals are about; of the limit, frozen weights cost 4 operations a token and weight."""
-
-    def ratio(*names: str) -> float:
-        return min(rows[name]["ratio"]["median"] for name in names)
-
-    visual, tokens, records = pair.visual_tokens, size.record_tokens, size.records
-    bound = sharing_bound(visual, tokens, records)
+    bound = sharing_bound(pair.visual_tokens, size.record_tokens, size.records)
     layers = pair.ours.model.language_model.layers
     frozen = sum(parameter.numel() for parameter in layers.parameters() if not parameter.requires_grad)
-    flops = 4 * frozen * (visual + records * tokens)
-    measures = {
-        "sharing bound": bound,
+    flops = 4 * frozen * (pair.visual_tokens + size.records * size.record_tokens)
+    measures = {"sharing bound": bound}
+    for own, suffix in ((OURS, ""), (COMPILED, ", compiled")):
+        if own in times:
+            found = _compared(times, own, bound)
+            found["share of the frozen-weight limit"] = flops / _seconds(times[own]) / limits["flops_per_s"]
+            measures |= {f"{name}{suffix}": value for name, value in found.items()}
+    named = {"peak memory, GB": OURS, "peak memory, activation checkpointing, GB": CHECKPOINTED}
+    return measures | {measure: peaks[name] for measure, name in named.items() if size.device == "cuda"}
+
+
+def _compared(times: dict[str, list[float]], own: str, bound: float) -> dict[str, float]:
+    """Return how many times as long as one of our sides each way of LLaVA takes."""
+
+    def ratio(*names: str) -> float:
+        return min(ratios(times[name], times[own])["median"] for name in names)
+
+    return {
         "documented": ratio(DOCUMENTED),
         "documented, share of the bound": ratio(DOCUMENTED) / bound,
         "best settings": ratio(DOCUMENTED, BEST),
@@ -150,7 +163,8 @@ def _measures(rows: dict[str, Any], pair: Pair, size: Size, limits: dict[str, fl
         "packed by hand, best settings": ratio(PACKED, PACKED_BEST),
         "one dialogue": ratio(DIALOGUE),
         "one dialogue, best settings": ratio(DIALOGUE, DIALOGUE_BEST),
-        "share of the frozen-weight limit": flops / (rows[OURS]["ms"]["median"] / 1000) / limits["flops_per_s"],
     }
-    peaks = {"peak memory, GB": OURS, "peak memory, activation checkpointing, GB": CHECKPOINTED}
-    return measures | {measure: rows[name]["peak_gb"] for measure, name in peaks.items() if size.device == "cuda"}
+
+
+def _seconds(milliseconds: list[float]) -> float:
+    return quartiles(milliseconds)["median"] / 1000

@@ -110,7 +110,7 @@ def match_detections(
     """Match predictions to references at each IoU threshold; one result per label that the references contain.
 
     `size` bounds the area in steradians, [from, below). No match depends on another image, so a bootstrap over images
-    matches once and then calls `precision_of_images`. Raises ValueError as `average_precision` does.
+    matches once and then calls `resampled_precision`. Raises ValueError as `average_precision` does.
     """
     return _match(_overlaps(predictions, references), len(references), thresholds, size)
 

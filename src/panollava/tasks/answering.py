@@ -7,6 +7,7 @@ every answer is the one that its question gets alone.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -14,9 +15,8 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import DynamicCache
 
-from panollava.tasks.captured import decode_static
+from panollava.tasks.captured import compiled_prefix_states, decode_static, prefix_states
 from panollava.tasks.decoding import Prefix, Row, Said, decode_growing
 from panollava.tasks.prompts import Message
 from panollava.vlm.attending import attending
@@ -75,24 +75,34 @@ def compute_prefix(
     processor: PanoLlavaProcessor,
     panoramas: Sequence[Image.Image],
     head: list[int],
+    *,
+    compiled: bool = False,
 ) -> Prefix:
-    """Return the prefix of P panoramas: `head`, the visual tokens, and the keys and values of both."""
+    """Return the prefix of P panoramas: `head`, the visual tokens, and the keys and values of both; see `decode`."""
     views = processor.image_processor(list(panoramas), return_tensors="pt").to(model.device)
     visual = processor.tokens_of_panorama(views["view_poses"][0])
-    return prefix_of_views(model, head + [model.config.image_token_id] * visual, **views)
+    return prefix_of_views(model, head + [model.config.image_token_id] * visual, **views, compiled=compiled)
 
 
 @torch.inference_mode()
 def prefix_of_views(
-    model: PanoLlavaForConditionalGeneration, ids: list[int], pixel_values: Tensor, view_poses: Tensor
+    model: PanoLlavaForConditionalGeneration,
+    ids: list[int],
+    pixel_values: Tensor,
+    view_poses: Tensor,
+    *,
+    compiled: bool = False,
 ) -> Prefix:
     """Return the prefix `ids` of the P panoramas with views `[P, V, 3, S, S]` at poses `[P, V, 6]`."""
-    cache = DynamicCache()  # whole even where the language model has a sliding window: each row's lies elsewhere
     batch = torch.tensor(ids, device=model.device).expand(len(pixel_values), -1)
     grids = model.model.encode_views(pixel_values)
-    views = {"patch_grids": grids, "view_poses": view_poses}
-    model(input_ids=batch, past_key_values=cache, use_cache=True, logits_to_keep=1, **views)
-    return Prefix(ids, cache, grids, view_poses)
+    tokens = model.model.get_image_features(view_poses=view_poses, patch_grids=grids, return_dict=True).pooler_output
+    embedded = model.model.embed_inputs(batch, torch.cat(tuple(tokens)))
+    states = compiled_prefix_states() if compiled else prefix_states
+    window = getattr(model.config.text_config, "sliding_window", None)
+    # A compiler would not see that the usual attention needs no mask here.
+    with nullcontext() if window is not None and len(ids) > window else attending(model, SHARED_ATTENTION):
+        return Prefix(ids, states(model, embedded), grids, view_poses)
 
 
 def answer_dialogues(
@@ -243,7 +253,7 @@ def decode(
 ) -> Said:
     """Return what rows with the same longest answer say behind a prefix, on the model's device. In inference mode.
 
-    Steps that are `compiled`, on a GPU alone, take half a minute for each new shape of a batch and are faster then.
+    What is `compiled`, on a GPU alone, takes half a minute for each new shape of a batch and is faster then.
     """
     options = {"compiled": True} if compiled else {}
     with attending(model, SHARED_ATTENTION):

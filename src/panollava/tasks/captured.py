@@ -14,12 +14,13 @@ from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
-from transformers import Cache
+from transformers import Cache, DynamicCache
 from transformers.cache_utils import StaticLayer
 
 from panollava.tasks.decoding import Prefix, Prompts, Row, Said, likeliest
+from panollava.vlm.flash import fused_on_gpu
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
-from panollava.vlm.shared_prefix import SharedPrefix, fused_kernels, table_of_rows
+from panollava.vlm.shared_prefix import SharedPrefix, table_of_rows
 
 PROMPT_MULTIPLE, OWN_MULTIPLE = 16, 64
 LOOK_EVERY = 8
@@ -78,9 +79,23 @@ def _next_logits(
 @cache
 def compiled_next_logits(backend: str | Callable = "inductor") -> Callable[..., tuple[Tensor, Tensor]]:
     """Return `_next_logits` as one compiled graph for each shape; the first call with a shape takes half a minute."""
-    return torch.compile(  # type: ignore[call-overload] # the stubs do not know the limit
-        _next_logits, dynamic=False, fullgraph=True, backend=backend, recompile_limit=COMPILED_SHAPES
-    )
+    compiled = torch.compile(_next_logits, dynamic=False, fullgraph=True, backend=backend)
+    return torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES)(compiled)
+
+
+def prefix_states(model: PanoLlavaForConditionalGeneration, embedded: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return the keys and values of each layer for embedded tokens `[P, L, D]`."""
+    cache = DynamicCache()  # whole even where the language model has a sliding window: each row's lies elsewhere
+    model.model(inputs_embeds=embedded, past_key_values=cache, use_cache=True)
+    layers: Sequence[Any] = cache.layers
+    return [(layer.keys, layer.values) for layer in layers]
+
+
+@cache
+def compiled_prefix_states(backend: str | Callable = "inductor") -> Callable[..., list[tuple[Tensor, Tensor]]]:
+    """Return `prefix_states` as one compiled graph for each number and length of prefixes."""
+    compiled = torch.compile(prefix_states, dynamic=False, fullgraph=True, backend=backend)
+    return torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES)(compiled)
 
 
 class StaticRows:
@@ -108,7 +123,7 @@ class StaticRows:
             padding=torch.zeros(rows, **whole),
             padded=True,
             filled=self.filled,
-            fused=fused_kernels(keys[0]),
+            fused=fused_on_gpu(keys[0]),
         )
         self.ends = torch.tensor(shape.ends, **whole)
         self.token, self.position = torch.zeros(2, rows, 1, **whole)

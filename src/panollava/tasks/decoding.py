@@ -5,8 +5,8 @@ on the same tensors each time and is replayed as a graph, see `captured.py`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,23 +18,23 @@ from panollava.vlm.shared_prefix import SharedPrefix
 
 @dataclass(frozen=True)
 class Prefix:
-    """The tokens that all prompts begin with, and for each panorama their keys and values, patch grids and poses.
+    """The tokens that all prompts begin with, and for P panoramas their keys and values, patch grids and poses.
 
-    Without any panorama, `cache`, `grids` and `poses` are None.
+    `layers` holds keys and values `[P, G, L, d]` of each layer. Without any panorama it is empty, and `grids` and
+    `poses` are None.
     """
 
     ids: list[int]
-    cache: DynamicCache | None = None
+    layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     grids: Tensor | None = None
     poses: Tensor | None = None
 
     def states(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the keys and the values `[P, G, L, d]` of each layer; a single empty one where there is no prefix."""
-        if self.cache is None:
+        """Return the keys and the values of each layer; a single empty one where there is no prefix."""
+        if not self.layers:
             nothing = [torch.empty(1, 1, 0, 1)]  # of no layer: nothing is read of it
             return nothing, nothing
-        layers: Sequence[Any] = self.cache.layers
-        return [layer.keys for layer in layers], [layer.values for layer in layers]
+        return [keys for keys, _ in self.layers], [values for _, values in self.layers]
 
 
 @dataclass(frozen=True)

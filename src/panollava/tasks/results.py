@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from panollava.metrics.detection import average_precision, match_detections, precision_of_images
+from panollava.metrics.detection import average_precision, match_detections, resampled_precision
 from panollava.metrics.intervals import Interval, clustered_bootstrap, clustered_macro_mean, clustered_statistic
 from panollava.metrics.spherical_iou import pairwise_iou
 from panollava.metrics.text import chrf_of_items, normalise_answer, text_scores
@@ -223,14 +223,14 @@ def detection(scorer: Scorer, name: str) -> Block:
     matches = match_detections(found, wanted, (0.5,))
 
     def ap50(items: NDArray[np.int64]) -> float:
-        return float(precision_of_images(matches, items)[0])
+        return float(resampled_precision(matches, np.bincount(items, minlength=len(lines))[None])[0])
 
     interval = clustered_statistic(ap50, [line["image_id"] for line in lines], **scorer.draws)
     block: Block = dict(average_precision(found, wanted))
     block |= {"low": interval.low, "high": interval.high, "n": len(lines)}
     block["unparsed"] = sum(line["unparsed"] for line in lines)
     usual = match_detections([constant_detections(lines)] * len(lines), wanted, (0.5,))
-    block["majority_ap50"] = float(precision_of_images(usual, np.arange(len(lines)))[0])
+    block["majority_ap50"] = float(resampled_precision(usual, np.ones((1, len(lines)), dtype=np.int64))[0])
     for variant in BASELINES:
         if others := scorer.of(variant, name):
             block[f"{variant}_ap50"] = average_precision(*detections(others), thresholds=(0.5,))["ap50"]

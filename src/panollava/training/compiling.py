@@ -1,8 +1,8 @@
 """`torch.compile` of the language model, one decoder layer at a time: all layers share one compilation.
 
 Layers are compiled in place, so that parameters, checkpoints and adapters keep their names, and FSDP finds its layers.
-Batch and length are symbols: rows of another length need no second compilation. A graph break is an error, not a slow
-step.
+All lengths are symbols: longer rows need no second compilation, another number of panoramas in a batch does. A graph
+break is an error, not a slow step.
 """
 
 from torch import nn

@@ -30,7 +30,7 @@ from panollava.training.augmentation import (
     turned_sample,
 )
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
-from panollava.vlm.packing import IGNORE, Packed, pack, packed_layout, stack
+from panollava.vlm.packing import IGNORE, Packed, flatten, flattened_places, pack
 from panollava.vlm.patch_masks import patch_coverage
 from panollava.vlm.processing_panollava import PANORAMA_TOKEN, PanoLlavaProcessor
 
@@ -154,7 +154,7 @@ def encoded(processor: PanoLlavaProcessor, dialogue: Dialogue) -> tuple[int, tup
 
 
 class Collator:
-    """Make batches of draws: one packed row for each panorama, its records isolated from each other.
+    """Make batches of draws: the records of all panoramas in one row, isolated from each other, see `flatten`.
 
     With `blind` the same rows without panorama and placeholder, for the twin that never sees one. With `patches`, the
     number of an encoder's patches along a side of a view, also what the mask head is to find.
@@ -166,14 +166,12 @@ class Collator:
         self.visual_tokens = 0 if blind else processor.tokens_of_panorama(self.poses[0])
 
     def __call__(self, draws: Sequence[Draw]) -> dict[str, Any]:
-        """Return `input_ids`, `position_ids`, `labels` `[B, S]`, the `layout`, the views or their grids, and poses.
+        """Return `input_ids`, `position_ids`, `labels` `[1, S]`, the `layout`, the views or their grids, and poses.
 
-        And `use_cache`, off: nothing goes on from these rows, so the language model need not copy keys and values.
+        And `use_cache`, off: nothing goes on from this row, so the language model need not copy keys and values.
         """
         rows = [self.packed(draw.records) for draw in draws]
-        batch: dict[str, Any] = dict(stack(rows, self.processor.tokenizer.pad_token_id))
-        batch["layout"] = packed_layout(batch.pop("segments"), batch["position_ids"])
-        batch["use_cache"] = False
+        batch = flatten(rows, self.processor.tokenizer.pad_token_id) | {"use_cache": False}
         if self.blind:
             return batch
         if self.patches is not None:
@@ -195,28 +193,24 @@ class Collator:
         return rolled_views(self.poses[0], draw.turning, reorder=self.processor.token_reduction == "none")
 
     def _masks(self, rows: Sequence[Packed], draws: Sequence[Draw], side: int) -> dict[str, Tensor]:
-        """Return `mask_queries` `[Q, 2]`, the (row, position) of each token that an answer with a mask begins after.
+        """Return `mask_queries` `[Q, 3]` (see the model's forward), the tokens that answers with masks begin after.
 
         And `mask_targets` `[Q, V, h, w]`, the share of each patch that the mask covers.
         """
         queries, targets = [], []
-        for number, (row, draw) in enumerate(zip(rows, draws, strict=True)):
+        for number, (row, draw, place) in enumerate(zip(rows, draws, flattened_places(rows), strict=True)):
             turns = [turn for record in draw.records for turn in record.conversations]
             for turn, start in zip(turns, row.answers(), strict=True):
                 mask = mask_of(turn, draw.objects)
                 if mask is not None:
-                    queries.append((number, start - 1))
+                    queries.append((0, place + start - 1, number))
                     covered = patch_coverage(tilted_mask(decoded(mask), draw.turning), self.poses[0], side, side)
                     targets.append(covered[self._views_of(draw)[0]])
         nothing = torch.zeros(0, self.poses.shape[1], side, side)
         return {
-            "mask_queries": torch.tensor(queries, dtype=torch.long).view(-1, 2),
+            "mask_queries": torch.tensor(queries, dtype=torch.long).view(-1, 3),
             "mask_targets": torch.stack(targets) if targets else nothing,
         }
-
-    def length(self, records: Sequence[Record]) -> int:
-        """Return how many tokens the packed row of one panorama's records has."""
-        return len(self.packed(records).ids)
 
     def packed(self, records: Sequence[Record]) -> Packed:
         """Pack the records of one panorama behind its placeholders.

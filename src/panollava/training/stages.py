@@ -33,7 +33,6 @@ from panollava.corpus.store import open_split
 from panollava.training.compiling import compile_layers
 from panollava.training.data import Collator, Draws, StoredPanoramas, ViewCollator
 from panollava.training.features import frozen_features
-from panollava.training.lengths import ByLength
 from panollava.training.lora import lora_config
 from panollava.training.processes import check_launch, divided
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, size_of, trainable_table
@@ -140,17 +139,13 @@ def _draws(store: Path, recipe: Recipe, records: int, **options: Any) -> Draws:
 
 
 def _fit_language(
-    model: PanoLlavaForConditionalGeneration, adapted: Any, recipe: Recipe, checkpoints: Path, store: Path, *,
+    model: PanoLlavaForConditionalGeneration, adapted: Any, recipe: Recipe, checkpoints: Path, *,
     draws: Draws, collator: Collator,
 ) -> Outcome:  # fmt: skip
-    """Fit a model, or its `adapted` self, on dialogues; compile layers and sort steps where the recipe says so."""
+    """Fit a model, or its `adapted` self, on dialogues; compile its layers where the recipe says so."""
     if recipe.compile:
         compile_layers(model.model.language_model.layers)
-    ordered: Dataset = draws
-    if recipe.sort_by_length:
-        texts = _draws(store, recipe, draws.records, images=False)
-        ordered = ByLength(draws, texts, panoramas=recipe.step_panoramas, length=collator.length)
-    return _fit(adapted, recipe, checkpoints, draws=ordered, collator=collator)
+    return _fit(adapted, recipe, checkpoints, draws=draws, collator=collator)
 
 
 def _draws_of_features(
@@ -253,7 +248,7 @@ def train_resampler(
     model, processor, names = _assembled(parts, previous, recipe, dtype, settings)
     recipe = replace(recipe, learning_rates={RESAMPLER: recipe.learning_rates["resampler"]})
     draws = _draws_of_features(model, processor, store, recipe, records)
-    outcome = _fit_language(model, model, recipe, checkpoints, store, draws=draws, collator=Collator(processor))
+    outcome = _fit_language(model, model, recipe, checkpoints, draws=draws, collator=Collator(processor))
     _write(model, processor, parts, names, out)
     return outcome
 
@@ -277,7 +272,7 @@ def finetune_lora(
         vision = model.config.vision_config
         collator = Collator(processor, patches=vision.image_size // vision.patch_size)
     recipe = replace(recipe, learning_rates=rates)
-    outcome = _fit_language(model, adapted, recipe, checkpoints, store, draws=draws, collator=collator)
+    outcome = _fit_language(model, adapted, recipe, checkpoints, draws=draws, collator=collator)
     _write(model, processor, parts, names, out)
     _write_adapter(adapted, out)
     if not save_lora_only and PartialState().is_main_process:

@@ -35,9 +35,8 @@ class Recipe:
     """What a stage trains and how: learning rates by a part of the parameters' names, then the usual numbers.
 
     A step sees `accumulation` batches of `batch_size` panoramas, however many processes divide them among themselves.
-    `overlap` is (loss, pairing) for the stage that trains on views alone. With `sort_by_length`, the batches of a step
-    hold rows of similar length; with `compile`, the language model's layers are compiled; with `load_in_4bit`, its
-    frozen weights are held in 4 bits; `augmentation` turns panoramas.
+    `overlap` is (loss, pairing) for the stage that trains on views alone. With `compile`, the language model's layers
+    are compiled; with `load_in_4bit`, its frozen weights are held in 4 bits; `augmentation` turns panoramas.
     """
 
     learning_rates: Mapping[str, float]
@@ -53,7 +52,6 @@ class Recipe:
     activation_checkpointing: bool = False
     overlap: tuple[str, str] | None = None
     mask_weight: float = 0.0
-    sort_by_length: bool = False
     compile: bool = False
     load_in_4bit: bool = False
     augmentation: Augmentation = NO_AUGMENTATION

@@ -183,8 +183,8 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
     def check_length(self, length: int, position_ids: Tensor | None) -> None:
         """Refuse positions beyond the language model's context.
 
-        A packed row may be longer than the context, as long as the positions within it are not. Tensor values are read
-        only when a row is too long, so that an ordinary step costs no synchronisation.
+        A packed row may be longer than the context, as long as the positions within it are not. Only then are tensor
+        values read, which makes a GPU wait.
 
         Raises:
             ValueError: with the length and the context.
@@ -349,8 +349,7 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
         runs on the supervised positions alone and `logits` is `[K, vocabulary]`, row by row in their order: the loss is
         that of the plain model, at a fraction of the memory. `num_items_in_batch` (by keyword) replaces the mean.
 
-        `mask_queries` `[Q, 2]` are (row, position) of tokens whose objects the mask head looks for, in the panorama of
-        that row: one panorama a row.
+        `mask_queries` `[Q, 3]` are (row, position, panorama): tokens whose objects the mask head looks for, and where.
 
         Raises:
             ValueError: labels together with `logits_to_keep`, and what `PanoLlavaModel.forward` raises.
@@ -375,8 +374,8 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
         )
         hidden, loss, mask_logits = outputs.last_hidden_state, None, None
         if mask_queries is not None:
-            rows, places = mask_queries.unbind(-1)
-            mask_logits = self.score_patches(hidden[rows, places], patch_grids, view_poses, rows)
+            rows, places, panoramas = mask_queries.unbind(-1)
+            mask_logits = self.score_patches(hidden[rows, places], patch_grids, view_poses, panoramas)
         if shift_labels is None:
             logits = self.lm_head(slice_logits_to_keep(hidden, logits_to_keep))
         else:

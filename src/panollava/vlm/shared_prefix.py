@@ -3,7 +3,7 @@
 A batch of R rows follows P prefixes of L tokens; row r follows prefix `owners[r]`. An ordinary cache holds the keys and
 values of what follows. `shared_attention` attends to both halves apart and joins them by their normalisers, which is
 exact; where no prefix has a second row and the cache grows, it attends to both at once. It needs the `shared` argument
-of the model's forward.
+of the model's forward; without it, the rows are the prefixes.
 """
 
 from dataclasses import dataclass, field
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
+from .flash import fused_on_gpu
+
 SHARED_ATTENTION = "panollava_shared"
-# The fused kernels want heads of a multiple of so many, and the one that takes a bias so many keys.
+# The fused kernel that takes a bias wants a multiple of so many keys.
 ALIGNED = 8
 
 
@@ -30,7 +32,7 @@ class SharedPrefix:
     padding: how many tokens at the beginning of each row are padding, `[R]`.
     padded: whether there is any.
     filled: how many own tokens a static cache holds before the queries; None where the cache ends with them.
-    fused: whether the device has fused kernels that return their normalisers, see `fused_kernels`.
+    fused: whether the device has fused kernels that return their normalisers, see `fused_on_gpu`.
     """
 
     keys: list[Tensor]
@@ -47,7 +49,7 @@ class SharedPrefix:
     def of(cls, keys: list[Tensor], values: list[Tensor], owners: Tensor, padding: Tensor) -> "SharedPrefix":
         """Return prefixes with rows that follow `owners` `[R]`."""
         rows, places = table_of_rows(owners, len(keys[0]))
-        return cls(keys, values, rows, places, padding, bool(padding.any()), fused=fused_kernels(keys[0]))
+        return cls(keys, values, rows, places, padding, bool(padding.any()), fused=fused_on_gpu(keys[0]))
 
     @property
     def length(self) -> int:
@@ -85,12 +87,6 @@ class Biases(NamedTuple):
     both: Tensor | None = None
 
 
-def fused_kernels(keys: Tensor) -> bool:
-    """Return whether keys `[P, G, L, d]` lie where half precision has fused kernels: on a GPU from Ampere on."""
-    half = keys.dtype in (torch.bfloat16, torch.float16) and keys.shape[-1] % ALIGNED == 0
-    return keys.is_cuda and half and torch.cuda.get_device_capability(keys.device) >= (8, 0)
-
-
 def table_of_rows(owners: Tensor, prefixes: int, largest: int | None = None) -> tuple[Tensor, Tensor]:
     """Return for each prefix the rows that follow it `[P, M]`, and where each row lies in that table, `[R]`.
 
@@ -114,7 +110,7 @@ def shared_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    shared: SharedPrefix,
+    shared: SharedPrefix | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **kwargs: Any,
@@ -122,8 +118,13 @@ def shared_attention(
     """Attend with `query` `[R, H, T, d]` to the prefix of each row and its own `key` and `value` `[R, G, S, d]`.
 
     The queries are the last T of the row's own tokens, of which a static cache holds as many as it is filled with. The
-    result is `[R, T, H, d]`; at padding it means nothing.
+    result is `[R, T, H, d]`; at padding it means nothing. Without `shared` the rows are prefixes themselves, whole,
+    unpadded and no longer than a sliding window.
     """
+    if shared is None:
+        grouped = key.shape[1] != query.shape[1]
+        read = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
+        return read.transpose(1, 2), None
     layer: Any = module.layer_idx
     heads, _, width = query.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
@@ -150,17 +151,16 @@ def _read(
 
     Exponentials and normalisers are float32, as in the fused kernels.
     """
-    if fused:
-        if bias is None:
-            read, normaliser, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-                queries, keys, values, scale=scale
-            )
-            return read, normaliser[..., None]
-        if keys.shape[2] % ALIGNED == 0:
-            bias = bias.expand(-1, keys.shape[1], -1, -1)
-            efficient = torch.ops.aten._scaled_dot_product_efficient_attention
-            read, normaliser, *_ = efficient(queries, keys, values, bias, compute_log_sumexp=True, scale=scale)
-            return read, normaliser[:, :, : queries.shape[2], None]
+    on_cpu = queries.device.type == "cpu"
+    if bias is None and (fused or on_cpu):
+        flash = "_scaled_dot_product_flash_attention" + "_for_cpu" * on_cpu
+        read, normaliser, *_ = getattr(torch.ops.aten, flash)(queries, keys, values, scale=scale)
+        return read, normaliser[..., None]
+    if bias is not None and fused and keys.shape[2] % ALIGNED == 0:
+        bias = bias.expand(-1, keys.shape[1], -1, -1)
+        efficient = torch.ops.aten._scaled_dot_product_efficient_attention
+        read, normaliser, *_ = efficient(queries, keys, values, bias, compute_log_sumexp=True, scale=scale)
+        return read, normaliser[:, :, : queries.shape[2], None]
     scores = (queries @ keys.transpose(-1, -2)).float() * scale
     if bias is not None:
         scores = scores + bias

@@ -1,0 +1,82 @@
+"""Fused attention on a GPU of sequences of any lengths, without padding between them, in parts that can be joined.
+
+Tokens are `[T, H, d]`; keys and values may have fewer heads. With what is read come the logarithms of the normalisers
+`[H, T]`, by which attention to some keys and attention to others make attention to all (`join`). Backwards, a part
+takes the result and the normalisers of the whole, as in ring attention (Liu, Zaharia and Abbeel 2023).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# The kernels want heads of a multiple of so many, and at most so wide.
+ALIGNED, WIDEST = 8, 256
+
+# Where each of N sequences begins and the last one ends, `[N + 1]`, and how long the longest is. A plain tuple, for
+# that is what moves to a device with a batch.
+Sequences = tuple[Tensor, int]
+
+
+class Part(NamedTuple):
+    """Queries `[T, H, d]` with the keys and values that they attend to, and of which sequences they are.
+
+    Causal, a token attends to the earlier ones of its own sequence; else to all of the sequence of the same number.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    queries: Sequences
+    keys: Sequences
+    causal: bool
+    scale: float
+
+
+class Read(NamedTuple):
+    """What queries read `[T, H, d]`, and the logarithms of their normalisers `[H, T]`."""
+
+    tokens: Tensor
+    normaliser: Tensor
+
+
+def sequences(lengths: Sequence[int]) -> Sequences:
+    """Return sequences of these lengths."""
+    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32), max(lengths)
+
+
+def fused_on_gpu(keys: Tensor) -> bool:
+    """Return whether keys `[..., d]` lie where half precision has fused kernels: on a GPU from Ampere on."""
+    half, width = keys.dtype in (torch.bfloat16, torch.float16), keys.shape[-1]
+    fits = width % ALIGNED == 0 and width <= WIDEST
+    return keys.is_cuda and half and fits and torch.cuda.get_device_capability(keys.device) >= (8, 0)
+
+
+def attend(part: Part) -> Read:
+    """Return what the queries of a part read."""
+    tokens, normaliser, *_ = torch.ops.aten._flash_attention_forward(
+        part.query, part.key, part.value, *_lengths(part), 0.0, part.causal, False, scale=part.scale
+    )
+    return Read(tokens, normaliser)
+
+
+def attend_backward(part: Part, whole: Read, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of a part's query, key and value from the `gradient` of what the `whole` attention reads."""
+    inputs = gradient, part.query, part.key, part.value, whole.tokens, whole.normaliser.contiguous()
+    random = gradient.new_zeros(2, dtype=torch.uint64), gradient.new_empty(0)  # the state of a dropout of nothing
+    return torch.ops.aten._flash_attention_backward(
+        *inputs, *_lengths(part), 0.0, part.causal, *random, scale=part.scale
+    )
+
+
+def _lengths(part: Part) -> tuple[Tensor, Tensor, int, int]:
+    return part.queries[0], part.keys[0], part.queries[1], part.keys[1]
+
+
+def join(first: Read, second: Read) -> Read:
+    """Return what the same queries read of the keys of two parts together."""
+    normaliser = torch.logaddexp(first.normaliser, second.normaliser)
+    shares = [(part.normaliser - normaliser).exp().T[..., None] for part in (first, second)]
+    tokens = first.tokens * shares[0] + second.tokens * shares[1]
+    return Read(tokens.to(first.tokens.dtype), normaliser)
