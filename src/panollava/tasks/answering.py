@@ -99,7 +99,7 @@ def prefix_of_views(
     tokens = model.model.get_image_features(view_poses=view_poses, patch_grids=grids, return_dict=True).pooler_output
     embedded = model.model.embed_inputs(batch, torch.cat(tuple(tokens)))
     states = compiled_prefix_states() if compiled else prefix_states
-    window = getattr(model.config.text_config, "sliding_window", None)
+    window = model.config.text_config.to_dict().get("sliding_window")
     # A compiler would not see that the usual attention needs no mask here.
     with nullcontext() if window is not None and len(ids) > window else attending(model, SHARED_ATTENTION):
         return Prefix(ids, states(model, embedded), grids, view_poses)

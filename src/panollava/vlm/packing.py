@@ -112,7 +112,7 @@ def flatten(rows: Sequence[Packed], pad_id: int, multiple: int = 32) -> dict[str
     padding = LEAST_PADDING + -(total + LEAST_PADDING) % multiple
 
     def joined(name: str, fill: int) -> Tensor:
-        values = [getattr(row, name) for row in rows]
+        values = [vars(row)[name] for row in rows]
         tokens = [value for own in values for value in own[:prefix]] + [
             value for own in values for value in own[prefix:]
         ]

@@ -153,8 +153,12 @@ def _read(
     """
     on_cpu = queries.device.type == "cpu"
     if bias is None and (fused or on_cpu):
-        flash = "_scaled_dot_product_flash_attention" + "_for_cpu" * on_cpu
-        read, normaliser, *_ = getattr(torch.ops.aten, flash)(queries, keys, values, scale=scale)
+        kernels = torch.ops.aten
+        if on_cpu:
+            flash = kernels._scaled_dot_product_flash_attention_for_cpu
+        else:
+            flash = kernels._scaled_dot_product_flash_attention
+        read, normaliser, *_ = flash(queries, keys, values, scale=scale)
         return read, normaliser[..., None]
     if bias is not None and fused and keys.shape[2] % ALIGNED == 0:
         bias = bias.expand(-1, keys.shape[1], -1, -1)
