@@ -119,14 +119,20 @@ def test_the_oldest_shapes_make_room(make_model: Make) -> None:
     assert oldest() is None  # and its memory with it
 
 
-def test_a_step_is_one_graph_for_each_shape(make_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, graphs = made(make_model), []
+def noting(graphs: list[int]) -> Callable:
+    """Return a compiler that notes each graph, by the number of its inputs, and runs it as it is."""
 
     def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
         graphs.append(len(inputs))
         return graph.forward
 
-    traced = captured.compiled_next_logits(backend)
+    return backend
+
+
+def test_a_step_is_one_graph_for_each_shape(make_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, graphs = made(make_model), list[int]()
+
+    traced = captured.compiled_next_logits(noting(graphs))
     monkeypatch.setattr(captured, "compiled_next_logits", lambda: traced)
     for _ in range(2):
         rows, prefix = questions(0, 0, 1), prefix_of(model, 2)
@@ -145,13 +151,9 @@ def test_a_step_is_one_graph_for_each_shape(make_model: Make, monkeypatch: pytes
 
 
 def test_a_prefix_is_one_graph_for_each_shape(make_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, graphs = made(make_model), []
+    model, graphs = made(make_model), list[int]()
 
-    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
-        graphs.append(len(inputs))
-        return graph.forward
-
-    traced = captured.compiled_prefix_states(backend)
+    traced = captured.compiled_prefix_states(noting(graphs))
     monkeypatch.setattr(answering, "compiled_prefix_states", lambda: traced)
     for panoramas in (1, 2, 1):
         torch.manual_seed(panoramas)

@@ -5,11 +5,9 @@ from random import Random
 
 import pytest
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor
 
 from panollava import PanoLlavaForConditionalGeneration
-from panollava.vlm import packing
 from panollava.vlm.packing import (
     IGNORE,
     PACKED_ATTENTION,
@@ -17,7 +15,6 @@ from panollava.vlm.packing import (
     flatten,
     flattened_places,
     pack,
-    packed_attention,
     packed_mask,
     stack,
 )
@@ -279,95 +276,3 @@ def test_a_flattened_row_has_all_prefixes_first_and_every_token_once(prefix, rec
 def test_prefixes_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match=r"prefixes of \[2, 3\] tokens"):
         flatten([pack([0] * n, [([1, 1], [1, 1])]) for n in (2, 3)], PAD)
-
-
-def reference_forward(query, key, value, ends_q, ends_k, longest_q, longest_k, dropout, causal, debug, *, scale):
-    """The contract of PyTorch's fused kernel for sequences of any lengths, in plain products."""
-    assert (longest_q, longest_k) == (int(ends_q.diff().max()), int(ends_k.diff().max()))
-    assert (dropout, debug) == (0.0, False)
-    reads, normalisers = [], []
-    for (a, b), (c, d) in zip(zip(ends_q, ends_q[1:]), zip(ends_k, ends_k[1:]), strict=True):  # noqa: B905, RUF007
-        weights, normaliser = reference_weights(query[a:b], key[c:d], causal, scale)
-        reads.append(
-            torch.einsum("hqk,khd->qhd", weights, value[c:d].repeat_interleave(query.shape[1] // key.shape[1], 1))
-        )
-        normalisers.append(normaliser)
-    return torch.cat(reads), torch.cat(normalisers, 1), None, None, None
-
-
-def reference_weights(query: Tensor, key: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    scores = torch.einsum("qhd,khd->hqk", query, key.repeat_interleave(query.shape[1] // key.shape[1], 1)) * scale
-    if causal:
-        scores = scores.masked_fill(torch.ones_like(scores[0], dtype=torch.bool).triu(1), float("-inf"))
-    return scores.softmax(-1), scores.logsumexp(-1)
-
-
-def reference_backward(
-    gradient, query, key, value, read, normaliser, ends_q, ends_k, longest_q, longest_k, dropout, causal, *random, scale
-):
-    """Gradients from the result and the normalisers that are given, as in Dao et al. 2022, algorithm 4."""
-    groups = query.shape[1] // key.shape[1]
-    found = [torch.zeros_like(one) for one in (query, key, value)]
-    for (a, b), (c, d) in zip(zip(ends_q, ends_q[1:]), zip(ends_k, ends_k[1:]), strict=True):  # noqa: B905, RUF007
-        keys, values = (one[c:d].repeat_interleave(groups, 1) for one in (key, value))
-        scores = torch.einsum("qhd,khd->hqk", query[a:b], keys) * scale
-        if causal:
-            scores = scores.masked_fill(torch.ones_like(scores[0], dtype=torch.bool).triu(1), float("-inf"))
-        weights = (scores - normaliser[:, a:b, None]).exp()
-        delta = (gradient[a:b] * read[a:b]).sum(-1).T[..., None]
-        inner = weights * (torch.einsum("qhd,khd->hqk", gradient[a:b], values) - delta) * scale
-        found[0][a:b] = torch.einsum("hqk,khd->qhd", inner, keys)
-        found[1][c:d] = torch.einsum("hqk,qhd->khd", inner, query[a:b]).unflatten(1, (-1, groups)).sum(2)
-        found[2][c:d] = torch.einsum("hqk,qhd->khd", weights, gradient[a:b]).unflatten(1, (-1, groups)).sum(2)
-    return tuple(found)
-
-
-@pytest.mark.parametrize("length", [22, 0])
-@pytest.mark.parametrize("groups", [1, 2])
-def test_fused_attention_in_parts_is_masked_attention(
-    monkeypatch: pytest.MonkeyPatch, records, length: int, groups: int
-) -> None:
-    rows = [pack([5] * length, row) for row in records]
-    layout = flatten(rows, PAD)["layout"]
-    size = len(layout["segments"])
-    heads = [4, 4 // groups, 4 // groups]
-    query, key, value = (torch.randn(1, h, size, 8, dtype=torch.double, requires_grad=True) for h in heads)
-    gradient = torch.randn(1, size, 4, 8, dtype=torch.double)
-    results = []
-    for fused in (False, True):
-        if fused:
-            monkeypatch.setattr(packing, "fused_on_gpu", lambda tensor: True)
-            monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", reference_forward)
-            monkeypatch.setattr(torch.ops.aten, "_flash_attention_backward", reference_backward)
-        read, _ = packed_attention(torch.nn.Identity(), query, key, value, None, layout=layout)
-        results.append([read.detach(), *torch.autograd.grad(read, (query, key, value), gradient)])
-    assert results[0][0].abs().mean() > 0.05
-    for masked, fused_result in zip(*results, strict=True):
-        assert torch.allclose(masked, fused_result, atol=1e-10)
-
-
-def test_queries_and_keys_that_positions_made_float32_are_half_again(records) -> None:
-    layout = flatten([pack([5] * 22, row) for row in records], PAD)["layout"]
-    query, key, value = (torch.randn(1, 4, len(layout["segments"]), 8) for _ in range(3))
-    read, _ = packed_attention(torch.nn.Identity(), query, key, value.bfloat16(), None, layout=layout)
-    assert read.dtype == torch.bfloat16
-    wanted, _ = packed_attention(torch.nn.Identity(), query, key, value, None, layout=layout)
-    assert (read.float() - wanted).norm() < 0.02 * wanted.norm()
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the fused kernels run on a GPU")
-@pytest.mark.parametrize("length", [1764, 0])
-def test_fused_kernels_compute_masked_attention_on_a_gpu(length: int) -> None:
-    rng = Random(0)
-    rows = [pack([5] * length, [record(rng, rng.randrange(2, 200), 1) for _ in range(8)]) for _ in range(2)]
-    layout = send_to_device(flatten(rows, PAD)["layout"], "cuda")
-    size = len(layout["segments"])
-    exact = [torch.randn(1, heads, size, 128, device="cuda", requires_grad=True) for heads in (8, 2, 2)]
-    half = [one.detach().bfloat16().requires_grad_() for one in exact]
-    gradient = torch.randn(1, size, 8, 128, device="cuda")
-    results = []
-    for tokens in (exact, half):
-        read, _ = packed_attention(torch.nn.Identity(), *tokens, None, layout=layout)
-        results.append([read, *torch.autograd.grad(read, tokens, gradient.to(read.dtype))])
-    for wanted, found in zip(*results, strict=True):
-        assert (found.float() - wanted).norm() < 0.01 * wanted.norm()
