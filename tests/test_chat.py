@@ -16,6 +16,7 @@ from panollava import PanoLLaVAModel
 from panollava.backbones.assemble import Parts
 from panollava.chat import MAX_NEW_TOKENS, Chat
 from panollava.tasks import answering, captured
+from panollava.tasks.static_rows import decode_static
 from panollava.vlm.patch_masks import splat
 
 QUESTIONS = ("What is there?", "이 파노라마에서 어떤 객체들을 볼 수 있나요?", "And what is left of it?")
@@ -238,17 +239,16 @@ def test_what_is_no_panollava_is_refused(root: Path, tmp_path: Path) -> None:
         (root / "llama" / "config.json").write_text((root / "llama" / "config.json").read_text()[:-1])
 
 
-def test_static_decoding_forgets_its_tensors_where_the_layers_change(
+def test_static_decoding_sees_that_layers_have_changed(
     root: Path, image: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(answering.WAYS, "cpu", captured.decode_static)
-    model = opened(root / "base")
-    for change in (lambda: model.load_lora_weights(root / "lora"), model.merge_lora_weights):
-        model.generate(image, QUESTIONS[0], max_new_tokens=4)
-        assert model.model in captured._SHAPES
+    monkeypatch.setitem(answering.WAYS, "cpu", decode_static)
+    model, kept = opened(root / "base"), []
+    for change in (lambda: model.load_lora_weights(root / "lora"), model.merge_lora_weights, lambda: None):
+        said = model.generate(image, QUESTIONS[0], max_new_tokens=8)
+        kept.append(captured._SHAPES[model.model])
         change()
-        assert model.model not in captured._SHAPES
-    said = model.generate(image, QUESTIONS[0], max_new_tokens=8)
+    assert kept[0] is not kept[1] is not kept[2]
     assert said == opened(root / "lora").generate(image, QUESTIONS[0], max_new_tokens=8)
 
 

@@ -1,6 +1,8 @@
 """The package's own rules: imports run one way, `vlm/` stands alone, nothing asks an object what it might have."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,19 @@ def test_no_attribute_guessing(path):
     calls = [node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
     names = {function.id for function in calls if isinstance(function, ast.Name)}
     assert not names & {"hasattr", "getattr"}
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("panollava.cli", "torch"),
+        ("panollava.report.gate", "transformers"),
+        ("stages.preprocess", "transformers"),
+        ("stages.resolve_encoder", "transformers"),
+        ("stages.resolve_llm", "transformers"),
+        ("stages.visualise", "transformers"),
+    ],
+)
+def test_what_does_without_a_model_does_not_wait_for_its_libraries(module, absent):
+    code = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parents[1], check=False).returncode == 0

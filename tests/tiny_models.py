@@ -1,6 +1,7 @@
-"""Tiny trained folders, as the training stages write them, and a tiny dataset of panoramas with records."""
+"""Tiny trained folders, as the training stages write them, tiny models at work, and a tiny dataset of panoramas."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from tiny_backbones import MODEL
 from torch import nn
 
 from panollava.backbones.assemble import Parts, assemble, trained_state, write_parts, write_trained
+from panollava.tasks.decoding import Prefix
+from panollava.tasks.looking import prefix_of_views
 from panollava.training.lora import lora_config
+from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
+from panollava.vlm.views import kept_tokens, view_poses
 
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "up_proj"]}
 
@@ -23,6 +28,26 @@ def lively(model: nn.Module) -> None:
         for name, weight in model.named_parameters():
             if weight.ndim == 2 and "vision_tower" not in name:
                 weight.mul_(10)
+
+
+def noting(graphs: list[int]) -> Callable:
+    """Return a compiler that notes each graph, by the number of its inputs, and runs it as it is."""
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
+        graphs.append(len(inputs))
+        return graph.forward
+
+    return backend
+
+
+def prefix_of(model: PanoLlavaForConditionalGeneration, panoramas: int, *, compiled: bool = False) -> Prefix:
+    """Return the prefix of random views, on the model's device."""
+    size, config = model.config.vision_config.image_size, model.config
+    poses = view_poses(config.view_strategy, fov_deg=config.fov_deg, stride_deg=config.stride_deg).to(model.device)
+    pixels = torch.randn(panoramas, len(poses), 3, size, size).to(model.device)
+    visual = int(kept_tokens(poses, config.tokens_per_side, config.token_reduction).sum())
+    ids = [7, *[config.image_token_id] * visual]
+    return prefix_of_views(model, ids, pixels, poses.expand(panoramas, -1, -1), compiled=compiled)
 
 
 def write_resampler_folder(parts: Parts, folder: Path, *, lora: Path | None = None, **changes: Any) -> Path:

@@ -1,46 +1,29 @@
 """PanoLLaVA: vision-language models for 360-degree equirectangular panoramas.
 
-Importing the package registers the model with transformers, so that `AutoModelForImageTextToText` and `AutoProcessor`
-load its checkpoints; what they save carries its own code and loads where this package is not installed. The high-level
-API is imported once it is asked for: the stages do without it.
+A name is imported once it is asked for, and registers the model with transformers then (`vlm/auto.py`): what does
+without a model, a stage of the pipeline or the command line's help, does not wait seconds for it.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-)
-
-from panollava.vlm.configuration_panollava import PanoLlavaConfig
-from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
-from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration, PanoLlavaModel
-from panollava.vlm.processing_panollava import PanoLlavaProcessor
-
 if TYPE_CHECKING:
     from panollava.chat import PanoLLaVAModel
     from panollava.finetuning import PanoDataset, PanoLLaVATrainer
+    from panollava.vlm.configuration_panollava import PanoLlavaConfig
+    from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
+    from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration, PanoLlavaModel
+    from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
-AutoConfig.register(PanoLlavaConfig.model_type, PanoLlavaConfig)
-AutoModel.register(PanoLlavaConfig, PanoLlavaModel)
-AutoModelForImageTextToText.register(PanoLlavaConfig, PanoLlavaForConditionalGeneration)
-AutoImageProcessor.register(PanoLlavaConfig, image_processor_classes={"pil": PanoLlavaImageProcessor})
-AutoProcessor.register(PanoLlavaConfig, PanoLlavaProcessor)
-
-PanoLlavaConfig.register_for_auto_class()
-PanoLlavaModel.register_for_auto_class("AutoModel")
-PanoLlavaForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
-PanoLlavaImageProcessor.register_for_auto_class()
-PanoLlavaProcessor.register_for_auto_class()
-
-_HIGH_LEVEL = {
+_MODULES = {
     "PanoDataset": "panollava.finetuning",
     "PanoLLaVAModel": "panollava.chat",
     "PanoLLaVATrainer": "panollava.finetuning",
+    "PanoLlavaConfig": "panollava.vlm.configuration_panollava",
+    "PanoLlavaForConditionalGeneration": "panollava.vlm.modeling_panollava",
+    "PanoLlavaImageProcessor": "panollava.vlm.image_processing_panollava",
+    "PanoLlavaModel": "panollava.vlm.modeling_panollava",
+    "PanoLlavaProcessor": "panollava.vlm.processing_panollava",
 }
 
 __all__ = [
@@ -56,7 +39,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the high-level API (PEP 562)."""
-    if name not in _HIGH_LEVEL:
+    """Import a public name (PEP 562)."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return vars(import_module(_HIGH_LEVEL[name]))[name]
+    import_module("panollava.vlm.auto")
+    return vars(import_module(_MODULES[name]))[name]

@@ -19,10 +19,11 @@ from panollava.corpus.folders import new_folder
 from panollava.corpus.images import open_panorama
 from panollava.corpus.records import LabelledBox
 from panollava.corpus.wording import detection_question
-from panollava.tasks.answering import compute_prefix, generate, prompt_ids, split_prompts
+from panollava.tasks.answering import generate, prompt_ids, split_prompts
 from panollava.tasks.answers import parse_detection
 from panollava.tasks.captured import forget
 from panollava.tasks.decoding import Prefix, Row
+from panollava.tasks.looking import compute_prefix
 from panollava.tasks.prompts import Message
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.patch_masks import splat
@@ -139,14 +140,14 @@ class PanoLLaVAModel:
             names = load_trained(self.model, folder)
             if self.origin is not None:
                 self.origin = Origin(self.origin.parts, self.origin.trained | set(names))
-        self.adapted = PeftModel.from_pretrained(self.model, str(folder)).eval()
         forget(self.model)
+        self.adapted = PeftModel.from_pretrained(self.model, str(folder)).eval()
 
     def merge_lora_weights(self) -> None:
         """Add loaded LoRA weights to the weights of the language model; without any, nothing is to be done."""
         if self.adapted is not None:
-            self.model = self.adapted.merge_and_unload().eval()
             forget(self.model)
+            self.model = self.adapted.merge_and_unload().eval()
             self.adapted = self.origin = None
 
     def save_pretrained(self, out: str | Path) -> None:

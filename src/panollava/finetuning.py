@@ -29,6 +29,7 @@ from panollava.corpus.reading import image_file, record_file
 from panollava.corpus.records import Record
 from panollava.corpus.splits import image_contents
 from panollava.corpus.validation import read_dataset
+from panollava.tasks.captured import forget
 from panollava.training.data import Collator, Draw, Draws
 from panollava.training.lora import lora_config
 from panollava.training.processes import divided
@@ -166,6 +167,7 @@ class PanoLLaVATrainer:
         if divided():
             raise ValueError("this trainer keeps the model whole; under FSDP run the stages (docs/many_gpus.md)")
         files = [self.train_dataset.file, *self.train_dataset.image_files()]
+        forget(self.model.model)  # training needs the memory
         with scratch("finetune", self._settings(), files) as checkpoints:
             history = self._fit(checkpoints)
             self._write()

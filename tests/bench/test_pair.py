@@ -1,6 +1,7 @@
 """Both sides of the benchmarks have the same weights, and a side that computes something else is refused."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from panollava.bench.pair import Pair, adapt, build_pair
 from panollava.bench.records import Work, random_work
 from panollava.bench.sizes import SIZES, Size
 from panollava.bench.steps import peer_losses
+from panollava.training.compiling import compile_layers
 from panollava.vlm.packing import IGNORE
 from panollava.vlm.views import view_poses
 
@@ -71,12 +73,7 @@ def test_all_sides_have_the_same_loss_and_gradients() -> None:
 
 def test_compiled_and_checkpointed_sides_are_ours_on_the_same_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, but for the compiler's back end, which takes a while for a CPU."""
-
-    def compile_quickly(layers: torch.nn.ModuleList) -> None:
-        for layer in layers:
-            layer.compile(fullgraph=True, dynamic=True, backend="aot_eager")
-
-    monkeypatch.setattr(training, "compile_layers", compile_quickly)
+    monkeypatch.setattr(training, "compile_layers", partial(compile_layers, backend="aot_eager"))
     torch._dynamo.reset()
     counters.clear()
     built, pair, work = sides()
@@ -151,7 +148,7 @@ def test_all_sides_say_the_same_tokens_and_not_always_the_same(dtype: torch.dtyp
     shares = check_answers(loads, Peer(pair), asked, size)
     assert min(shares.values()) >= (1.0 if exact else 0.5)
     assert len(shares) == 7
-    assert len({tuple(row) for row in Ours(pair).answer(Ours(pair).look(), asked, 5).tolist()}) > 1
+    assert len({tuple(row) for row in Ours(pair).answer(Ours(pair).look(), asked.tolist(), 5).tolist()}) > 1
 
 
 @torch.inference_mode()

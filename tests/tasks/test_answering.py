@@ -12,9 +12,9 @@ from panollava import PanoLlavaForConditionalGeneration, PanoLlavaProcessor
 from panollava.corpus.records import Record
 from panollava.tasks import answering
 from panollava.tasks.answering import Answer, answer_blind, answer_dialogues, batches, part_probabilities
-from panollava.tasks.captured import decode_static
 from panollava.tasks.decoding import Prefix, Row, decode_growing
 from panollava.tasks.prompts import Message, panorama_questions
+from panollava.tasks.static_rows import decode_static
 from panollava.training.data import Collator
 from panollava.vlm.packing import IGNORE
 

@@ -1,174 +1,68 @@
-"""Static decoding says what growing decoding says, whatever its persistent tensors held before.
-
-Captured graphs need a GPU; there, the same tests run with them.
-"""
+"""What is kept for a model, and when it is made anew; on a GPU with the graphs themselves."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from weakref import ref
 
 import pytest
 import torch
-from tiny_models import lively
+from torch import Tensor, nn
 
 from panollava import PanoLlavaForConditionalGeneration
-from panollava.tasks import answering, captured
-from panollava.tasks.answering import prefix_of_views
-from panollava.tasks.captured import LOOK_EVERY, decode_static, static_rows
-from panollava.tasks.decoding import Prefix, Row, Said, decode_growing
-from panollava.vlm.attending import attending
-from panollava.vlm.shared_prefix import SHARED_ATTENTION
-from panollava.vlm.views import view_poses
+from panollava.tasks.captured import OnOwnTensors, Weights
 
-Make = Callable[..., PanoLlavaForConditionalGeneration]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-BUDGET = 3 * LOOK_EVERY
 
 
-def made(make_model: Make) -> PanoLlavaForConditionalGeneration:
-    model = make_model()
-    lively(model)
-    return model.to(DEVICE)
+def halves(model: PanoLlavaForConditionalGeneration, given: Tensor) -> list[Tensor]:
+    return [given[:2] * model.lm_head.weight[0, 0], given[2:].square()]
 
 
-def prefix_of(model: PanoLlavaForConditionalGeneration, panoramas: int, *, compiled: bool = False) -> Prefix:
-    size, config = model.config.vision_config.image_size, model.config
-    poses = view_poses(config.view_strategy, fov_deg=config.fov_deg, stride_deg=config.stride_deg).to(DEVICE)
-    pixels = torch.randn(panoramas, len(poses), 3, size, size, device=DEVICE)
-    ids = [7, *[config.image_token_id] * (len(poses) * config.tokens_per_side**2)]
-    return prefix_of_views(model, ids, pixels, poses.expand(panoramas, -1, -1), compiled=compiled)
+class Overwriting:
+    """A graph without a GPU: what the first call makes is where later ones leave their results."""
 
+    graph = None
 
-def questions(*owners: int, budget: int = BUDGET, length: int = 9) -> list[Row]:
-    ids = torch.randint(5, 60, (len(owners), length)).tolist()
-    return [Row(number, owner, ids[number][: length - number % 4], budget) for number, owner in enumerate(owners)]
+    def __call__(self, function: Callable[[], list[Tensor]]) -> list[Tensor]:
+        if self.graph is None:
+            self.graph, self.result = "captured", function()
+        for own, new in zip(self.result, function(), strict=True):
+            own.copy_(new)
+        return self.result
 
 
 @torch.inference_mode()
-def both(
-    model: PanoLlavaForConditionalGeneration, prefix: Prefix, rows: list[Row], ends: list[int], minimum: int = 0
-) -> tuple[Said, Said]:
-    with attending(model, SHARED_ATTENTION):
-        return decode_growing(model, prefix, rows, ends, 0, minimum), decode_static(
-            model, prefix, rows, ends, 0, minimum
-        )
+@pytest.mark.parametrize("overwriting", [False, True])
+def test_results_stay_what_they_were(
+    make_model: Callable[..., PanoLlavaForConditionalGeneration], overwriting: bool
+) -> None:
+    model = make_model().to(DEVICE)
+    given = [torch.randn(4, 3, device=DEVICE) for _ in range(4)]
+    own = OnOwnTensors(halves, [given[0]])
+    if overwriting:
+        own.replayed = Overwriting()
+    found = [own(model, [one]) for one in given]
+    for one, (left, right) in zip(given, found, strict=True):
+        assert torch.equal(torch.cat((left, right)), torch.cat(halves(model, one)))
+    assert own.nbytes == 2 * given[0].nbytes
 
 
-def assert_same(growing: Said, static: Said, ends: list[int]) -> None:
-    for one, other in zip(growing.tokens.tolist(), static.tokens.tolist(), strict=True):
-        length = next((place + 1 for place, token in enumerate(one) if token in ends), len(one))
-        assert one[:length] == other[:length]
-    assert torch.allclose(growing.scores, static.scores, rtol=1e-3, atol=1e-4)
-    assert torch.allclose(growing.first, static.first, rtol=1e-3, atol=1e-3)
+def test_weights_and_modules_that_were_replaced_are_seen() -> None:
+    def made() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
 
-
-def test_the_tensors_are_used_again_and_nothing_stays_behind(make_model: Make) -> None:
-    model, ends = made(make_model), list(range(20, 26))
-    for owners in ((0, 0, 1), (1, 1, 0), (0, 1, 1, 0), (0, 0, 1)):  # three or four rows: one shape
-        rows, prefix = questions(*owners), prefix_of(model, 2)
-        assert_same(*both(model, prefix, rows, ends), ends)
-    known = captured._SHAPES[model].known
-    assert len(known) == 1
-    assert next(iter(known.values())).advance.called
-
-
-def test_rows_of_many_shapes(make_model: Make) -> None:
-    model = made(make_model)
-    for owners, length in (((0,), 9), ((0, 1, 2, 2, 2), 9), ((2,), 30), ((1, 1), 17)):
-        rows, prefix = questions(*owners, length=length), prefix_of(model, 3)
-        assert_same(*both(model, prefix, rows, []), [])
-
-
-def test_an_answer_has_at_least_so_many_tokens(make_model: Make) -> None:
-    model = made(make_model)
-    rows, prefix = questions(0, 0, 0), prefix_of(model, 1)
-    (growing, static), ends = both(model, prefix, rows, []), []
-    ends = sorted({*growing.tokens[:, 2].tolist()})
-    assert_same(*both(model, prefix, rows, ends), ends)
-    growing, static = both(model, prefix, rows, ends, minimum=10)
-    assert_same(growing, static, ends)
-    assert not torch.isin(static.tokens[:, :10], torch.tensor(ends, device=DEVICE)).any()
-
-
-def test_weights_that_changed_in_place_are_read_and_those_that_moved_make_new_tensors(make_model: Make) -> None:
-    model = made(make_model)
-    rows, prefix = questions(0, 0), prefix_of(model, 1)
-    before = both(model, prefix, rows, [])[1]
+    model = made()
+    weights = Weights(model)
     with torch.no_grad():
-        model.lm_head.weight.copy_(model.lm_head.weight.roll(3, dims=0))
-    growing, static = both(model, prefix, rows, [])
-    assert_same(growing, static, [])
-    assert not torch.equal(before.tokens, static.tokens)
-    kept = captured._SHAPES[model]
-    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.roll(1, dims=0).clone())
-    assert_same(*both(model, prefix, rows, []), [])
-    assert captured._SHAPES[model] is not kept
-
-
-def test_the_oldest_shapes_make_room(make_model: Make) -> None:
-    model = made(make_model)
-    rows, prefix = questions(0), prefix_of(model, 1)
-    both(model, prefix, rows, [])
-    (shape,) = captured._SHAPES[model].known
-    for own in (256, 320):
-        static_rows(model, shape._replace(own=own), prefix, 2**30)
-    assert list(captured._SHAPES[model].known) == [shape, shape._replace(own=256), shape._replace(own=320)]
-    oldest = ref(captured._SHAPES[model].known[shape._replace(own=256)])
-    static_rows(model, shape, prefix, 1)
-    assert list(captured._SHAPES[model].known) == [shape]
-    assert oldest() is None  # and its memory with it
-
-
-def noting(graphs: list[int]) -> Callable:
-    """Return a compiler that notes each graph, by the number of its inputs, and runs it as it is."""
-
-    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
-        graphs.append(len(inputs))
-        return graph.forward
-
-    return backend
-
-
-def test_a_step_is_one_graph_for_each_shape(make_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, graphs = made(make_model), list[int]()
-
-    traced = captured.compiled_next_logits(noting(graphs))
-    monkeypatch.setattr(captured, "compiled_next_logits", lambda: traced)
-    for _ in range(2):
-        rows, prefix = questions(0, 0, 1), prefix_of(model, 2)
-        with attending(model, SHARED_ATTENTION), torch.inference_mode():
-            growing = decode_growing(model, prefix, rows, [], 0)
-            static = decode_static(model, prefix, rows, [], 0, compiled=True)
-        assert_same(growing, static, [])
-        assert len(graphs) == 2  # the prompt's and the step's
-    rows, prefix = questions(0, 0, 1), prefix_of(model, 2)
-    with attending(model, SHARED_ATTENTION), torch.inference_mode():
-        for number in range(1, 10):  # more shapes than are compiled by default
-            longer = [replace(row, ids=row.ids * (2 * number)) for row in rows]
-            growing = decode_growing(model, prefix, longer, [], 0)
-            assert_same(growing, decode_static(model, prefix, longer, [], 0, compiled=True), [])
-    assert len(graphs) > 10
-
-
-def test_a_prefix_is_one_graph_for_each_shape(make_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, graphs = made(make_model), list[int]()
-
-    traced = captured.compiled_prefix_states(noting(graphs))
-    monkeypatch.setattr(answering, "compiled_prefix_states", lambda: traced)
-    for panoramas in (1, 2, 1):
-        torch.manual_seed(panoramas)
-        plain = prefix_of(model, panoramas)
-        torch.manual_seed(panoramas)
-        compiled = prefix_of(model, panoramas, compiled=True)
-        for one, other in zip(plain.states(), compiled.states(), strict=True):
-            for wanted, found in zip(one, other, strict=True):
-                assert torch.allclose(wanted, found, atol=1e-6)
-    assert len(graphs) == 2
-
-
-def test_what_is_kept_does_not_keep_the_model(make_model: Make) -> None:
-    model = made(make_model)
-    both(model, prefix_of(model, 1), questions(0), [])
-    gone = ref(model)
-    del model
-    assert gone() is None
+        model[0].weight.mul_(2)
+    assert weights.stayed()
+    for change in (
+        lambda model: setattr(model[0], "weight", nn.Parameter(model[0].weight.clone())),
+        lambda model: setattr(model[0].weight, "data", model[0].weight.data.clone()),
+        lambda model: model[1].__setitem__(0, nn.Linear(3, 3)),
+        lambda model: model[1].__setitem__(1, nn.Tanh()),
+        lambda model: model.append(nn.ReLU()),
+    ):
+        model = made()
+        weights = Weights(model)
+        assert weights.stayed()
+        change(model)
+        assert not weights.stayed()

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from panollava.backbones.assemble import Parts
 from panollava.backbones.presets import Backbone
 from panollava.params import Evaluate
 from panollava.training import stages
+from panollava.training.compiling import compile_layers
 from panollava.training.data import Draws
 from panollava.training.scratch import scratch
 from panollava.training.trainer import PanoTrainer, Recipe
@@ -84,12 +86,6 @@ def count_split_parameters() -> list[list[str]]:
 
     stages._moved = watched
     return found
-
-
-def compile_quickly(layers: torch.nn.ModuleList) -> None:
-    """Compile layers as the stages do, but with the back end that generates no code: it takes a while for a CPU."""
-    for layer in layers:
-        layer.compile(fullgraph=True, dynamic=True, backend="aot_eager")
 
 
 class KilledError(Exception):
@@ -185,7 +181,7 @@ def main() -> None:
     each_drew = gather_object([list(drawn)])
     shard_on_cpus()
     split = count_split_parameters()
-    stages.compile_layers = compile_quickly
+    stages.compile_layers = partial(compile_layers, backend="aot_eager")  # code for a CPU takes a while to make
     folders = (parts, shared / "store", earlier / "train_resampler", Path("data/sharded"))
     outcomes["sharded"] = killed_and_resumed(*folders, compiled=True)
     compilations = counters["stats"]["unique_graphs"]

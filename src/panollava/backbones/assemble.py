@@ -27,6 +27,7 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
+import panollava.vlm.auto  # noqa: F401 # what is saved below carries its own code
 from panollava.backbones.presets import Backbone, check_unchanged
 from panollava.backbones.tokenizer import chat_template
 from panollava.corpus.store import replacing

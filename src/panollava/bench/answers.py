@@ -1,6 +1,7 @@
 """How each side answers questions on one panorama: ours behind its shared prefix, LLaVA by `generate`.
 
-LLaVA computes everything anew, or continues behind a prefilled cache. Prompts are `[R, T]`, without the placeholders.
+LLaVA computes everything anew, or continues behind a prefilled cache. Prompts are without the placeholders; each side
+gets them as it takes them: ours as lists, as a tokenizer makes them, LLaVA's as a tensor `[R, T]` on the device.
 """
 
 import copy
@@ -12,8 +13,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from panollava.bench.pair import Pair
-from panollava.tasks.answering import decode, prefix_of_views
+from panollava.tasks.answering import decode
 from panollava.tasks.decoding import Prefix, Row
+from panollava.tasks.looking import prefix_of_views
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,9 @@ class Ours:
         views = self.pair.pixel_values, self.pair.view_poses
         return prefix_of_views(self.pair.ours, self.pair.prefix, *views, compiled=compiled)
 
-    def answer(self, prefix: Prefix, prompts: Tensor, count: int, *, compiled: bool = False) -> Tensor:
-        """Return `count` tokens `[R, count]` for each prompt `[R, T]`."""
-        rows = [Row(index, 0, ids, count) for index, ids in enumerate(prompts.tolist())]
+    def answer(self, prefix: Prefix, prompts: list[list[int]], count: int, *, compiled: bool = False) -> Tensor:
+        """Return `count` tokens `[R, count]` for each of R prompts."""
+        rows = [Row(index, 0, ids, count) for index, ids in enumerate(prompts)]
         return decode(self.pair.ours, prefix, rows, [], 0, compiled=compiled).tokens
 
 

@@ -93,6 +93,9 @@ def build_pair(size: Size) -> Pair:
 def build_peer(ours: PanoLlavaForConditionalGeneration, poses: Tensor) -> LlavaForConditionalGeneration:
     """Return the LLaVA that computes what `ours` computes of panoramas seen at `poses` `[V, 6]`."""
     vision, language = twin(ours.model.vision_tower), twin(ours.model.language_model)
+    for module in language.modules():  # ours hooks the last layer
+        module._forward_pre_hooks.clear()
+        module._forward_hooks.clear()
     config = LlavaConfig(
         vision_config=vision.config,
         text_config=language.config,

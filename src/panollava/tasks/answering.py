@@ -7,7 +7,6 @@ every answer is the one that its question gets alone.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -16,9 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from panollava.tasks.captured import compiled_prefix_states, decode_static, prefix_states
 from panollava.tasks.decoding import Prefix, Row, Said, decode_growing
+from panollava.tasks.looking import compute_prefix
 from panollava.tasks.prompts import Message
+from panollava.tasks.static_rows import decode_static
 from panollava.vlm.attending import attending
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
@@ -67,42 +67,6 @@ def split_prompts(prompts: Sequence[list[int]], image_token_id: int) -> tuple[li
         if heads[-1] != heads[0]:
             raise ValueError(f"prompts 0 and {index} differ before the panorama, which they should share")
     return heads[0], tails
-
-
-@torch.inference_mode()
-def compute_prefix(
-    model: PanoLlavaForConditionalGeneration,
-    processor: PanoLlavaProcessor,
-    panoramas: Sequence[Image.Image],
-    head: list[int],
-    *,
-    compiled: bool = False,
-) -> Prefix:
-    """Return the prefix of P panoramas: `head`, the visual tokens, and the keys and values of both; see `decode`."""
-    views = processor.image_processor(list(panoramas), return_tensors="pt").to(model.device)
-    visual = processor.tokens_of_panorama(views["view_poses"][0])
-    return prefix_of_views(model, head + [model.config.image_token_id] * visual, **views, compiled=compiled)
-
-
-@torch.inference_mode()
-def prefix_of_views(
-    model: PanoLlavaForConditionalGeneration,
-    ids: list[int],
-    pixel_values: Tensor,
-    view_poses: Tensor,
-    *,
-    compiled: bool = False,
-) -> Prefix:
-    """Return the prefix `ids` of the P panoramas with views `[P, V, 3, S, S]` at poses `[P, V, 6]`."""
-    batch = torch.tensor(ids, device=model.device).expand(len(pixel_values), -1)
-    grids = model.model.encode_views(pixel_values)
-    tokens = model.model.get_image_features(view_poses=view_poses, patch_grids=grids, return_dict=True).pooler_output
-    embedded = model.model.embed_inputs(batch, torch.cat(tuple(tokens)))
-    states = compiled_prefix_states() if compiled else prefix_states
-    window = model.config.text_config.to_dict().get("sliding_window")
-    # A compiler would not see that the usual attention needs no mask here.
-    with nullcontext() if window is not None and len(ids) > window else attending(model, SHARED_ATTENTION):
-        return Prefix(ids, states(model, embedded), grids, view_poses)
 
 
 def answer_dialogues(

@@ -1,267 +1,157 @@
-"""Decoding on a GPU: persistent tensors and a static cache for each shape of a batch, and steps replayed as graphs.
+"""What a GPU does again and again, recorded as graphs: persistent tensors for each shape of work, kept for a model.
 
-A shape is rounded up (rows to a power of two, tokens to a multiple), so few are needed. What a shape does for the first
-time runs as it is, and is captured the second time. Ends are looked at every few steps, for a look makes the GPU wait.
-Graphs read the weights where they lay when they were captured: a model whose weights have moved gets new ones.
+What a shape does for the first time runs as it is, is captured the second time and replayed from then on. Graphs read
+the weights where they lay when they were captured: a model whose modules or weights have been replaced gets new ones.
 """
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, ref
+from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
-from transformers import Cache, DynamicCache
-from transformers.cache_utils import StaticLayer
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
-from panollava.tasks.decoding import Prefix, Prompts, Row, Said, likeliest
-from panollava.vlm.flash import fused_on_gpu
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
-from panollava.vlm.shared_prefix import SharedPrefix, table_of_rows
 
-PROMPT_MULTIPLE, OWN_MULTIPLE = 16, 64
-LOOK_EVERY = 8
-# Of a GPU's memory, what keys and values of all shapes but the present one may take; graphs keep their own beside them.
+# Of a GPU's memory, what the tensors of all shapes of a kind but the present one may take; graphs share some beside it.
 SHARE_OF_MEMORY = 0.25
+LIMIT_WITHOUT_GPU = 2**34
 # Far more shapes than one model meets; beyond it compiling is an error.
 COMPILED_SHAPES = 200
-LIMIT_WITHOUT_GPU = 2**34
 
-
-class Shape(NamedTuple):
-    """R rows of at most N own tokens behind P prefixes of L tokens, at most M rows behind one; the ends of sequence.
-
-    And whether steps are compiled before they are captured.
-    """
-
-    rows: int
-    own: int
-    prefixes: int
-    length: int
-    behind_one: int
-    ends: tuple[int, ...]
-    compiled: bool
+Result = TypeVar("Result")
 
 
 class Replayed:
     """A function of persistent tensors alone. On a GPU it runs as it is once, then is captured and replayed."""
 
     def __init__(self, device: torch.device) -> None:
-        self.on_gpu, self.called = device.type == "cuda", False
+        self.device, self.called = device, False
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, function: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, function: Callable[[], Result]) -> Result:
         """Return the result of the function, the same each time; the next call overwrites it."""
-        if not (self.on_gpu and self.called):
+        if self.device.type != "cuda" or not self.called:
             self.called = True
             return function()
-        if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.result = function()
-        self.graph.replay()
+        with torch.cuda.device(self.device):  # a capture takes the current device's stream
+            if self.graph is None:
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, pool=_pool(self.device)):
+                    self.result: Any = function()
+                self.graph = graph
+            self.graph.replay()
         return self.result
 
 
-def _next_logits(
-    model: PanoLlavaForConditionalGeneration, ids: Tensor, positions: Tensor, **state: Any
-) -> tuple[Tensor, Tensor]:
-    """Return the hidden state `[R, D]` of the last of tokens `[R, T]`, and its logits `[R, vocabulary]`."""
-    # Embedded here: the model would look for placeholders in the ids, and a look cannot be captured.
-    embedded = model.get_input_embeddings()(ids)
-    hidden = model.model(inputs_embeds=embedded, position_ids=positions, use_cache=True, **state).last_hidden_state
-    return hidden[:, -1], model.lm_head(hidden[:, -1]).float()
-
-
 @cache
-def compiled_next_logits(backend: str | Callable = "inductor") -> Callable[..., tuple[Tensor, Tensor]]:
-    """Return `_next_logits` as one compiled graph for each shape; the first call with a shape takes half a minute."""
-    compiled = torch.compile(_next_logits, dynamic=False, fullgraph=True, backend=backend)
-    return torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES)(compiled)
+def _pool(device: torch.device) -> Any:
+    """Return the memory that all graphs of a device share: they never run at once, and their results stay theirs."""
+    return torch.cuda.graph_pool_handle()
 
 
-def prefix_states(model: PanoLlavaForConditionalGeneration, embedded: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return the keys and values of each layer for embedded tokens `[P, L, D]`."""
-    cache = DynamicCache()  # whole even where the language model has a sliding window: each row's lies elsewhere
-    model.model(inputs_embeds=embedded, past_key_values=cache, use_cache=True)
-    layers: Sequence[Any] = cache.layers
-    return [(layer.keys, layer.values) for layer in layers]
-
-
-@cache
-def compiled_prefix_states(backend: str | Callable = "inductor") -> Callable[..., list[tuple[Tensor, Tensor]]]:
-    """Return `prefix_states` as one compiled graph for each number and length of prefixes."""
-    compiled = torch.compile(prefix_states, dynamic=False, fullgraph=True, backend=backend)
-    return torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES)(compiled)
-
-
-class StaticRows:
-    """The tensors of one shape, and what is done on them: a prompt of T tokens, and a step of one."""
-
-    def __init__(self, model: PanoLlavaForConditionalGeneration, shape: Shape, prefix: Prefix) -> None:
-        self._model, self.shape = ref(model), shape  # what is kept for a model must not keep it alive
-        device, rows = model.device, shape.rows
-        # Whole even where the language model has a sliding window, of which the attention knows.
-        self.layers = [StaticLayer(shape.own) for _ in range(model.config.text_config.num_hidden_layers)]
-        self.cache = Cache(layers=[*self.layers])
-        whole: dict[str, Any] = {"dtype": torch.long, "device": device}
-        self.filled = torch.zeros((), **whole)
-        keys, values = prefix.states()
-        for layer, key, value in zip(self.layers, keys, values, strict=False):  # of no prefix, the first call makes it
-            if key.shape[2]:
-                layer.lazy_initialization(
-                    key.new_empty(rows, *key[0, :, :0].shape), value.new_empty(rows, *value[0, :, :0].shape)
-                )
-        self.shared = SharedPrefix(
-            [torch.empty_like(given) for given in keys],
-            [torch.empty_like(given) for given in values],
-            rows=torch.zeros(shape.prefixes, shape.behind_one, **whole),
-            places=torch.zeros(rows, **whole),
-            padding=torch.zeros(rows, **whole),
-            padded=True,
-            filled=self.filled,
-            fused=fused_on_gpu(keys[0]),
-        )
-        self.ends = torch.tensor(shape.ends, **whole)
-        self.token, self.position = torch.zeros(2, rows, 1, **whole)
-        self.said = torch.zeros(rows, shape.own, **whole)
-        self.scores = torch.zeros(rows, shape.own, dtype=torch.double, device=device)
-        self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.step, self.minimum = torch.zeros(2, 1, **whole)
-        self.advance = Replayed(device)
-        self.prompts: dict[int, tuple[Tensor, Tensor, Replayed]] = {}
-
-    @property
-    def model(self) -> PanoLlavaForConditionalGeneration:
-        """Return the model, which outlives what is kept for it."""
-        model = self._model()
-        assert model is not None
-        return model
+class Kept(Protocol):
+    """What is kept for one shape of work."""
 
     @property
     def nbytes(self) -> int:
-        """Return how many bytes keys and values take."""
-        own: list[Any] = [layer.keys for layer in self.layers if layer.is_initialized]
-        return 2 * sum(keys.nbytes for keys in [*own, *self.shared.keys])
+        """Return how many bytes its tensors take, those of graphs aside."""
 
-    def _advance(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Read tokens `[R, T]`, say the next one, and return the hidden state `[R, D]` that it comes from."""
-        self.shared.forget()
-        way = compiled_next_logits() if self.shape.compiled else _next_logits
-        hidden, logits = way(self.model, ids, positions, past_key_values=self.cache, shared=self.shared)
-        logits = logits.clone()
-        logits[:, self.ends] += torch.where(self.step < self.minimum, float("-inf"), 0.0)
-        tokens, gained, last = likeliest(logits, self.ends)
-        self.said.index_copy_(1, self.step, tokens[:, None])
-        self.scores.index_copy_(1, self.step, gained.masked_fill(self.ended, 0)[:, None])
-        self.ended |= last
-        self.token.copy_(tokens[:, None])
-        self.position.copy_(positions[:, -1:] + 1)
-        self.filled.add_(ids.shape[1])
-        self.step += 1
-        return hidden
 
-    def _load(self, prefix: Prefix, prompts: Prompts, pad: int, min_new_tokens: int) -> None:
-        """Take over a batch of r <= R rows; the others have ended before they begin."""
-        real = len(prompts.owners)
-        keys, values = prefix.states()
-        for own, given in zip([*self.shared.keys, *self.shared.values], [*keys, *values], strict=True):
-            own.copy_(given)
-        rows, places = table_of_rows(prompts.owners, self.shape.prefixes, self.shape.behind_one)
-        self.shared.rows.copy_(rows)
-        self.shared.places.zero_()[:real] = places
-        self.shared.padding.zero_()[:real] = prompts.padding
-        for state in (self.filled, self.scores, self.step, *(layer.cumulative_length for layer in self.layers)):
-            state.zero_()
-        self.said.fill_(pad)
-        self.minimum.fill_(min_new_tokens)
-        self.ended.fill_(True)[:real] = False
+class Weights:
+    """Where a model's modules and weights lay; quick to compare, for every answer does.
 
-    def _read(self, prompts: Prompts) -> Tensor:
-        """Read the prompts, say the first token of each, and return the hidden state `[R, D]` that it comes from."""
-        real, length = prompts.ids.shape
-        if length not in self.prompts:
-            ids, positions = torch.zeros(2, self.shape.rows, length, dtype=torch.long, device=self.model.device)
-            self.prompts[length] = ids, positions, Replayed(ids.device)
-        own_ids, own_positions, read = self.prompts[length]
-        own_ids[:real], own_positions[:real] = prompts.ids, prompts.positions
-        return read(lambda: self._advance(own_ids, own_positions)).clone()
+    What only Python decides, such as whether PEFT's adapters are switched off, is not seen: `forget` the model then.
+    """
 
-    def decode(self, prefix: Prefix, prompts: Prompts, budget: int, pad: int, min_new_tokens: int) -> Said:
-        """Return what the rows say, at most `budget` tokens."""
-        real = len(prompts.owners)
-        self._load(prefix, prompts, pad, min_new_tokens)
-        first = self._read(prompts)
-        for step in range(1, budget):
-            if step % LOOK_EVERY == 0 and bool(self.ended.all()):
-                break
-            self.advance(lambda: self._advance(self.token, self.position))
-        return Said(self.said[:real, :budget].clone(), self.scores[:real, :budget].clone(), first[:real])
+    def __init__(self, model: nn.Module) -> None:
+        modules = list(model.modules())  # the model itself is not held below: it would live for ever
+        self._children = [module._modules for module in modules if module._modules]
+        self._parameters = [module._parameters for module in modules if module._parameters]
+        self._modules, self._places = self._modules_now(), self._places_now()
+
+    def _modules_now(self) -> list[nn.Module | None]:
+        return [child for own in self._children for child in own.values()]
+
+    def _places_now(self) -> list[int]:
+        return [weight.data_ptr() for own in self._parameters for weight in own.values() if weight is not None]
+
+    def stayed(self) -> bool:
+        """Return whether all modules are the same ones, and all weights where they were."""
+        return self._modules_now() == self._modules and self._places_now() == self._places
 
 
 @dataclass
 class Shapes:
-    """The shapes of one model, the one used last at the end, and where its weights lay."""
+    """What is kept for one model, by the shape of the work, the one used last at the end; and where its weights lay."""
 
-    weights: list[int]
-    known: OrderedDict[Shape, StaticRows]
+    weights: Weights
+    known: OrderedDict[Hashable, Any]
 
 
 _SHAPES: WeakKeyDictionary[PanoLlavaForConditionalGeneration, Shapes] = WeakKeyDictionary()
+Something = TypeVar("Something", bound=Kept)
 
 
-def static_rows(model: PanoLlavaForConditionalGeneration, shape: Shape, prefix: Prefix, limit_bytes: int) -> StaticRows:
-    """Return the tensors of a shape, kept from the last time or new; the oldest ones make room for them."""
-    weights = [parameter.data_ptr() for parameter in model.parameters()]
+def kept(
+    model: PanoLlavaForConditionalGeneration, shape: Hashable, make: Callable[[], Something], limit_bytes: int
+) -> Something:
+    """Return what is kept for a shape, from the last time or made now; the oldest of its kind make room for it."""
     shapes = _SHAPES.get(model)
-    if shapes is None or shapes.weights != weights:
-        shapes = _SHAPES[model] = Shapes(weights, OrderedDict())
+    if shapes is None or not shapes.weights.stayed():
+        shapes = _SHAPES[model] = Shapes(Weights(model), OrderedDict())
     known = shapes.known
-    rows = known.pop(shape, None)
-    while sum(other.nbytes for other in known.values()) > limit_bytes:
-        known.popitem(last=False)
-    known[shape] = StaticRows(model, shape, prefix) if rows is None else rows
-    return known[shape]
+    found = known.pop(shape, None)
+    mine = make() if found is None else found
+    others = [(shape, other.nbytes) for shape, other in known.items() if type(other) is type(mine)]
+    while sum(size for _, size in others) > limit_bytes:
+        known.pop(others.pop(0)[0])
+    known[shape] = mine
+    return mine
 
 
 def forget(model: PanoLlavaForConditionalGeneration) -> None:
-    """Forget what is kept for a model: its layers have changed in a way that the places of weights do not show."""
+    """Forget what is kept for a model: its memory is needed, or it does something else in a way that `Weights` miss."""
     _SHAPES.pop(model, None)
 
 
-def _power_of_two(count: int) -> int:
-    return 1 << (count - 1).bit_length()
-
-
-def decode_static(
-    model: PanoLlavaForConditionalGeneration,
-    prefix: Prefix,
-    batch: Sequence[Row],
-    ends: list[int],
-    pad: int,
-    min_new_tokens: int = 0,
-    *,
-    compiled: bool = False,
-) -> Said:
-    """Return what rows with the same longest answer say, on persistent tensors."""
-    device, budget = model.device, batch[0].max_new_tokens
-    prompts = Prompts.of(batch, prefix, pad, device, PROMPT_MULTIPLE)
-    keys, _ = prefix.states()
-    most = max(Counter(row.panorama for row in batch).values())
-    shape = Shape(
-        rows=_power_of_two(len(batch)),
-        own=-(-(prompts.ids.shape[1] + budget) // OWN_MULTIPLE) * OWN_MULTIPLE,
-        prefixes=len(keys[0]),
-        length=keys[0].shape[2],
-        behind_one=_power_of_two(most),
-        ends=tuple(ends),
-        compiled=compiled,
-    )
+def limit_bytes(device: torch.device) -> int:
+    """Return how many bytes all shapes of a kind but the present one may take on a device."""
     if device.type != "cuda":
-        return static_rows(model, shape, prefix, LIMIT_WITHOUT_GPU).decode(prefix, prompts, budget, pad, min_new_tokens)
-    limit = int(SHARE_OF_MEMORY * torch.cuda.get_device_properties(device).total_memory)
-    with torch.cuda.device(device):  # a capture takes the current device's stream
-        return static_rows(model, shape, prefix, limit).decode(prefix, prompts, budget, pad, min_new_tokens)
+        return LIMIT_WITHOUT_GPU
+    return int(SHARE_OF_MEMORY * torch.cuda.get_device_properties(device).total_memory)
+
+
+class OnOwnTensors:
+    """A function of a model and some tensors, replayed on tensors of its own."""
+
+    def __init__(self, function: Callable[..., Any], given: Sequence[Tensor]) -> None:
+        self.function, self.given = function, [torch.empty_like(each) for each in given]
+        self.replayed, self.nbytes = Replayed(given[0].device), 0
+
+    def __call__(self, model: PanoLlavaForConditionalGeneration, given: Sequence[Tensor]) -> Any:
+        """Return the tensors that the function makes."""
+        for own, each in zip(self.given, given, strict=True):
+            own.copy_(each)
+        result = self.replayed(lambda: self.function(model, *self.given))
+        self.nbytes = sum(tensor.nbytes for tensor in (*self.given, *tree_leaves(result)))
+        return result if self.replayed.graph is None else tree_map(torch.clone, result)
+
+
+def replayed(model: PanoLlavaForConditionalGeneration, function: Callable[..., Result], *given: Tensor) -> Result:
+    """Return the tensors that a function makes of a model and tensors, on a GPU by graphs. In inference mode."""
+    device = given[0].device
+    if device.type != "cuda":
+        return function(model, *given)
+    shape = function, tuple((each.shape, each.dtype) for each in given)
+    return kept(model, shape, lambda: OnOwnTensors(function, given), limit_bytes(device))(model, given)
+
+
+def whole_graph(function: Callable, backend: str | Callable) -> Callable:
+    """Return a function that is compiled as one graph for each shape of what it is given."""
+    compiled = torch.compile(function, dynamic=False, fullgraph=True, backend=backend)
+    return torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES)(compiled)

@@ -1,7 +1,7 @@
 """Greedy decoding of rows behind shared prefixes, for a model that attends by `SHARED_ATTENTION`, in inference mode.
 
 On a CPU the cache grows, and rows that have ended leave the batch. A GPU would wait for Python then: there a step works
-on the same tensors each time and is replayed as a graph, see `captured.py`.
+on the same tensors each time and is replayed as a graph, see `static_rows.py`.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from panollava.vlm.last_layer import last_of_rows
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.shared_prefix import SharedPrefix
 
@@ -111,7 +112,7 @@ def decode_growing(
         SharedPrefix.of(keys, values, owners, padding),
     )
     for step in range(budget):
-        state = {"past_key_values": cache, "shared": shared, "use_cache": True}
+        state = {"past_key_values": cache, "shared": shared, "use_cache": True, "read": last_of_rows(ids)}
         hidden = model.model(input_ids=ids, position_ids=positions, **state).last_hidden_state[:, -1]
         if step == 0:
             first = hidden

@@ -14,13 +14,16 @@ from typing import TypeVar
 import torch
 from PIL import Image
 
-from panollava.tasks.answering import compute_prefix, generate, prompt_ids, split_prompts
+from panollava.tasks.answering import generate, prompt_ids, split_prompts
 from panollava.tasks.decoding import Prefix, Row
+from panollava.tasks.looking import compute_prefix
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 Result = TypeVar("Result")
 DECODED_TOKENS = 16
+# What a GPU does again and again runs as it is once and is captured the second time.
+WARM_UPS = 2
 QUESTIONS = ("What does the panorama show?", "In which direction is the nearest object?")
 
 
@@ -32,14 +35,15 @@ def measure_latency(
 
     projection_ms: from the panorama to its views.
     encoder_ms: the views through the image encoder.
-    first_token_ms: panorama and question to the first token, both of the former included.
+    first_token_ms: panorama and question to the first token, views and encoder included.
     per_token_ms: each further token.
     follow_up_ms: the first token of a second question about the same panorama.
     peak_memory_mb: of the process so far on a CPU, of the tensors during these measurements on a GPU.
     """
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
-    _measure_one(model, processor, panoramas[0])
+    for _ in range(WARM_UPS):
+        _measure_one(model, processor, panoramas[0])
     times: dict[str, list[float]] = defaultdict(list)
     for panorama in panoramas[1:] or panoramas:
         for name, value in _measure_one(model, processor, panorama).items():

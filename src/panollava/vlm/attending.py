@@ -9,10 +9,10 @@ from .modeling_panollava import PanoLlavaForConditionalGeneration
 @contextmanager
 def attending(model: PanoLlavaForConditionalGeneration, implementation: str) -> Iterator[None]:
     """Set the language model's attention, `PACKED_ATTENTION` or `SHARED_ATTENTION`, and put the usual one back."""
-    language_model = model.model.language_model
-    usual = language_model.config._attn_implementation
-    language_model.set_attn_implementation(implementation)
+    config = model.model.language_model.config
+    usual = config._attn_implementation
+    config._attn_implementation = implementation  # the library's own setter walks all modules: a millisecond of a 7B's
     try:
         yield
     finally:
-        language_model.set_attn_implementation(usual)
+        config._attn_implementation = usual

@@ -1,15 +1,18 @@
-"""Fused attention on a GPU of sequences of any lengths, without padding between them, in parts that can be joined.
+"""Fused attention: causal, of rows of one length; and on a GPU, of sequences of any lengths in parts that are joined.
 
-Tokens are `[T, H, d]`; keys and values may have fewer heads. With what is read come the logarithms of the normalisers
-`[H, T]`, by which attention to some keys and attention to others make attention to all (`join`). Backwards, a part
-takes the result and the normalisers of the whole, as in ring attention (Liu, Zaharia and Abbeel 2023).
+Of these, tokens are `[T, H, d]`, without padding between sequences; keys and values may have fewer heads. With what is
+read come the logarithms of the normalisers `[H, T]`, by which attention to some keys and attention to others make
+attention to all (`join`). Backwards, a part takes the result and the normalisers of the whole, as in ring attention
+(Liu, Zaharia and Abbeel 2023).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from transformers.integrations.sdpa_attention import repeat_kv
 
 # The kernels want heads of a multiple of so many, and at most so wide.
 ALIGNED, WIDEST = 8, 256
@@ -51,6 +54,22 @@ def fused_on_gpu(keys: Tensor) -> bool:
     half, width = keys.dtype in (torch.bfloat16, torch.float16), keys.shape[-1]
     fits = width % ALIGNED == 0 and width <= WIDEST
     return keys.is_cuda and half and fits and torch.cuda.get_device_capability(keys.device) >= (8, 0)
+
+
+def attend_causally(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float = 0.0) -> Tensor:
+    """Return what `query` `[B, H, T, d]` reads of `key` and `value` `[B, G, T, d]`, by the fastest kernel for it.
+
+    Kernels for other than half precision want as many heads everywhere; without one, all scores would be in memory.
+    """
+    if not fused_on_gpu(query):
+        key, value = (repeat_kv(one, query.shape[1] // one.shape[1]) for one in (key, value))
+    options: dict[str, Any] = {
+        "is_causal": True,
+        "scale": scale,
+        "dropout_p": dropout,
+        "enable_gqa": fused_on_gpu(query),
+    }
+    return F.scaled_dot_product_attention(query, key, value, **options)
 
 
 def attend(part: Part) -> Read:

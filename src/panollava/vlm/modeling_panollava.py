@@ -18,6 +18,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .c_abstractor import DepthwiseConv, LastNorm
 from .configuration_panollava import PanoLlavaConfig
+from .last_layer import ReadAlone
 from .mask_head import MaskHead
 from .perceiver import PerceiverBlock, PerceiverTrunk
 from .resampler import Resampler
@@ -91,6 +92,7 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         self.vision_tower = AutoModel.from_config(config.vision_config) if vision_tower is None else vision_tower
         self.resampler = Resampler(config)
         self.language_model = AutoModel.from_config(config.text_config) if language_model is None else language_model
+        ReadAlone(self.language_model)
         self.post_init()
 
     def vision_is_frozen(self) -> bool:
@@ -360,6 +362,12 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
             raise ValueError("logits_to_keep cannot go with labels: these choose the positions themselves")
         if mask_queries is not None and pixel_values is not None:
             patch_grids, pixel_values = self.model.encode_views(pixel_values), None
+        learned, read, text_config = None, None, self.config.text_config
+        if shift_labels is not None:
+            learned = read = (shift_labels != IGNORED).flatten().nonzero()[:, 0]
+            if mask_queries is not None:
+                asked = mask_queries[:, 0] * shift_labels.shape[1] + mask_queries[:, 1]
+                read = torch.cat((learned, asked)).unique()
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -370,18 +378,18 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
+            read=None if kwargs.get("output_hidden_states", text_config.output_hidden_states) else read,
             **kwargs,
         )
         hidden, loss, mask_logits = outputs.last_hidden_state, None, None
         if mask_queries is not None:
             rows, places, panoramas = mask_queries.unbind(-1)
             mask_logits = self.score_patches(hidden[rows, places], patch_grids, view_poses, panoramas)
-        if shift_labels is None:
+        if learned is None or shift_labels is None:
             logits = self.lm_head(slice_logits_to_keep(hidden, logits_to_keep))
         else:
-            kept = shift_labels != IGNORED
-            logits, targets = self.lm_head(hidden[kept]), shift_labels[kept]
-            vocabulary = self.config.text_config.vocab_size
+            logits, targets = self.lm_head(hidden.flatten(0, 1)[learned]), shift_labels.flatten()[learned]
+            vocabulary = text_config.vocab_size
             loss = self.loss_function(logits=logits, labels=None, shift_labels=targets, vocab_size=vocabulary, **kwargs)
         return PanoLlavaCausalLMOutputWithPast(
             loss=loss,

@@ -10,7 +10,6 @@ the `layout` of that row as an argument of the model's forward.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from .flash import Part, Read, attend, attend_backward, fused_on_gpu, join, sequences
+from .flash import Part, Read, attend, attend_backward, attend_causally, fused_on_gpu, join, sequences
 
 IGNORE = -100
 
@@ -89,7 +88,7 @@ def packed_mask(segments: Tensor, positions: Tensor, sliding_window: int | None 
 
 
 PACKED_ATTENTION = "panollava_packed"
-# All but cuDNN's, whose gradients are NaN at some lengths of masked attention on recent GPUs (PyTorch issue 196678).
+# For masked attention: all but cuDNN's, whose gradients are NaN at some lengths then (PyTorch issue 196678).
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 LEAST_PADDING = 2
@@ -125,7 +124,6 @@ def flatten(rows: Sequence[Packed], pad_id: int, multiple: int = 32) -> dict[str
         "groups": sequences(groups),
         "records": sequences(records),
         "lengths": groups,
-        "tokens": total,
         "segments": joined("segments", -1)[0],
         "positions": positions[0],
         "span": int(positions.max()) + 1,
@@ -142,84 +140,106 @@ def flattened_places(rows: Sequence[Packed]) -> list[int]:
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Attention of the tokens `[S, H, d]` of a flattened row by fused kernels, without a mask.
+    """Attention of the records `[T, H, d]` of a flattened row by fused kernels, without a mask.
 
-    Prefixes are causal. A record sees its prefix and, causally, itself: two parts, which are joined. The padding at the
-    end reads nothing.
+    A record sees its prefix, whose keys and values are `before`, and, causally, itself: two parts, which are joined.
+    The padding at the end reads nothing.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: dict[str, Any], scale: float) -> Tensor:
-        own, *others = _parts(query, key, value, layout, scale)
-        found = [attend(own)]
-        if others:
-            first, before = map(attend, others)
-            found = [first, join(found[0], before)]
-        read = torch.cat([*(part.tokens for part in found), torch.zeros_like(query[layout["tokens"] :])])
-        ctx.save_for_backward(query, key, value, read, *(part.normaliser for part in found))
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, before_key: Tensor, before_value: Tensor,
+        layout: dict[str, Any], scale: float,
+    ) -> Tensor:  # fmt: skip
+        tokens = [query, key, value, before_key, before_value]
+        found = [attend(part) for part in _parts(tokens, layout, scale)]
+        whole = join(*found) if len(found) == 2 else found[0]
+        read = _padded(whole.tokens, query)
+        ctx.save_for_backward(*tokens, read, whole.normaliser)
         ctx.layout, ctx.scale = layout, scale
         return read
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, read, *normalisers = ctx.saved_tensors
-        (gradient,), split, end = gradients, _split(ctx.layout), ctx.layout["tokens"]
-        own, *others = _parts(query, key, value, ctx.layout, ctx.scale)
-        whole = Read(read[split:end], normalisers[-1])
-        tails = attend_backward(own, whole, gradient[split:end])
-        pieces: list[Sequence[Tensor]] = [tails, [torch.zeros_like(one[end:]) for one in (query, key, value)]]
+        *tokens, read, normaliser = ctx.saved_tensors
+        end = sum(ctx.layout["lengths"])
+        whole, gradient = Read(read[:end], normaliser), gradients[0][:end]
+        own, *others = [attend_backward(part, whole, gradient) for part in _parts(tokens, ctx.layout, ctx.scale)]
+        to_query, to_key, to_value = own
+        to_before: Sequence[Tensor | None] = (None, None)
         if others:
-            first, before = others
-            to_query, to_key, to_value = attend_backward(before, whole, gradient[split:end])
-            head = attend_backward(first, Read(read[:split], normalisers[0]), gradient[:split])
-            pieces[0] = tails[0] + to_query, *tails[1:]
-            pieces.insert(0, [head[0], head[1] + to_key, head[2] + to_value])
-        return *(torch.cat(column) for column in zip(*pieces, strict=True)), None, None
+            ((more, *to_before),) = others
+            to_query = to_query + more
+        return *(_padded(one, read) for one in (to_query, to_key, to_value)), *to_before, None, None
 
 
-def _split(layout: dict[str, Any]) -> int:
-    """Return where the prefixes of a flattened row end."""
-    return len(layout["lengths"]) * layout["prefixes"][1]
+def _padded(tokens: Tensor, whole: Tensor) -> Tensor:
+    """Return `tokens` `[T, ...]` with zeros behind them, as many as `whole` has."""
+    return torch.cat([tokens, tokens.new_zeros(len(whole) - len(tokens), *tokens.shape[1:])])
 
 
-def _parts(query: Tensor, key: Tensor, value: Tensor, layout: dict[str, Any], scale: float) -> list[Part]:
-    """Return the parts of the attention, of which there is only the first where there is no prefix.
+def _parts(tokens: Sequence[Tensor], layout: dict[str, Any], scale: float) -> list[Part]:
+    """Return the parts of the attention of records: to themselves, and to their prefixes where there are any.
 
-    Records attend to themselves, prefixes to themselves, and records to their prefixes.
+    `tokens` are query, key and value of the records, key and value of the prefixes.
     """
     prefixes, groups, records = (layout[name] for name in ("prefixes", "groups", "records"))
-    split, end = _split(layout), layout["tokens"]
-    last, own_key, own_value = (one[split:end] for one in (query, key, value))
-    own = Part(last, own_key, own_value, records, records, True, scale)
-    if not split:
+    query, key, value, before_key, before_value = tokens
+    query, key, value = (one[: sum(layout["lengths"])] for one in (query, key, value))
+    own = Part(query, key, value, records, records, True, scale)
+    if not prefixes[1]:
         return [own]
-    first, key, value = (one[:split] for one in (query, key, value))
-    return [own, Part(first, key, value, prefixes, prefixes, True, scale),
-            Part(last, key, value, groups, prefixes, False, scale)]  # fmt: skip
+    return [own, Part(query, before_key, before_value, groups, prefixes, False, scale)]
 
 
-def _masked_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: dict[str, Any], window: int | None, **options: Any
-) -> Tensor:
-    """Attend panorama by panorama: the prefix causally, its records under a mask; `query` `[1, H, S, d]`."""
-    attend: Any = partial(F.scaled_dot_product_attention, **options)
-    groups = query.shape[1] // key.shape[1]
+def _fused_records(heads: Sequence[Tensor], tails: Sequence[Tensor], layout: dict[str, Any], scale: float) -> Tensor:
+    """Return what the records `tails` `[1, H, T, d]` read behind the prefixes `heads` `[1, H, P L, d]`."""
+    tokens = (one[0].transpose(0, 1) for one in (*tails, *heads[1:]))
+    return _FusedAttention.apply(*tokens, layout, scale).transpose(0, 1)[None]
+
+
+def _masked_records(
+    heads: Sequence[Tensor], tails: Sequence[Tensor], layout: dict[str, Any], window: int | None,
+    scale: float, dropout: float,
+) -> Tensor:  # fmt: skip
+    """Return the same, the records of each panorama under a mask."""
     count, prefix = len(layout["lengths"]), layout["prefixes"][1]
-    lengths = [*[prefix] * count, *layout["lengths"], query.shape[2] - layout["tokens"]]
-    queries, keys, values = (one.split(lengths, 2) for one in (query, repeat_kv(key, groups), repeat_kv(value, groups)))
-    segments, positions = (layout[name].split(lengths) for name in ("segments", "positions"))
-    heads, tails = [], []
-    for first, last in zip(range(count), range(count, 2 * count), strict=True):
-        own = (segments[last][:, None] == segments[last]).tril()
-        mask, seen = F.pad(own, (prefix, 0), value=True), None
+    lengths = [*layout["lengths"], tails[0].shape[2] - sum(layout["lengths"])]
+    (queries, *both), groups = (one.split(lengths, 2) for one in tails), tails[0].shape[1] // tails[1].shape[1]
+    segments, positions = (layout[name][count * prefix :].split(lengths) for name in ("segments", "positions"))
+    before, reads = [one.split([prefix] * count, 2) for one in heads[1:]], []
+    for number in range(count):
+        keys, values = (
+            repeat_kv(torch.cat((first[number], own[number]), dim=2), groups)
+            for first, own in zip(before, both, strict=True)
+        )
+        own = (segments[number][:, None] == segments[number]).tril()
+        mask = F.pad(own, (prefix, 0), value=True)
         if window is not None:
-            mask &= _near(positions[last], torch.cat((positions[first], positions[last])), window)
-            seen = _near(positions[first], positions[first], window).tril()
-        if prefix:
-            heads.append(attend(queries[first], keys[first], values[first], attn_mask=seen, is_causal=seen is None))
-        behind = (torch.cat((both[first], both[last]), dim=2) for both in (keys, values))
-        tails.append(attend(queries[last], *behind, attn_mask=mask))
-    return torch.cat((*heads, *tails, torch.zeros_like(queries[-1])), dim=2)
+            mask &= _near(positions[number], torch.cat((layout["positions"][:prefix], positions[number])), window)
+        options: dict[str, Any] = {"attn_mask": mask, "scale": scale, "dropout_p": dropout}
+        reads.append(F.scaled_dot_product_attention(queries[number], keys, values, **options))
+    return torch.cat((*reads, torch.zeros_like(queries[-1])), dim=2)
+
+
+def _prefixes(
+    heads: Sequence[Tensor], layout: dict[str, Any], window: int | None, scale: float, dropout: float
+) -> Tensor:
+    """Return what prefixes `[1, H, P L, d]` read, causally and without a mask unless a window is shorter than them."""
+    count, length = len(layout["lengths"]), layout["prefixes"][1]
+    if not length:
+        return heads[0]
+    query, key, value = (one[0].unflatten(1, (count, length)).transpose(0, 1) for one in heads)  # [P, H, L, d]
+    if window is None or window >= length:
+        read = attend_causally(query, key, value, scale, dropout)
+    else:
+        groups, positions = query.shape[1] // key.shape[1], layout["positions"][:length]
+        mask = _near(positions, positions, window).tril()
+        with sdpa_kernel(KERNELS):
+            read = F.scaled_dot_product_attention(
+                query, repeat_kv(key, groups), repeat_kv(value, groups), attn_mask=mask, scale=scale, dropout_p=dropout
+            )
+    return read.transpose(0, 1).flatten(1, 2)[None]
 
 
 def _near(queries: Tensor, keys: Tensor, window: int) -> Tensor:
@@ -241,19 +261,24 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attend within a flattened row; `query` `[1, H, S, d]`, result `[1, S, H, d]`.
 
-    Where there are no fused kernels, or for what they cannot do (dropout, a window shorter than the row's positions),
-    the records of each panorama attend under a mask.
+    Prefixes attend by the fastest kernel that there is. Records do so where there are fused kernels for sequences of
+    any lengths; elsewhere, and for what these cannot do (dropout, a window shorter than the row's positions), those of
+    each panorama attend under a mask.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # In mixed precision with float32 weights, the rotation by positions has made them float32 again.
     query, key = query.to(value.dtype), key.to(value.dtype)
     window = sliding_window if sliding_window is not None and layout["span"] > sliding_window else None
+    split = len(layout["lengths"]) * layout["prefixes"][1]
+    cut = (one.split([split, one.shape[2] - split], 2) for one in (query, key, value))
+    heads, tails = zip(*cut, strict=True)
+    first = _prefixes(heads, layout, window, scale, dropout)
     if fused_on_gpu(query) and not dropout and window is None:
-        tokens = (one[0].transpose(0, 1) for one in (query, key, value))
-        return _FusedAttention.apply(*tokens, layout, scale)[None], None
-    with sdpa_kernel(KERNELS):
-        read = _masked_attention(query, key, value, layout, window, scale=scale, dropout_p=dropout)
-    return read.transpose(1, 2), None
+        last = _fused_records(heads, tails, layout, scale)
+    else:
+        with sdpa_kernel(KERNELS):
+            last = _masked_records(heads, tails, layout, window, scale, dropout)
+    return torch.cat((first.transpose(1, 2), last.transpose(1, 2)), dim=1), None
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)

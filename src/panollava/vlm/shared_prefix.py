@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from .flash import fused_on_gpu
+from .flash import attend_causally, fused_on_gpu
 
 SHARED_ATTENTION = "panollava_shared"
 # The fused kernel that takes a bias wants a multiple of so many keys.
@@ -121,13 +121,11 @@ def shared_attention(
     result is `[R, T, H, d]`; at padding it means nothing. Without `shared` the rows are prefixes themselves, whole,
     unpadded and no longer than a sliding window.
     """
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if shared is None:
-        grouped = key.shape[1] != query.shape[1]
-        read = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
-        return read.transpose(1, 2), None
+        return attend_causally(query, key, value, scale).transpose(1, 2), None
     layer: Any = module.layer_idx
     heads, _, width = query.shape[1:]
-    scale = width**-0.5 if scaling is None else scaling
     biases = shared.biases(query, key.shape[1], key.shape[2], sliding_window)
     if shared.unshared:
         return _attend_unshared(query, key, value, biases.both, shared, layer, scale).transpose(1, 2), None
