@@ -7,7 +7,6 @@ the weights where they lay when they were captured: a model whose modules or wei
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -17,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 
-# Of a GPU's memory, what the tensors of all shapes of a kind but the present one may take; graphs share some beside it.
+# Of a GPU's memory, what tensors of all shapes of a kind but the present one may take; graphs keep theirs beside it.
 SHARE_OF_MEMORY = 0.25
 LIMIT_WITHOUT_GPU = 2**34
 # Far more shapes than one model meets; beyond it compiling is an error.
@@ -41,17 +40,11 @@ class Replayed:
         with torch.cuda.device(self.device):  # a capture takes the current device's stream
             if self.graph is None:
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, pool=_pool(self.device)):
+                with torch.cuda.graph(graph):  # in memory of its own, which goes when it goes
                     self.result: Any = function()
                 self.graph = graph
             self.graph.replay()
         return self.result
-
-
-@cache
-def _pool(device: torch.device) -> Any:
-    """Return the memory that all graphs of a device share: they never run at once, and their results stay theirs."""
-    return torch.cuda.graph_pool_handle()
 
 
 class Kept(Protocol):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
-def last_of_rows(ids: Tensor) -> Tensor:
-    """Return the places of the last tokens of rows `[B, S]` among all `B S` tokens, `[B]`."""
+def last_of_rows(ids: Tensor) -> Tensor | None:
+    """Return the places of the last tokens of rows `[B, S]` among all `B S` tokens, `[B]`; None where there is one."""
     rows, length = ids.shape
-    return torch.arange(1, rows + 1, device=ids.device) * length - 1
+    return None if length == 1 else torch.arange(1, rows + 1, device=ids.device) * length - 1
 
 
 class ReadAlone:
