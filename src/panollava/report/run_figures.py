@@ -16,7 +16,7 @@ STAGE_TITLES = {
 }
 LATENCIES = {
     "projection_ms": "projection to views",
-    "encoder_ms": "image encoder and resampler",
+    "encoder_ms": "image encoder",
     "first_token_ms": "first token (prompt included)",
     "per_token_ms": "each further token",
     "follow_up_ms": "follow-up question",
