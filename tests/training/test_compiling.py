@@ -25,7 +25,7 @@ PLACEHOLDERS = [300] * 20
 @pytest.fixture
 def adapted(make_model: Make) -> PeftModel:
     """A model in finetuning, whose adapters do something; activations are checkpointed, as on a large model."""
-    model = make_model()
+    model = make_model(text={"num_hidden_layers": 3})  # two that are compiled, and the last one
     model.model.language_model.set_attn_implementation(PACKED_ATTENTION)
     model.activation_checkpointing_enable()
     adapted = get_peft_model(model, lora_config(rank=2, alpha=6, dropout=0.0, targets=["q_proj", "down_proj"]))
@@ -57,17 +57,20 @@ def test_loss_and_gradients_are_those_of_plain_layers_at_every_length(adapted: P
     batches = [batch((8, 9), (7,)), batch((11,) * 4, (3, 12)), batch((30, 5, 2), (16,) * 5), batch((10, 4), (8,) * 2)]
     wanted = [loss_and_gradients(adapted, made) for made in batches]
     names = [name for name, _ in adapted.named_parameters()], list(adapted.state_dict())
-    compile_layers(adapted.get_base_model().model.language_model.layers)
+    layers, rows = adapted.get_base_model().model.language_model.layers, list[int]()
+    layers[-1].mlp.gate_proj.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[-2]))
+    compile_layers(layers)
     torch._dynamo.reset()
     counters.clear()
     for made, plain in zip(batches, wanted, strict=True):
         found = loss_and_gradients(adapted, made)
         assert found.keys() == plain.keys()
-        assert len(found) > 1 + 8  # two factors of two linears in two layers, and the resampler
+        assert len(found) > 1 + 12  # two factors of two linears in three layers, and the resampler
         for name, value in plain.items():
             assert value.norm() > 0
             assert (found[name] - value).norm() < 1e-4 * value.norm(), name
-        assert counters["stats"]["unique_graphs"] == 1  # for all lengths
+        assert rows[-1] == (made["labels"] != IGNORE).sum()  # the last layer still does less
+        assert counters["stats"]["unique_graphs"] == 1  # for both layers and all lengths
     assert ([name for name, _ in adapted.named_parameters()], list(adapted.state_dict())) == names
 
 
