@@ -15,7 +15,7 @@ MICRO = Size(
           "initializer_range": 0.3},
     views={"tokens_per_side": 2, "resampler_hidden_size": 32},
     lora={"rank": 2, "alpha": 4},
-    record_tokens=8, answer_tokens=4, records=3, prompt_tokens=6, new_tokens=5, asked=4, rows_at_once=2,
+    record_tokens=8, answer_tokens=4, records=3, prompt_tokens=6, new_tokens=5, asked=4, rows_at_once=2, turn_ms=0,
     matrix=64, copied_bytes=2**16,
     loss_tolerance=1e-5, gradient_tolerance=1e-3, logit_tolerance=0.0,
 )  # fmt: skip

@@ -37,7 +37,8 @@ from panollava.training.scratch import scratch
 from panollava.training.stages import LORA, MASK_HEAD, NEW, RESAMPLER
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
 from panollava.vlm.attending import attending
-from panollava.vlm.packing import IGNORE, PACKED_ATTENTION
+from panollava.vlm.labels import IGNORE
+from panollava.vlm.packing import PACKED_ATTENTION
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # What the masks' loss weighs beside the answers', as in the stage.

@@ -21,7 +21,8 @@ from panollava.backbones.standin_llms import (
     train_standin_llm,
 )
 from panollava.backbones.told import tell
-from panollava.vlm.packing import IGNORE, Packed
+from panollava.vlm.labels import IGNORE
+from panollava.vlm.packing import Packed
 
 FAMILIES = ["llama", "vicuna", "mistral"]
 

@@ -18,7 +18,7 @@ from panollava.bench.records import Work, random_work
 from panollava.bench.sizes import SIZES, Size
 from panollava.bench.steps import peer_losses
 from panollava.training.compiling import compile_layers
-from panollava.vlm.packing import IGNORE
+from panollava.vlm.labels import IGNORE
 from panollava.vlm.views import view_poses
 
 

@@ -16,7 +16,7 @@ from panollava.tasks.decoding import Prefix, Row, decode_growing
 from panollava.tasks.prompts import Message, panorama_questions
 from panollava.tasks.static_rows import decode_static
 from panollava.training.data import Collator
-from panollava.vlm.packing import IGNORE
+from panollava.vlm.labels import IGNORE
 
 Make = Callable[..., PanoLlavaForConditionalGeneration]
 TEXTS = (

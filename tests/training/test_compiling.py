@@ -16,7 +16,8 @@ from panollava.training.lora import lora_config
 from panollava.training.stages import LORA, RESAMPLER
 from panollava.training.trainer import set_trainable
 from panollava.vlm import packing
-from panollava.vlm.packing import IGNORE, PACKED_ATTENTION, flatten, pack, packed_attention
+from panollava.vlm.labels import IGNORE
+from panollava.vlm.packing import PACKED_ATTENTION, flatten, pack, packed_attention
 
 Make = Callable[..., PanoLlavaForConditionalGeneration]
 PLACEHOLDERS = [300] * 20

@@ -26,7 +26,8 @@ from panollava.training.data import (
     encoded,
     messages,
 )
-from panollava.vlm.packing import IGNORE, Packed
+from panollava.vlm.labels import IGNORE, next_labels, places_read
+from panollava.vlm.packing import Packed
 from panollava.vlm.patch_masks import patch_coverage
 from panollava.vlm.views import VIEW_SETTINGS
 
@@ -231,6 +232,7 @@ def test_mask_queries_stand_before_the_answers_that_have_masks(
     assert len(wanted) == len(batch["mask_queries"]) == len(batch["mask_targets"]) >= 8
     poses = any_processor.image_processor(Image.new("RGB", (64, 32)), return_tensors="pt")["view_poses"][0]
     labels = batch["labels"][0]
+    assert torch.equal(batch["read"], places_read(next_labels(batch["labels"]), batch["mask_queries"]))
     for (zero, place, row), target, (wanted_row, turn) in zip(
         batch["mask_queries"].tolist(), batch["mask_targets"], wanted, strict=True
     ):

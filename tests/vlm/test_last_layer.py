@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import AutoModel, GPTNeoXConfig
 
 from panollava import PanoLlavaForConditionalGeneration, PanoLlavaModel
+from panollava.vlm.labels import IGNORE, next_labels, places_read
 from panollava.vlm.last_layer import ReadAlone, last_of_rows
-from panollava.vlm.packing import IGNORE, PACKED_ATTENTION, flatten, pack
+from panollava.vlm.packing import PACKED_ATTENTION, flatten, pack
 
 Make = Callable[..., PanoLlavaForConditionalGeneration]
 PREFIX = [7, *[300] * 20]
@@ -73,7 +74,7 @@ def test_tokens_that_ask_for_masks_are_read_too(
     model: PanoLlavaForConditionalGeneration, seen: list[list[int]]
 ) -> None:
     batch = packed(9, 14)
-    learned = (batch["labels"][0] != IGNORE).nonzero()[:, 0] - 1
+    learned = batch.pop("read")
     queries = torch.tensor([[0, int(learned[0]), 0], [0, len(PREFIX) + 2, 0], [0, len(PREFIX) + 2, 0]])
     wanted = model(**batch, mask_queries=queries, output_hidden_states=True)
     found = model(**batch, mask_queries=queries)
@@ -83,6 +84,26 @@ def test_tokens_that_ask_for_masks_are_read_too(
         torch.autograd.grad(out.mask_logits.sum(), model.get_input_embeddings().weight) for out in (wanted, found)
     ]
     assert torch.allclose(gradients[0][0], gradients[1][0], atol=1e-5)
+
+
+def test_what_is_read_may_be_given(model: PanoLlavaForConditionalGeneration, seen: list[list[int]]) -> None:
+    batch = packed(9, 14)
+    queries = torch.tensor([[0, int(batch["read"][0]), 0], [0, len(PREFIX) + 2, 0]])
+    read = places_read(next_labels(batch.pop("labels")), queries)
+    labels = torch.randint(3, 299, batch["input_ids"].shape)  # those that are not read are not learned
+    only = torch.full_like(labels, IGNORE).flatten().index_copy(0, read, labels.flatten()[read]).view_as(labels)
+    del batch["read"]
+    wanted = model(**batch, shift_labels=only, mask_queries=queries)
+    found = model(**batch, shift_labels=labels, mask_queries=queries, read=read, placeholders=20)
+    assert seen[-1] == [7, 7]
+    for name in ("loss", "logits", "mask_logits"):
+        assert torch.equal(found[name], wanted[name]), name
+
+
+def test_a_wrong_number_of_placeholders_is_refused(model: PanoLlavaForConditionalGeneration) -> None:
+    batch = packed(9, 14)
+    with pytest.raises(ValueError, match="the prompts hold 20 placeholders for 20 visual tokens"):
+        model(**batch, placeholders=21)
 
 
 def test_a_language_model_in_two_models_is_hooked_once(

@@ -23,7 +23,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from panollava.backbones.glances import SCENERY, SLOTS, Glance
 from panollava.backbones.tokenizer import NUMBERS, train_tokenizer
 from panollava.backbones.told import PLAIN_SHARE, ToldScene, tell
-from panollava.vlm.packing import IGNORE, Packed, pack, packed_mask, stack
+from panollava.vlm.labels import IGNORE
+from panollava.vlm.packing import Packed, pack, packed_mask, stack
 
 VOCABULARY = 1280
 CONTEXT = 4096

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from panollava.bench.pair import Pair
 from panollava.bench.sizes import Size
-from panollava.vlm.packing import IGNORE, flatten, pack, packed_mask, stack
+from panollava.vlm.labels import IGNORE
+from panollava.vlm.packing import flatten, pack, packed_mask, stack
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def random_work(pair: Pair, size: Size) -> Work:
     mask = packed_mask(segments, positions).to(device)
     return Work(
         attended(alone),
-        send_to_device(flat, device) | {"use_cache": False},
+        send_to_device(flat, device) | {"placeholders": pair.visual_tokens, "use_cache": False},
         row | {"attention_mask": mask},
         attended(unpadded),
     )

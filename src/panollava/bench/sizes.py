@@ -20,6 +20,7 @@ class Size:
     records: questions of one panorama in a training step (K).
     prompt_tokens, new_tokens, asked: tokens of a question, of its answer, and how many are asked at once.
     rows_at_once: how many sequences the peer trains in one forward pass; the rest follows by accumulation.
+    turn_ms: how long a side trains in its turn, at least one step; steps follow each other without a pause.
     matrix, copied_bytes: what this machine's limits are measured on.
     loss_tolerance, gradient_tolerance: how far two sides may differ, relative to the loss and the norm of a gradient.
     logit_tolerance: how far from the best a token may be, in standard deviations of the logits.
@@ -39,6 +40,7 @@ class Size:
     new_tokens: int
     asked: int
     rows_at_once: int
+    turn_ms: float
     matrix: int
     copied_bytes: int
     loss_tolerance: float
@@ -71,7 +73,7 @@ TINY = Size(
     views={"tokens_per_side": 8, "resampler_hidden_size": 128},
     lora={"rank": 8, "alpha": 16},
     record_tokens=32, answer_tokens=16, records=8, prompt_tokens=32, new_tokens=32, asked=16, rows_at_once=8,
-    matrix=1024, copied_bytes=2**28,
+    turn_ms=0, matrix=1024, copied_bytes=2**28,
     loss_tolerance=1e-5, gradient_tolerance=1e-3, logit_tolerance=0.0,
 )  # fmt: skip
 # SigLIP-B/16-224 and Mistral-7B (without the sliding window of its first version, which no sequence here would reach).
@@ -86,7 +88,7 @@ LARGE = Size(
     views={"tokens_per_side": 14, "resampler_hidden_size": 2048, "position_frequencies": 6},
     lora={"rank": 32, "alpha": 64},
     record_tokens=64, answer_tokens=32, records=8, prompt_tokens=64, new_tokens=32, asked=16, rows_at_once=1,
-    matrix=8192, copied_bytes=2**32,
+    turn_ms=1000, matrix=8192, copied_bytes=2**32,
     # What bfloat16 does to 32 layers: gradients 0.07 apart between two right sides of a narrower model, and of random
     # weights a token of ours up to 0.16 deviations behind the best.
     loss_tolerance=2e-2, gradient_tolerance=0.15, logit_tolerance=0.3,

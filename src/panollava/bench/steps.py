@@ -16,7 +16,7 @@ from torch import Tensor
 from panollava.bench.pair import PROJECTOR, Pair
 from panollava.bench.records import Work
 from panollava.bench.sizes import Size
-from panollava.vlm.packing import IGNORE
+from panollava.vlm.labels import IGNORE
 
 # The loss of a step in parts, one forward pass each; their sum is the loss.
 Losses = list[Callable[[], Tensor]]

@@ -17,7 +17,8 @@ from panollava.bench.sizes import Size
 from panollava.bench.steps import Losses, Trained, our_losses, peer_losses
 from panollava.bench.turns import Side, check_rounds, peak_memory_gb, quartiles, ratios, time_in_turns
 from panollava.training.compiling import compile_layers
-from panollava.vlm.packing import IGNORE, PACKED_ATTENTION
+from panollava.vlm.labels import IGNORE
+from panollava.vlm.packing import PACKED_ATTENTION
 
 OURS, CACHED = "ours", "ours, encoder's features kept"
 COMPILED, CHECKPOINTED = "ours, compiled", "ours, activation checkpointing"
@@ -116,7 +117,7 @@ def bench_train(size: Size, rounds: int) -> dict[str, Any]:
     apart = check_sides(sides, pair, work, size)
     limits = machine_limits(size)
     timed = sides.timed()
-    times, peaks = time_in_turns(timed, rounds), peak_memory_gb(timed)
+    times, peaks = time_in_turns(timed, rounds, size.turn_ms), peak_memory_gb(timed)
     rows = {
         name: {"ms": quartiles(taken), "ratio": ratios(taken, times[OURS]), "peak_gb": peaks.get(name)}
         for name, taken in times.items()

@@ -27,16 +27,24 @@ def check_rounds(rounds: int) -> None:
         raise ValueError(f"rounds is {rounds}; a spread takes at least 2")
 
 
-def time_in_turns(sides: dict[Name, Side], rounds: int) -> dict[Name, list[float]]:
-    """Return the milliseconds of each side in each round after one to warm up; the order turns from round to round."""
+def time_in_turns(sides: dict[Name, Side], rounds: int, turn_ms: float = 0) -> dict[Name, list[float]]:
+    """Return the milliseconds of each side in each round after one to warm up; the order turns from round to round.
+
+    A side that is quicker than `turn_ms` does its work again until about so long has passed. A GPU is not waited for in
+    between, so Python may work ahead of it.
+    """
     taken: dict[Name, list[float]] = {name: [] for name in sides}
+    repeats = dict.fromkeys(sides, 1)
     names = list(sides)
     for round_ in range(rounds + 1):
         shift = round_ % len(names)
         for name in names[shift:] + names[:shift]:
             start = _finished()
-            sides[name]()
-            taken[name].append(1000 * (_finished() - start))
+            for _ in range(repeats[name]):
+                sides[name]()
+            taken[name].append(1000 * (_finished() - start) / repeats[name])
+            if round_ == 0:
+                repeats[name] = max(1, round(turn_ms / taken[name][0]))
     return {name: times[1:] for name, times in taken.items()}
 
 

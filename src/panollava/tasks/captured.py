@@ -100,7 +100,7 @@ def kept(
     known = shapes.known
     found = known.pop(shape, None)
     mine = make() if found is None else found
-    others = [(shape, other.nbytes) for shape, other in known.items() if type(other) is type(mine)]
+    others = [(old, other.nbytes) for old, other in known.items() if type(other) is type(mine)]
     while sum(size for _, size in others) > limit_bytes:
         known.pop(others.pop(0)[0])
     known[shape] = mine
@@ -131,7 +131,8 @@ class OnOwnTensors:
         for own, each in zip(self.given, given, strict=True):
             own.copy_(each)
         result = self.replayed(lambda: self.function(model, *self.given))
-        self.nbytes = sum(tensor.nbytes for tensor in (*self.given, *tree_leaves(result)))
+        if not self.nbytes:
+            self.nbytes = sum(tensor.nbytes for tensor in (*self.given, *tree_leaves(result)))
         return result if self.replayed.graph is None else tree_map(torch.clone, result)
 
 

@@ -30,7 +30,8 @@ from panollava.training.augmentation import (
     turned_sample,
 )
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
-from panollava.vlm.packing import IGNORE, Packed, flatten, flattened_places, pack
+from panollava.vlm.labels import IGNORE
+from panollava.vlm.packing import Packed, flatten, flattened_places, pack
 from panollava.vlm.patch_masks import patch_coverage
 from panollava.vlm.processing_panollava import PANORAMA_TOKEN, PanoLlavaProcessor
 
@@ -166,12 +167,14 @@ class Collator:
         self.visual_tokens = 0 if blind else processor.tokens_of_panorama(self.poses[0])
 
     def __call__(self, draws: Sequence[Draw]) -> dict[str, Any]:
-        """Return `input_ids`, `position_ids`, `labels` `[1, S]`, the `layout`, the views or their grids, and poses.
+        """Return a row as `flatten` makes it, the number of its `placeholders`, the views or their grids, and poses.
 
         And `use_cache`, off: nothing goes on from this row, so the language model need not copy keys and values.
         """
         rows = [self.packed(draw.records) for draw in draws]
-        batch = flatten(rows, self.processor.tokenizer.pad_token_id) | {"use_cache": False}
+        batch = flatten(rows, self.processor.tokenizer.pad_token_id)
+        placeholders = int((batch["input_ids"] == self.processor.image_token_id).sum())
+        batch |= {"placeholders": placeholders, "use_cache": False}
         if self.blind:
             return batch
         if self.patches is not None:

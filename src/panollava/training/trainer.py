@@ -147,6 +147,9 @@ class PanoTrainer(Trainer):
             dataloader_num_workers=recipe.workers,
             train_sampling_strategy="sequential",
             remove_unused_columns=False,
+            # Python works ahead of a GPU, which is asked for nothing between one log and the next.
+            accelerator_config={"non_blocking": True},
+            logging_nan_inf_filter=False,
             activation_checkpointing=recipe.activation_checkpointing,
             ddp_find_unused_parameters=False,
             report_to="none",

@@ -61,14 +61,10 @@ def attend_causally(query: Tensor, key: Tensor, value: Tensor, scale: float, dro
 
     Kernels for other than half precision want as many heads everywhere; without one, all scores would be in memory.
     """
-    if not fused_on_gpu(query):
+    fused = fused_on_gpu(query)
+    if not fused:
         key, value = (repeat_kv(one, query.shape[1] // one.shape[1]) for one in (key, value))
-    options: dict[str, Any] = {
-        "is_causal": True,
-        "scale": scale,
-        "dropout_p": dropout,
-        "enable_gqa": fused_on_gpu(query),
-    }
+    options: dict[str, Any] = {"is_causal": True, "scale": scale, "dropout_p": dropout, "enable_gqa": fused}
     return F.scaled_dot_product_attention(query, key, value, **options)
 
 

@@ -18,6 +18,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .c_abstractor import DepthwiseConv, LastNorm
 from .configuration_panollava import PanoLlavaConfig
+from .labels import next_labels, places_read
 from .last_layer import ReadAlone
 from .mask_head import MaskHead
 from .perceiver import PerceiverBlock, PerceiverTrunk
@@ -26,8 +27,6 @@ from .trunks import ScaledLinear, Whitening
 from .views import VIEW_SETTINGS
 from .views import view_poses as strategy_poses
 from .vision import encode_views, is_frozen
-
-IGNORED = -100
 
 
 @dataclass
@@ -39,7 +38,7 @@ class PanoLlavaModelOutputWithPast(BaseModelOutputWithPast):
 
 @dataclass
 class PanoLlavaCausalLMOutputWithPast(ModelOutput):
-    """Loss and logits; with labels, the logits are `[K, vocabulary]`, one row per supervised position.
+    """Loss and logits; with labels, the logits are `[K, vocabulary]`, one row for each place that is read.
 
     `mask_logits` `[Q, V, h, w]` scores each patch for each of Q mask queries.
     """
@@ -153,7 +152,9 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         tokens = self.resampler.project(features, view_poses)
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=list(tokens))  # type: ignore[arg-type]
 
-    def get_placeholder_mask(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
+    def get_placeholder_mask(
+        self, input_ids: Tensor, image_features: Tensor, placeholders: int | None = None
+    ) -> Tensor:
         """Return which positions `[B, S, 1]` take a visual token.
 
         Raises:
@@ -161,12 +162,12 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         """
         mask = input_ids == self.config.image_token_id
         torch_compilable_check(
-            mask.sum() == image_features.shape[0],
+            (mask.sum() if placeholders is None else placeholders) == len(image_features),
             lambda: f"the prompts hold {int(mask.sum())} placeholders for {len(image_features)} visual tokens",
         )
         return mask[..., None]
 
-    def embed_inputs(self, input_ids: Tensor, image_features: Tensor | None) -> Tensor:
+    def embed_inputs(self, input_ids: Tensor, image_features: Tensor | None, placeholders: int | None = None) -> Tensor:
         """Return input embeddings `[B, S, D]` with visual tokens `[P N, D]` in place of the placeholders.
 
         The placeholder may lie beyond the vocabulary: it is looked up as token 0 and overwritten.
@@ -174,11 +175,11 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         if image_features is None:
             if input_ids.shape[1] > 1:  # a single token is a decoding step; checking it would stall the device
                 torch_compilable_check(
-                    (input_ids != self.config.image_token_id).all(),
+                    (input_ids != self.config.image_token_id).all() if placeholders is None else placeholders == 0,
                     lambda: "the prompt holds placeholder tokens, but neither pixel_values nor mm_encoder_outputs came",
                 )
             return self.get_input_embeddings()(input_ids)
-        mask = self.get_placeholder_mask(input_ids, image_features)
+        mask = self.get_placeholder_mask(input_ids, image_features, placeholders)
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(mask[..., 0], 0))
         return embeddings.masked_scatter(mask, image_features.to(embeddings.device, embeddings.dtype))
 
@@ -213,12 +214,14 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        placeholders: int | None = None,
         **kwargs: Any,
     ) -> PanoLlavaModelOutputWithPast:
         """Run the language model over prompts `[B, S]` whose placeholders are filled with visual tokens.
 
         A 4-D boolean `attention_mask` `[B, 1, S, S]` and `position_ids` reach the language model as they are. For
-        `patch_grids` see `get_image_features`.
+        `patch_grids` see `get_image_features`. `placeholders` says how many `input_ids` hold; to count them makes a GPU
+        wait.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`; pixel values twice, or with embeddings; a
@@ -235,7 +238,7 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         if images is not None:
             features = torch.cat(images.pooler_output)  # type: ignore[arg-type] # a list, as generation wants it
         if input_ids is not None:
-            inputs_embeds = self.embed_inputs(input_ids, features)
+            inputs_embeds = self.embed_inputs(input_ids, features, placeholders)
         elif features is not None:
             raise ValueError("panoramas need input_ids: inputs_embeds do not show where the placeholders are")
         assert inputs_embeds is not None
@@ -343,31 +346,34 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         mask_queries: Tensor | None = None,
+        read: Tensor | None = None,
         **kwargs: Any,
     ) -> PanoLlavaCausalLMOutputWithPast:
-        """Return logits `[B, S, vocabulary]`, or the loss and the logits of the supervised positions only.
+        """Return logits `[B, S, vocabulary]`, or the loss and the logits of the places that are read.
 
         `labels` `[B, S]` are shifted here, `shift_labels` `[B, S]` are already; -100 is ignored. With either, the head
-        runs on the supervised positions alone and `logits` is `[K, vocabulary]`, row by row in their order: the loss is
-        that of the plain model, at a fraction of the memory. `num_items_in_batch` (by keyword) replaces the mean.
+        runs on the places that are read alone and `logits` is `[K, vocabulary]` in their order: the loss is that of the
+        plain model, at a fraction of the memory. `num_items_in_batch` (by keyword) replaces the mean.
 
         `mask_queries` `[Q, 3]` are (row, position, panorama): tokens whose objects the mask head looks for, and where.
+
+        With labels, `read` `[K]` are the places among the `B S` tokens, each once, that these and mask queries need, by
+        default those of `places_read`; to find them makes a GPU wait.
 
         Raises:
             ValueError: labels together with `logits_to_keep`, and what `PanoLlavaModel.forward` raises.
         """
         if labels is not None and shift_labels is None:
-            shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+            shift_labels = next_labels(labels)
         if shift_labels is not None and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             raise ValueError("logits_to_keep cannot go with labels: these choose the positions themselves")
         if mask_queries is not None and pixel_values is not None:
             patch_grids, pixel_values = self.model.encode_views(pixel_values), None
-        learned, read, text_config = None, None, self.config.text_config
-        if shift_labels is not None:
-            learned = read = (shift_labels != IGNORED).flatten().nonzero()[:, 0]
-            if mask_queries is not None:
-                asked = mask_queries[:, 0] * shift_labels.shape[1] + mask_queries[:, 1]
-                read = torch.cat((learned, asked)).unique()
+        if shift_labels is None:
+            read = None  # all logits are wanted
+        elif read is None:
+            read = places_read(shift_labels, mask_queries)
+        text_config = self.config.text_config
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -385,10 +391,10 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
         if mask_queries is not None:
             rows, places, panoramas = mask_queries.unbind(-1)
             mask_logits = self.score_patches(hidden[rows, places], patch_grids, view_poses, panoramas)
-        if learned is None or shift_labels is None:
+        if shift_labels is None:
             logits = self.lm_head(slice_logits_to_keep(hidden, logits_to_keep))
         else:
-            logits, targets = self.lm_head(hidden.flatten(0, 1)[learned]), shift_labels.flatten()[learned]
+            logits, targets = self.lm_head(hidden.flatten(0, 1)[read]), shift_labels.flatten()[read]
             vocabulary = text_config.vocab_size
             loss = self.loss_function(logits=logits, labels=None, shift_labels=targets, vocab_size=vocabulary, **kwargs)
         return PanoLlavaCausalLMOutputWithPast(

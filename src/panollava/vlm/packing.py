@@ -21,8 +21,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
 from .flash import Part, Read, attend, attend_backward, attend_causally, fused_on_gpu, join, sequences
-
-IGNORE = -100
+from .labels import IGNORE, next_labels, places_read
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,11 @@ LEAST_PADDING = 2
 
 
 def flatten(rows: Sequence[Packed], pad_id: int, multiple: int = 32) -> dict[str, Any]:
-    """Join packed rows to one: `input_ids`, `position_ids`, `labels` `[1, S]`, and the `layout` of the row.
+    """Join packed rows to one: `input_ids`, `position_ids`, `labels` `[1, S]`, what is `read`, and the row's `layout`.
 
     First come all prefixes, then the records of each row. Only the end is padded, up to a `multiple`, and by two tokens
-    at least: none and one would be cases of their own for a compiler.
+    at least: none and one would be cases of their own for a compiler. `read` `[K]` are the places before learned
+    tokens, found here, where no GPU need be waited for.
 
     Raises:
         ValueError: rows with prefixes of different lengths.
@@ -128,8 +128,9 @@ def flatten(rows: Sequence[Packed], pad_id: int, multiple: int = 32) -> dict[str
         "positions": positions[0],
         "span": int(positions.max()) + 1,
     }
-    return {"input_ids": joined("ids", pad_id), "position_ids": positions, "labels": joined("labels", IGNORE),
-            "layout": layout}  # fmt: skip
+    labels = joined("labels", IGNORE)
+    return {"input_ids": joined("ids", pad_id), "position_ids": positions, "labels": labels, "layout": layout,
+            "read": places_read(next_labels(labels))}  # fmt: skip
 
 
 def flattened_places(rows: Sequence[Packed]) -> list[int]:

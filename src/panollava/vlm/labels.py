@@ -1,0 +1,27 @@
+"""Labels: the token to be learned at each place `[B, S]`, or IGNORE; and the places whose hidden states they need.
+
+Places are numbered among all `B S` tokens of a batch.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = -100
+
+
+def next_labels(labels: Tensor) -> Tensor:
+    """Return for each token of `labels` `[B, S]` the label of the next one, which its hidden state predicts."""
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
+
+
+def places_read(next_labels: Tensor, mask_queries: Tensor | None = None) -> Tensor:
+    """Return the places `[K]`, each once, whose hidden states predict what is learned or are asked for masks.
+
+    `mask_queries` `[Q, 3]` begin with row and position. A GPU is waited for, since their number depends on values.
+    """
+    learned = (next_labels != IGNORE).flatten().nonzero()[:, 0]
+    if mask_queries is None:
+        return learned
+    asked = mask_queries[:, 0] * next_labels.shape[1] + mask_queries[:, 1]
+    return torch.cat((learned, asked)).unique()
