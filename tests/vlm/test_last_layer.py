@@ -94,16 +94,10 @@ def test_what_is_read_may_be_given(model: PanoLlavaForConditionalGeneration, see
     only = torch.full_like(labels, IGNORE).flatten().index_copy(0, read, labels.flatten()[read]).view_as(labels)
     del batch["read"]
     wanted = model(**batch, shift_labels=only, mask_queries=queries)
-    found = model(**batch, shift_labels=labels, mask_queries=queries, read=read, placeholders=20)
+    found = model(**batch, shift_labels=labels, mask_queries=queries, read=read)
     assert seen[-1] == [7, 7]
     for name in ("loss", "logits", "mask_logits"):
         assert torch.equal(found[name], wanted[name]), name
-
-
-def test_a_wrong_number_of_placeholders_is_refused(model: PanoLlavaForConditionalGeneration) -> None:
-    batch = packed(9, 14)
-    with pytest.raises(ValueError, match="the prompts hold 20 placeholders for 20 visual tokens"):
-        model(**batch, placeholders=21)
 
 
 def test_a_language_model_in_two_models_is_hooked_once(

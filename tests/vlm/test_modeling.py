@@ -52,6 +52,24 @@ def test_the_loss_on_supervised_positions_is_the_plain_loss(make_model: Make, in
             assert torch.allclose(parameter.grad, wanted[name], atol=1e-7), name
 
 
+def test_places_of_placeholders_may_be_given(make_model: Make, inputs: BatchFeature) -> None:
+    model = make_model()
+    places = (inputs["input_ids"] == 300).flatten().nonzero()[:, 0]
+    results = []
+    for given in ({}, {"placeholders": places}):
+        model.zero_grad()
+        logits = model(**inputs, **given).logits
+        logits.square().sum().backward()
+        results.append([logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    assert len(results[0]) > 10
+    for wanted, found in zip(*results, strict=True):
+        assert torch.equal(found, wanted)
+    with pytest.raises(ValueError, match="20 placeholders for 20 visual tokens"):
+        model(**inputs, placeholders=places[1:])
+    with pytest.raises(ValueError, match="the prompt holds placeholder tokens"):
+        model(input_ids=inputs["input_ids"], placeholders=places)
+
+
 def test_logits_to_keep_selects_positions(make_model: Make, inputs: BatchFeature) -> None:
     model = make_model()
     logits = model(**inputs).logits

@@ -42,11 +42,11 @@ def random_work(pair: Pair, size: Size) -> Work:
         return there(input_ids=ids, labels=labels, attention_mask=torch.ones_like(ids))
 
     row = there(input_ids=together["input_ids"], labels=together["labels"], position_ids=positions)
-    flat = flatten([pack(pair.prefix, records)], 0)
+    flat = flatten([pack(pair.prefix, records)], 0) | {"placeholders": torch.arange(pair.visual_tokens)}
     mask = packed_mask(segments, positions).to(device)
     return Work(
         attended(alone),
-        send_to_device(flat, device) | {"placeholders": pair.visual_tokens, "use_cache": False},
+        send_to_device(flat, device) | {"use_cache": False},
         row | {"attention_mask": mask},
         attended(unpadded),
     )

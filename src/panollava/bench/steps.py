@@ -16,6 +16,7 @@ from torch import Tensor
 from panollava.bench.pair import PROJECTOR, Pair
 from panollava.bench.records import Work
 from panollava.bench.sizes import Size
+from panollava.training.encoding import with_grids
 from panollava.vlm.labels import IGNORE
 
 # The loss of a step in parts, one forward pass each; their sum is the loss.
@@ -61,12 +62,9 @@ class Trained:
 
 def our_losses(ours: PeftModel, pair: Pair, work: Work, *, cached: bool) -> Losses:
     """Return our side's loss: one packed row, through the encoder or from its features as the stages keep them."""
-    if cached:
-        with torch.no_grad():
-            views: dict[str, Any] = {"patch_grids": pair.ours.model.encode_views(pair.pixel_values)}
-    else:
-        views = {"pixel_values": pair.pixel_values}
-    return [lambda: ours(**work.packed, **views, view_poses=pair.view_poses).loss]
+    batch = work.packed | {"pixel_values": pair.pixel_values, "view_poses": pair.view_poses}
+    kept = with_grids(ours, batch) if cached else None
+    return [lambda: ours(**(kept or with_grids(ours, batch))).loss]
 
 
 def peer_losses(peer: PeftModel, pair: Pair, batch: dict[str, Tensor], rows: int, *, best: bool) -> Losses:

@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
-
 # Of a GPU's memory, what tensors of all shapes of a kind but the present one may take; graphs keep theirs beside it.
 SHARE_OF_MEMORY = 0.25
 LIMIT_WITHOUT_GPU = 2**34
@@ -40,7 +38,8 @@ class Replayed:
         with torch.cuda.device(self.device):  # a capture takes the current device's stream
             if self.graph is None:
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):  # in memory of its own, which goes when it goes
+                # In memory of its own, which goes when it goes; other threads may pin memory meanwhile.
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                     self.result: Any = function()
                 self.graph = graph
             self.graph.replay()
@@ -86,13 +85,11 @@ class Shapes:
     known: OrderedDict[Hashable, Any]
 
 
-_SHAPES: WeakKeyDictionary[PanoLlavaForConditionalGeneration, Shapes] = WeakKeyDictionary()
+_SHAPES: WeakKeyDictionary[nn.Module, Shapes] = WeakKeyDictionary()
 Something = TypeVar("Something", bound=Kept)
 
 
-def kept(
-    model: PanoLlavaForConditionalGeneration, shape: Hashable, make: Callable[[], Something], limit_bytes: int
-) -> Something:
+def kept(model: nn.Module, shape: Hashable, make: Callable[[], Something], limit_bytes: int) -> Something:
     """Return what is kept for a shape, from the last time or made now; the oldest of its kind make room for it."""
     shapes = _SHAPES.get(model)
     if shapes is None or not shapes.weights.stayed():
@@ -107,7 +104,7 @@ def kept(
     return mine
 
 
-def forget(model: PanoLlavaForConditionalGeneration) -> None:
+def forget(model: nn.Module) -> None:
     """Forget what is kept for a model: its memory is needed, or it does something else in a way that `Weights` miss."""
     _SHAPES.pop(model, None)
 
@@ -126,7 +123,7 @@ class OnOwnTensors:
         self.function, self.given = function, [torch.empty_like(each) for each in given]
         self.replayed, self.nbytes = Replayed(given[0].device), 0
 
-    def __call__(self, model: PanoLlavaForConditionalGeneration, given: Sequence[Tensor]) -> Any:
+    def __call__(self, model: nn.Module, given: Sequence[Tensor]) -> Any:
         """Return the tensors that the function makes."""
         for own, each in zip(self.given, given, strict=True):
             own.copy_(each)
@@ -136,8 +133,8 @@ class OnOwnTensors:
         return result if self.replayed.graph is None else tree_map(torch.clone, result)
 
 
-def replayed(model: PanoLlavaForConditionalGeneration, function: Callable[..., Result], *given: Tensor) -> Result:
-    """Return the tensors that a function makes of a model and tensors, on a GPU by graphs. In inference mode."""
+def replayed(model: nn.Module, function: Callable[..., Result], *given: Tensor) -> Result:
+    """Return the tensors that a function makes of a model and tensors, on a GPU by graphs. Without gradients."""
     device = given[0].device
     if device.type != "cuda":
         return function(model, *given)

@@ -167,13 +167,13 @@ class Collator:
         self.visual_tokens = 0 if blind else processor.tokens_of_panorama(self.poses[0])
 
     def __call__(self, draws: Sequence[Draw]) -> dict[str, Any]:
-        """Return a row as `flatten` makes it, the number of its `placeholders`, the views or their grids, and poses.
+        """Return a row as `flatten` makes it, the places of its `placeholders`, the views or their grids, and poses.
 
         And `use_cache`, off: nothing goes on from this row, so the language model need not copy keys and values.
         """
         rows = [self.packed(draw.records) for draw in draws]
         batch = flatten(rows, self.processor.tokenizer.pad_token_id)
-        placeholders = int((batch["input_ids"] == self.processor.image_token_id).sum())
+        placeholders = (batch["input_ids"] == self.processor.image_token_id).flatten().nonzero()[:, 0]
         batch |= {"placeholders": placeholders, "use_cache": False}
         if self.blind:
             return batch

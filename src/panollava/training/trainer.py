@@ -23,6 +23,7 @@ from transformers.trainer import SCHEDULER_NAME
 from panollava.backbones.assemble import trained_state
 from panollava.training.augmentation import NO_AUGMENTATION, Augmentation
 from panollava.training.checkpoints import last_checkpoint, load_weights, save_weights
+from panollava.training.encoding import with_grids
 from panollava.training.mask_loss import mask_losses
 from panollava.training.overlap import OVERLAP_LOSSES
 from panollava.training.processes import from_all, from_main, share_of_step
@@ -164,6 +165,13 @@ class PanoTrainer(Trainer):
             plugin.transformer_cls_names_to_wrap = layer_classes(model)
             # FSDP's own mixed precision rounds all inputs, the poses of views too; autocast below does not.
             plugin.mixed_precision_policy = MixedPrecisionPolicy()
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch on the device, what a frozen encoder makes of its views in their place."""
+        batch, model = super()._prepare_inputs(inputs), self.model
+        assert isinstance(model, nn.Module)
+        # FSDP gathers an encoder's weights in the model's own forward alone.
+        return batch if self.is_fsdp_enabled else with_grids(model, batch)
 
     def compute_loss(  # type: ignore[override] # whatever else the trainer passes goes on to its own loss
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any

@@ -153,7 +153,7 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=list(tokens))  # type: ignore[arg-type]
 
     def get_placeholder_mask(
-        self, input_ids: Tensor, image_features: Tensor, placeholders: int | None = None
+        self, input_ids: Tensor, image_features: Tensor, placeholders: Tensor | None = None
     ) -> Tensor:
         """Return which positions `[B, S, 1]` take a visual token.
 
@@ -162,12 +162,14 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         """
         mask = input_ids == self.config.image_token_id
         torch_compilable_check(
-            (mask.sum() if placeholders is None else placeholders) == len(image_features),
+            (mask.sum() if placeholders is None else len(placeholders)) == len(image_features),
             lambda: f"the prompts hold {int(mask.sum())} placeholders for {len(image_features)} visual tokens",
         )
         return mask[..., None]
 
-    def embed_inputs(self, input_ids: Tensor, image_features: Tensor | None, placeholders: int | None = None) -> Tensor:
+    def embed_inputs(
+        self, input_ids: Tensor, image_features: Tensor | None, placeholders: Tensor | None = None
+    ) -> Tensor:
         """Return input embeddings `[B, S, D]` with visual tokens `[P N, D]` in place of the placeholders.
 
         The placeholder may lie beyond the vocabulary: it is looked up as token 0 and overwritten.
@@ -175,13 +177,17 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         if image_features is None:
             if input_ids.shape[1] > 1:  # a single token is a decoding step; checking it would stall the device
                 torch_compilable_check(
-                    (input_ids != self.config.image_token_id).all() if placeholders is None else placeholders == 0,
+                    (input_ids != self.config.image_token_id).all() if placeholders is None else not len(placeholders),
                     lambda: "the prompt holds placeholder tokens, but neither pixel_values nor mm_encoder_outputs came",
                 )
             return self.get_input_embeddings()(input_ids)
         mask = self.get_placeholder_mask(input_ids, image_features, placeholders)
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(mask[..., 0], 0))
-        return embeddings.masked_scatter(mask, image_features.to(embeddings.device, embeddings.dtype))
+        features = image_features.to(embeddings.device, embeddings.dtype)
+        if placeholders is None:
+            return embeddings.masked_scatter(mask, features)
+        # The gradient of a scatter under a mask would wait for the GPU.
+        return embeddings.flatten(0, 1).index_copy(0, placeholders, features).view_as(embeddings)
 
     def check_length(self, length: int, position_ids: Tensor | None) -> None:
         """Refuse positions beyond the language model's context.
@@ -214,14 +220,14 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        placeholders: int | None = None,
+        placeholders: Tensor | None = None,
         **kwargs: Any,
     ) -> PanoLlavaModelOutputWithPast:
         """Run the language model over prompts `[B, S]` whose placeholders are filled with visual tokens.
 
         A 4-D boolean `attention_mask` `[B, 1, S, S]` and `position_ids` reach the language model as they are. For
-        `patch_grids` see `get_image_features`. `placeholders` says how many `input_ids` hold; to count them makes a GPU
-        wait.
+        `patch_grids` see `get_image_features`. `placeholders` `[P N]` are their places among the `B S` tokens of
+        `input_ids`; to find them makes a GPU wait.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`; pixel values twice, or with embeddings; a
