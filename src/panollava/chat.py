@@ -21,10 +21,10 @@ from panollava.corpus.records import LabelledBox
 from panollava.corpus.wording import detection_question
 from panollava.tasks.answering import generate, prompt_ids, split_prompts
 from panollava.tasks.answers import parse_detection
-from panollava.tasks.captured import forget
 from panollava.tasks.decoding import Prefix, Row
 from panollava.tasks.looking import compute_prefix
 from panollava.tasks.prompts import Message
+from panollava.vlm.captured import forget
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.patch_masks import splat
 from panollava.vlm.processing_panollava import PanoLlavaProcessor

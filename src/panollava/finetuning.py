@@ -29,7 +29,6 @@ from panollava.corpus.reading import image_file, record_file
 from panollava.corpus.records import Record
 from panollava.corpus.splits import image_contents
 from panollava.corpus.validation import read_dataset
-from panollava.tasks.captured import forget
 from panollava.training.data import Collator, Draw, Draws
 from panollava.training.lora import lora_config
 from panollava.training.processes import divided
@@ -37,6 +36,7 @@ from panollava.training.scratch import scratch
 from panollava.training.stages import LORA, MASK_HEAD, NEW, RESAMPLER
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
 from panollava.vlm.attending import attending
+from panollava.vlm.captured import forget
 from panollava.vlm.labels import IGNORE
 from panollava.vlm.packing import PACKED_ATTENTION
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from panollava import PanoLlavaForConditionalGeneration
 from panollava.tasks import looking
-from panollava.tasks.captured import OnOwnTensors, kept
 from panollava.tasks.decoding import Prefix
+from panollava.vlm.captured import OnOwnTensors, kept
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

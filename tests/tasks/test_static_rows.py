@@ -12,11 +12,12 @@ import torch
 from tiny_models import lively, noting, prefix_of
 
 from panollava import PanoLlavaForConditionalGeneration
-from panollava.tasks import captured, static_rows
-from panollava.tasks.captured import kept
+from panollava.tasks import static_rows
 from panollava.tasks.decoding import Prefix, Row, Said, decode_growing
 from panollava.tasks.static_rows import LOOK_EVERY, Shape, StaticRows, decode_static
+from panollava.vlm import captured
 from panollava.vlm.attending import attending
+from panollava.vlm.captured import kept
 from panollava.vlm.shared_prefix import SHARED_ATTENTION
 
 Make = Callable[..., PanoLlavaForConditionalGeneration]

@@ -8,9 +8,9 @@ import torch
 from peft import get_peft_model
 
 from panollava import PanoLlavaForConditionalGeneration
-from panollava.tasks import captured
 from panollava.training.encoding import with_grids
 from panollava.training.lora import lora_config
+from panollava.vlm import captured
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Make = Callable[..., PanoLlavaForConditionalGeneration]

@@ -1,6 +1,6 @@
 """A look at panoramas: the keys and values of what all prompts begin with, computed once for all questions.
 
-On a GPU the encoder's pass and the language model's are replayed as graphs, see `captured.py`.
+On a GPU the encoder's pass and the language model's are replayed as graphs, see `vlm/captured.py`.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
 
-from panollava.tasks.captured import replayed, whole_graph
 from panollava.tasks.decoding import Prefix
 from panollava.vlm.attending import attending
+from panollava.vlm.captured import replayed, whole_graph
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 from panollava.vlm.shared_prefix import SHARED_ATTENTION

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import StaticLayer
 
-from panollava.tasks.captured import Replayed, kept, limit_bytes, whole_graph
 from panollava.tasks.decoding import Prefix, Prompts, Row, Said, likeliest
+from panollava.vlm.captured import Replayed, kept, limit_bytes, whole_graph
 from panollava.vlm.flash import fused_on_gpu
 from panollava.vlm.last_layer import last_of_rows
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from panollava import PanoLlavaForConditionalGeneration
-from panollava.tasks.captured import OnOwnTensors, Weights
+from panollava.vlm.captured import OnOwnTensors, Weights
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
