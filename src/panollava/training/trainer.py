@@ -149,7 +149,7 @@ class PanoTrainer(Trainer):
             train_sampling_strategy="sequential",
             remove_unused_columns=False,
             # Python works ahead of a GPU, which is asked for nothing between one log and the next.
-            accelerator_config={"non_blocking": True},
+            accelerator_config={"non_blocking": torch.cuda.is_available()},
             logging_nan_inf_filter=False,
             activation_checkpointing=recipe.activation_checkpointing,
             ddp_find_unused_parameters=False,
@@ -172,6 +172,10 @@ class PanoTrainer(Trainer):
         assert isinstance(model, nn.Module)
         # FSDP gathers an encoder's weights in the model's own forward alone.
         return batch if self.is_fsdp_enabled else with_grids(model, batch)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return nothing: nobody asks for the operations of a step, and to count them walks twice through a model."""
+        return 0
 
     def compute_loss(  # type: ignore[override] # whatever else the trainer passes goes on to its own loss
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
