@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoModel, GPTNeoXConfig
 
 from panollava import PanoLlavaForConditionalGeneration, PanoLlavaModel
+from panollava.vlm import packing
 from panollava.vlm.labels import IGNORE, next_labels, places_read
 from panollava.vlm.last_layer import ReadAlone, last_of_rows
 from panollava.vlm.packing import PACKED_ATTENTION, flatten, pack
@@ -68,6 +69,18 @@ def test_loss_and_gradients_are_those_of_all_tokens(
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         assert torch.allclose(found[name], value, atol=1e-6), name
+
+
+def test_prefixes_do_not_attend_where_nothing_of_them_is_read(
+    model: PanoLlavaForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, attend = [], packing._prefixes
+    monkeypatch.setattr(packing, "_prefixes", lambda *args: calls.append(1) or attend(*args))
+    layers = model.config.text_config.num_hidden_layers
+    model(**packed(9, 14))
+    assert len(calls) == layers - 1
+    model(**packed(9, 14), output_hidden_states=True)
+    assert len(calls) == 2 * layers - 1
 
 
 def test_tokens_that_ask_for_masks_are_read_too(

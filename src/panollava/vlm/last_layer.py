@@ -1,8 +1,9 @@
 """The last decoder layer's feed-forward part, for those tokens alone whose hidden states are read.
 
 What the other tokens get there, nothing looks at: of a packed row only the positions before answers are read, of a
-prompt the last token, of a panorama none. All else a token is needed for, its keys and values, comes before. Exact;
-in a model of L layers it saves most of 1 / L of the work.
+prompt the last token, of a panorama none. All else a token is needed for, its keys and values, comes before. Nor need
+a panorama attend there, which is left to its attention. Exact; in a model of L layers it saves most of 1 / L of the
+work.
 """
 
 from types import MethodType
@@ -23,7 +24,7 @@ class ReadAlone:
     """Hooks of a language model's last layer that heed the argument `read` of the model's forward.
 
     `read` `[K]` are places among the `B S` tokens of a batch, each once; without it, all are read. The hidden states of
-    the others then mean nothing.
+    the others then mean nothing. The last layer's attention alone gets the same places as `read_alone`.
 
     Raises:
         ValueError: a language model whose layers have other parts.
@@ -49,8 +50,11 @@ class ReadAlone:
         feed_forward.register_forward_pre_hook(self._take)
         feed_forward.register_forward_hook(self._put_back)
 
-    def _remember(self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _remember(
+        self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         self.read = kwargs.get("read")
+        return args, kwargs | {"read_alone": self.read}
 
     def _take(self, feed_forward: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
         (hidden,) = args

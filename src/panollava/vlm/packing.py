@@ -258,13 +258,14 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    read_alone: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend within a flattened row; `query` `[1, H, S, d]`, result `[1, S, H, d]`.
 
-    Prefixes attend by the fastest kernel that there is. Records do so where there are fused kernels for sequences of
-    any lengths; elsewhere, and for what these cannot do (dropout, a window shorter than the row's positions), those of
-    each panorama attend under a mask.
+    Prefixes attend by the fastest kernel that there is; not at all in the last layer (`read_alone`), for only places of
+    records are read. Records do so where there are fused kernels for sequences of any lengths; elsewhere, and for what
+    these cannot do (dropout, a window shorter than the row's positions), those of each panorama attend under a mask.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # In mixed precision with float32 weights, the rotation by positions has made them float32 again.
@@ -273,7 +274,8 @@ def packed_attention(
     split = len(layout["lengths"]) * layout["prefixes"][1]
     cut = (one.split([split, one.shape[2] - split], 2) for one in (query, key, value))
     heads, tails = zip(*cut, strict=True)
-    first = _prefixes(heads, layout, window, scale, dropout)
+    unread = read_alone is not None
+    first = torch.zeros_like(heads[0]) if unread else _prefixes(heads, layout, window, scale, dropout)
     if fused_on_gpu(query) and not dropout and window is None:
         last = _fused_records(heads, tails, layout, scale)
     else:

@@ -113,15 +113,19 @@ def shared_attention(
     shared: SharedPrefix | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    read_alone: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend with `query` `[R, H, T, d]` to the prefix of each row and its own `key` and `value` `[R, G, S, d]`.
 
     The queries are the last T of the row's own tokens, of which a static cache holds as many as it is filled with. The
     result is `[R, T, H, d]`; at padding it means nothing. Without `shared` the rows are prefixes themselves, whole,
-    unpadded and no longer than a sliding window.
+    unpadded and no longer than a sliding window; in the last layer (`read_alone`) those of which nothing is read do not
+    attend.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if shared is None and read_alone is not None and not len(read_alone):
+        return torch.zeros_like(query).transpose(1, 2), None
     if shared is None:
         return attend_causally(query, key, value, scale).transpose(1, 2), None
     layer: Any = module.layer_idx
