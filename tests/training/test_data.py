@@ -232,6 +232,8 @@ def test_mask_queries_stand_before_the_answers_that_have_masks(
     assert len(wanted) == len(batch["mask_queries"]) == len(batch["mask_targets"]) >= 8
     poses = any_processor.image_processor(Image.new("RGB", (64, 32)), return_tensors="pt")["view_poses"][0]
     labels = batch["labels"][0]
+    placeholders = batch["input_ids"].flatten() == any_processor.image_token_id
+    assert batch["placeholders"].tolist() == placeholders.nonzero()[:, 0].tolist() != []
     assert torch.equal(batch["read"], places_read(next_labels(batch["labels"]), batch["mask_queries"]))
     for (zero, place, row), target, (wanted_row, turn) in zip(
         batch["mask_queries"].tolist(), batch["mask_targets"], wanted, strict=True

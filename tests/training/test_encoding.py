@@ -50,6 +50,17 @@ def test_replayed_grids_are_those_of_their_views(model: PanoLlavaForConditionalG
         assert kept.replayed.graph is not None
 
 
+def test_a_frozen_encoder_computes_in_its_own_precision(
+    model: PanoLlavaForConditionalGeneration, batch: dict[str, Any]
+) -> None:
+    wanted = model.model.encode_views(batch["pixel_values"])
+    with torch.autocast(DEVICE, torch.bfloat16):
+        assert torch.equal(model.model.encode_views(batch["pixel_values"]), wanted)
+        assert torch.equal(with_grids(model, batch)["patch_grids"], wanted)
+        model.model.vision_tower.requires_grad_(True)
+        assert not torch.equal(model.model.encode_views(batch["pixel_values"]), wanted)
+
+
 def test_an_encoder_that_trains_is_left_to_the_model(make_model: Make, batch: dict[str, Any]) -> None:
     model = make_model().to(DEVICE)
     assert with_grids(model, batch) is batch

@@ -47,7 +47,7 @@ def test_results_stay_what_they_were(
 
 def test_weights_and_modules_that_were_replaced_are_seen() -> None:
     def made() -> nn.Sequential:
-        return nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
+        return nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU()), nn.BatchNorm1d(3))
 
     model = made()
     weights = Weights(model)
@@ -60,6 +60,7 @@ def test_weights_and_modules_that_were_replaced_are_seen() -> None:
         lambda model: model[1].__setitem__(0, nn.Linear(3, 3)),
         lambda model: model[1].__setitem__(1, nn.Tanh()),
         lambda model: model.append(nn.ReLU()),
+        lambda model: model[2].register_buffer("running_mean", torch.ones(3)),
     ):
         model = made()
         weights = Weights(model)

@@ -10,10 +10,12 @@ from torch import Tensor
 from transformers import AutoModel, GPTNeoXConfig
 
 from panollava import PanoLlavaForConditionalGeneration, PanoLlavaModel
-from panollava.vlm import packing
+from panollava.vlm import packing, shared_prefix
+from panollava.vlm.attending import attending
 from panollava.vlm.labels import IGNORE, next_labels, places_read
 from panollava.vlm.last_layer import ReadAlone, last_of_rows
 from panollava.vlm.packing import PACKED_ATTENTION, flatten, pack
+from panollava.vlm.shared_prefix import SHARED_ATTENTION
 
 Make = Callable[..., PanoLlavaForConditionalGeneration]
 PREFIX = [7, *[300] * 20]
@@ -81,6 +83,22 @@ def test_prefixes_do_not_attend_where_nothing_of_them_is_read(
     assert len(calls) == layers - 1
     model(**packed(9, 14), output_hidden_states=True)
     assert len(calls) == 2 * layers - 1
+
+
+def test_a_panorama_alone_does_not_attend_where_nothing_of_it_is_read(
+    model: PanoLlavaForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, attend = [], shared_prefix.attend_causally
+    monkeypatch.setattr(shared_prefix, "attend_causally", lambda *args: calls.append(1) or attend(*args))
+    layers, embedded = model.config.text_config.num_hidden_layers, torch.randn(1, 8, 32)
+    with attending(model, SHARED_ATTENTION):
+        wanted = model.model(inputs_embeds=embedded).last_hidden_state
+        assert len(calls) == layers
+        last = model.model(inputs_embeds=embedded, read=torch.tensor([7])).last_hidden_state
+        assert len(calls) == 2 * layers
+        model.model(inputs_embeds=embedded, read=torch.empty(0, dtype=torch.long))
+        assert len(calls) == 3 * layers - 1
+    assert torch.allclose(last[:, 7], wanted[:, 7], atol=1e-6)
 
 
 def test_tokens_that_ask_for_masks_are_read_too(

@@ -64,7 +64,7 @@ def test_places_of_placeholders_may_be_given(make_model: Make, inputs: BatchFeat
     assert len(results[0]) > 10
     for wanted, found in zip(*results, strict=True):
         assert torch.equal(found, wanted)
-    with pytest.raises(ValueError, match="20 placeholders for 20 visual tokens"):
+    with pytest.raises(ValueError, match="19 placeholders for 20 visual tokens"):
         model(**inputs, placeholders=places[1:])
     with pytest.raises(ValueError, match="the prompt holds placeholder tokens"):
         model(input_ids=inputs["input_ids"], placeholders=places)
@@ -113,6 +113,10 @@ def test_sequences_beyond_the_context_are_refused_and_packed_rows_are_not(make_m
     model(input_ids=ids, position_ids=positions, attention_mask=mask)
     with pytest.raises(ValueError, match=r"18 tokens.* holds 16"):
         model(input_ids=ids, position_ids=torch.arange(17)[None] + 1, attention_mask=mask)
+    unasked = torch.arange(17, device="meta")[None]  # has no values that could be read
+    model.model.check_length(17, unasked, span=16)
+    with pytest.raises(ValueError, match=r"17 tokens.* holds 16"):
+        model.model.check_length(17, unasked, span=17)
 
 
 def test_poses_default_to_the_configured_strategy(make_model: Make, inputs: BatchFeature) -> None:

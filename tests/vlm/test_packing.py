@@ -1,6 +1,7 @@
 """Packing many records behind one panorama computes exactly what each record computes alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -8,8 +9,8 @@ import torch
 from torch import Tensor
 
 from panollava import PanoLlavaForConditionalGeneration
+from panollava.vlm.labels import IGNORE
 from panollava.vlm.packing import (
-    IGNORE,
     PACKED_ATTENTION,
     Packed,
     flatten,
@@ -275,3 +276,9 @@ def test_a_flattened_row_has_all_prefixes_first_and_every_token_once(prefix, rec
 def test_prefixes_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match=r"prefixes of \[2, 3\] tokens"):
         flatten([pack([0] * n, [([1, 1], [1, 1])]) for n in (2, 3)], PAD)
+
+
+def test_a_label_that_a_prefix_would_predict_is_refused() -> None:
+    row = pack([0, 0], [([1, 1], [1, 1])])
+    with pytest.raises(ValueError, match="a label is learned within a prefix or right behind one"):
+        flatten([replace(row, labels=[IGNORE, IGNORE, 1, 1])], PAD)

@@ -1,6 +1,6 @@
 """What a frozen encoder makes of a batch's views, before the model runs: on a GPU its pass is replayed as a graph.
 
-It computes in its own precision, as it does for the features that are kept (`features.py`) and for answers.
+The graph lives until the encoder does not or it is forgotten, see `vlm/captured.py`.
 """
 
 from collections.abc import Callable

@@ -27,6 +27,7 @@ from panollava.training.encoding import with_grids
 from panollava.training.mask_loss import mask_losses
 from panollava.training.overlap import OVERLAP_LOSSES
 from panollava.training.processes import from_all, from_main, share_of_step
+from panollava.vlm.captured import forget
 
 WEIGHT_DECAY = 0.01
 
@@ -168,10 +169,13 @@ class PanoTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return a batch on the device, what a frozen encoder makes of its views in their place."""
-        batch, model = super()._prepare_inputs(inputs), self.model
-        assert isinstance(model, nn.Module)
+        batch = super()._prepare_inputs(inputs)
         # FSDP gathers an encoder's weights in the model's own forward alone.
-        return batch if self.is_fsdp_enabled else with_grids(model, batch)
+        return batch if self.is_fsdp_enabled else with_grids(self._whole_model(), batch)
+
+    def _whole_model(self) -> nn.Module:
+        assert isinstance(self.model, nn.Module)
+        return self.model
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return nothing: nobody asks for the operations of a step, and to count them walks twice through a model."""
@@ -270,6 +274,7 @@ class PanoTrainer(Trainer):
             PartialState().print(f"resuming from {last}", flush=True)
         start = time.perf_counter()
         self.train(resume_from_checkpoint=None if last is None else str(last))
+        forget(self._whole_model())  # the encoder's graph
         seconds = time.perf_counter() - start
         PartialState().print(f"{seconds:.0f} s, {100 * self.waited / seconds:.1f} % of it waiting for data", flush=True)
         return [entry for entry in self.state.log_history if "loss" in entry]

@@ -55,7 +55,7 @@ class Kept(Protocol):
 
 
 class Weights:
-    """Where a model's modules and weights lay; quick to compare, for every answer does.
+    """Where a model's modules, weights and buffers lay; quick to compare, for every answer and training step does.
 
     What only Python decides, such as whether PEFT's adapters are switched off, is not seen: `forget` the model then.
     """
@@ -63,14 +63,14 @@ class Weights:
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())  # the model itself is not held below: it would live for ever
         self._children = [module._modules for module in modules if module._modules]
-        self._parameters = [module._parameters for module in modules if module._parameters]
+        self._tensors = [own for module in modules for own in (module._parameters, module._buffers) if own]
         self._modules, self._places = self._modules_now(), self._places_now()
 
     def _modules_now(self) -> list[nn.Module | None]:
         return [child for own in self._children for child in own.values()]
 
     def _places_now(self) -> list[int]:
-        return [weight.data_ptr() for own in self._parameters for weight in own.values() if weight is not None]
+        return [tensor.data_ptr() for own in self._tensors for tensor in own.values() if tensor is not None]
 
     def stayed(self) -> bool:
         """Return whether all modules are the same ones, and all weights where they were."""
@@ -105,8 +105,12 @@ def kept(model: nn.Module, shape: Hashable, make: Callable[[], Something], limit
 
 
 def forget(model: nn.Module) -> None:
-    """Forget what is kept for a model: its memory is needed, or it does something else in a way that `Weights` miss."""
-    _SHAPES.pop(model, None)
+    """Forget what is kept for a model and for its parts.
+
+    Their memory is needed, or they do something else in a way that `Weights` miss.
+    """
+    for module in model.modules():
+        _SHAPES.pop(module, None)
 
 
 def limit_bytes(device: torch.device) -> int:

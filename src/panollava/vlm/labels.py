@@ -15,13 +15,14 @@ def next_labels(labels: Tensor) -> Tensor:
     return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
 
 
-def places_read(next_labels: Tensor, mask_queries: Tensor | None = None) -> Tensor:
+def places_read(targets: Tensor, mask_queries: Tensor | None = None) -> Tensor:
     """Return the places `[K]`, each once, whose hidden states predict what is learned or are asked for masks.
 
-    `mask_queries` `[Q, 3]` begin with row and position. A GPU is waited for, since their number depends on values.
+    `targets` `[B, S]` are those of `next_labels`; `mask_queries` `[Q, 3]` begin with row and position. A GPU is waited
+    for, since the number of places depends on values.
     """
-    learned = (next_labels != IGNORE).flatten().nonzero()[:, 0]
+    learned = (targets != IGNORE).flatten().nonzero()[:, 0]
     if mask_queries is None:
         return learned
-    asked = mask_queries[:, 0] * next_labels.shape[1] + mask_queries[:, 1]
+    asked = mask_queries[:, 0] * targets.shape[1] + mask_queries[:, 1]
     return torch.cat((learned, asked)).unique()

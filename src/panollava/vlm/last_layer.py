@@ -1,9 +1,9 @@
-"""The last decoder layer's feed-forward part, for those tokens alone whose hidden states are read.
+"""What the last decoder layer computes for those tokens alone whose hidden states are read: its feed-forward part.
 
 What the other tokens get there, nothing looks at: of a packed row only the positions before answers are read, of a
-prompt the last token, of a panorama none. All else a token is needed for, its keys and values, comes before. Nor need
-a panorama attend there, which is left to its attention. Exact; in a model of L layers it saves most of 1 / L of the
-work.
+prompt the last token, of a panorama none. All else a token is needed for, its keys and values, comes before. So a
+panorama need not attend there either; that is up to the ways to attend (`packing.py`, `shared_prefix.py`). Exact; in a
+model of L layers it saves most of 1 / L of the work.
 """
 
 from types import MethodType
@@ -24,7 +24,7 @@ class ReadAlone:
     """Hooks of a language model's last layer that heed the argument `read` of the model's forward.
 
     `read` `[K]` are places among the `B S` tokens of a batch, each once; without it, all are read. The hidden states of
-    the others then mean nothing. The last layer's attention alone gets the same places as `read_alone`.
+    the others then mean nothing. The last layer's attention alone gets the same places as `read_in_last_layer`.
 
     Raises:
         ValueError: a language model whose layers have other parts.
@@ -54,7 +54,7 @@ class ReadAlone:
         self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         self.read = kwargs.get("read")
-        return args, kwargs | {"read_alone": self.read}
+        return args, kwargs | {"read_in_last_layer": self.read}
 
     def _take(self, feed_forward: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
         (hidden,) = args

@@ -161,9 +161,10 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
             ValueError: the number of placeholders differs from the number of visual tokens `[P N, D]`.
         """
         mask = input_ids == self.config.image_token_id
+        count = mask.sum() if placeholders is None else len(placeholders)
         torch_compilable_check(
-            (mask.sum() if placeholders is None else len(placeholders)) == len(image_features),
-            lambda: f"the prompts hold {int(mask.sum())} placeholders for {len(image_features)} visual tokens",
+            count == len(image_features),
+            lambda: f"the prompts hold {int(count)} placeholders for {len(image_features)} visual tokens",
         )
         return mask[..., None]
 
@@ -189,11 +190,11 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         # The gradient of a scatter under a mask would wait for the GPU.
         return embeddings.flatten(0, 1).index_copy(0, placeholders, features).view_as(embeddings)
 
-    def check_length(self, length: int, position_ids: Tensor | None) -> None:
+    def check_length(self, length: int, position_ids: Tensor | None, span: int | None = None) -> None:
         """Refuse positions beyond the language model's context.
 
         A packed row may be longer than the context, as long as the positions within it are not. Only then are tensor
-        values read, which makes a GPU wait.
+        values read, which makes a GPU wait; not where the row's layout knows the `span` of its positions.
 
         Raises:
             ValueError: with the length and the context.
@@ -201,10 +202,11 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         context = self.config.text_config.max_position_embeddings
         if length <= context:
             return
-        needed = length if position_ids is None else int(position_ids.max()) + 1
-        if needed > context:
+        if span is None:
+            span = length if position_ids is None else int(position_ids.max()) + 1
+        if span > context:
             raise ValueError(
-                f"the sequence has {needed} tokens, but the language model's context holds {context}; shorten the "
+                f"the sequence has {span} tokens, but the language model's context holds {context}; shorten the "
                 "prompt, lower tokens_per_side or choose a view strategy with fewer views"
             )
 
@@ -226,8 +228,8 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         """Run the language model over prompts `[B, S]` whose placeholders are filled with visual tokens.
 
         A 4-D boolean `attention_mask` `[B, 1, S, S]` and `position_ids` reach the language model as they are. For
-        `patch_grids` see `get_image_features`. `placeholders` `[P N]` are their places among the `B S` tokens of
-        `input_ids`; to find them makes a GPU wait.
+        `patch_grids` see `get_image_features`. `placeholders` `[P N]` are the places of all placeholders among the
+        `B S` tokens of `input_ids`, in order; to find them makes a GPU wait.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`; pixel values twice, or with embeddings; a
@@ -248,7 +250,7 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         elif features is not None:
             raise ValueError("panoramas need input_ids: inputs_embeds do not show where the placeholders are")
         assert inputs_embeds is not None
-        self.check_length(inputs_embeds.shape[1], position_ids)
+        self.check_length(inputs_embeds.shape[1], position_ids, kwargs.get("layout", {}).get("span"))
         state = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
         outputs = self.language_model(inputs_embeds=inputs_embeds, **state, **kwargs)
         return PanoLlavaModelOutputWithPast(**outputs, image_hidden_states=features)
@@ -361,7 +363,8 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
         runs on the places that are read alone and `logits` is `[K, vocabulary]` in their order: the loss is that of the
         plain model, at a fraction of the memory. `num_items_in_batch` (by keyword) replaces the mean.
 
-        `mask_queries` `[Q, 3]` are (row, position, panorama): tokens whose objects the mask head looks for, and where.
+        `mask_queries` `[Q, 3]` are (row, position, panorama): tokens whose objects the mask head looks for, and where;
+        in a packed row, tokens of its records.
 
         With labels, `read` `[K]` are the places among the `B S` tokens, each once, that these and mask queries need, by
         default those of `places_read`; to find them makes a GPU wait.

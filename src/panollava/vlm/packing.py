@@ -101,7 +101,7 @@ def flatten(rows: Sequence[Packed], pad_id: int, multiple: int = 32) -> dict[str
     tokens, found here, where no GPU need be waited for.
 
     Raises:
-        ValueError: rows with prefixes of different lengths.
+        ValueError: rows with prefixes of different lengths, or of which a place would be read.
     """
     prefixes = [row.segments.count(0) for row in rows]
     prefix = prefixes[0]
@@ -129,8 +129,11 @@ def flatten(rows: Sequence[Packed], pad_id: int, multiple: int = 32) -> dict[str
         "span": int(positions.max()) + 1,
     }
     labels = joined("labels", IGNORE)
+    read = places_read(next_labels(labels))
+    if bool((read < prefix * len(rows)).any()):
+        raise ValueError("a label is learned within a prefix or right behind one; prefixes are not read, see `pack`")
     return {"input_ids": joined("ids", pad_id), "position_ids": positions, "labels": labels, "layout": layout,
-            "read": places_read(next_labels(labels))}  # fmt: skip
+            "read": read}  # fmt: skip
 
 
 def flattened_places(rows: Sequence[Packed]) -> list[int]:
@@ -258,14 +261,15 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    read_alone: Tensor | None = None,
+    read_in_last_layer: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend within a flattened row; `query` `[1, H, S, d]`, result `[1, S, H, d]`.
 
-    Prefixes attend by the fastest kernel that there is; not at all in the last layer (`read_alone`), for only places of
-    records are read. Records do so where there are fused kernels for sequences of any lengths; elsewhere, and for what
-    these cannot do (dropout, a window shorter than the row's positions), those of each panorama attend under a mask.
+    Prefixes attend by the fastest kernel that there is; not at all in the last layer where only some places are read
+    (`read_in_last_layer`), for these are in records. Records do so where there are fused kernels for sequences of any
+    lengths; elsewhere, and for what these cannot do (dropout, a window shorter than the row's positions), those of each
+    panorama attend under a mask.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # In mixed precision with float32 weights, the rotation by positions has made them float32 again.
@@ -274,7 +278,7 @@ def packed_attention(
     split = len(layout["lengths"]) * layout["prefixes"][1]
     cut = (one.split([split, one.shape[2] - split], 2) for one in (query, key, value))
     heads, tails = zip(*cut, strict=True)
-    unread = read_alone is not None
+    unread = read_in_last_layer is not None
     first = torch.zeros_like(heads[0]) if unread else _prefixes(heads, layout, window, scale, dropout)
     if fused_on_gpu(query) and not dropout and window is None:
         last = _fused_records(heads, tails, layout, scale)

@@ -113,18 +113,18 @@ def shared_attention(
     shared: SharedPrefix | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    read_alone: Tensor | None = None,
+    read_in_last_layer: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend with `query` `[R, H, T, d]` to the prefix of each row and its own `key` and `value` `[R, G, S, d]`.
 
     The queries are the last T of the row's own tokens, of which a static cache holds as many as it is filled with. The
     result is `[R, T, H, d]`; at padding it means nothing. Without `shared` the rows are prefixes themselves, whole,
-    unpadded and no longer than a sliding window; in the last layer (`read_alone`) those of which nothing is read do not
-    attend.
+    unpadded and no longer than a sliding window; in the last layer they do not attend if nothing of them is read
+    (`read_in_last_layer`).
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if shared is None and read_alone is not None and not len(read_alone):
+    if shared is None and read_in_last_layer is not None and not len(read_in_last_layer):
         return torch.zeros_like(query).transpose(1, 2), None
     if shared is None:
         return attend_causally(query, key, value, scale).transpose(1, 2), None

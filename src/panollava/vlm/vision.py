@@ -4,6 +4,7 @@ Encoders differ in what they put before the patches (class token, registers); th
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -63,15 +64,18 @@ def is_frozen(module: nn.Module) -> bool:
 def encode_views(tower: PreTrainedModel, pixel_values: Tensor, layer: int) -> Tensor:
     """Return the patch grids `[P, V, h, w, C]` that an encoder's hidden state `layer` has of views `[P, V, 3, S, S]`.
 
-    Layer -1 is the last hidden state, final norm included. A frozen encoder keeps no graph.
+    Layer -1 is the last hidden state, final norm included. A frozen encoder keeps no graph and computes in its own
+    precision, in training as for features that are kept and for answers.
 
     Raises:
         ValueError: pixel values without the panorama or the view dimension.
     """
     if pixel_values.ndim != 5:
         raise ValueError(f"pixel_values must be [panoramas, views, 3, size, size], not {list(pixel_values.shape)}")
+    frozen, device = is_frozen(tower), pixel_values.device.type
+    alone = torch.autocast(device, enabled=False) if frozen else nullcontext()
     # Activation checkpointing makes all embeddings require gradients, even a frozen encoder's, hence the mode.
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(tower)):
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen), alone:
         images = pixel_values.flatten(0, 1).to(tower.dtype)
         outputs = tower(images, output_hidden_states=None if layer == -1 else [layer], return_dict=True)
         hidden = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
