@@ -28,6 +28,7 @@ from panollava.backbones.tokenizer import train_tokenizer
 from panollava.backbones.told import tell
 from panollava.corpus.store import write_store
 from panollava.corpus.world_records import world_row
+from panollava.training.trainer import Recipe
 
 CONTEXT = 2048
 SIZE: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -56,6 +57,18 @@ LLMS: dict[str, Callable[[int], PreTrainedModel]] = {
     "mistral": lambda words: MistralForCausalLM(MistralConfig(**LLM, vocab_size=words, sliding_window=48)),
 }
 FEATURE_LAYERS = {"clip": -2, "dinov2": -1, "siglip": -1}
+RECIPE = Recipe(
+    learning_rates={"vision_tower": 1e-3, "resampler": 1e-2, "lora": 1e-2, "mask_head": 1e-2},
+    steps=3,
+    batch_size=2,
+    accumulation=1,
+    warmup=0.0,
+    schedule="cosine",
+    save_steps=2,
+    seed=0,
+    bf16=False,
+)
+LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_proj", "down_proj"]}
 MODEL: dict[str, Any] = {
     "view_strategy": "e2p",
     "fov_deg": 90,

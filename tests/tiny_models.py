@@ -16,6 +16,7 @@ from panollava.backbones.assemble import Parts, assemble, trained_state, write_p
 from panollava.tasks.decoding import Prefix
 from panollava.tasks.looking import prefix_of_views
 from panollava.training.lora import lora_config
+from panollava.vlm.captured import OnOwnTensors, kept
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.views import kept_tokens, view_poses
 
@@ -38,6 +39,12 @@ def noting(graphs: list[int]) -> Callable:
         return graph.forward
 
     return backend
+
+
+def on_own_tensors(model: nn.Module, function: Callable, *given: torch.Tensor) -> Any:
+    """Do what `replayed` does on a GPU, but for the graphs."""
+    shape = function, tuple(each.shape for each in given)
+    return kept(model, shape, lambda: OnOwnTensors(function, given), 2**30)(model, given)
 
 
 def prefix_of(model: PanoLlavaForConditionalGeneration, panoramas: int, *, compiled: bool = False) -> Prefix:

@@ -2,17 +2,14 @@
 
 from collections.abc import Callable
 from itertools import chain
-from typing import Any
 
 import pytest
 import torch
-from tiny_models import noting, prefix_of
-from torch import Tensor
+from tiny_models import noting, on_own_tensors, prefix_of
 
 from panollava import PanoLlavaForConditionalGeneration
 from panollava.tasks import looking
 from panollava.tasks.decoding import Prefix
-from panollava.vlm.captured import OnOwnTensors, kept
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -38,12 +35,6 @@ def test_a_prefix_is_one_graph_for_each_shape(
         torch.manual_seed(panoramas)
         assert_same(plain, prefix_of(model, panoramas, compiled=True))
     assert len(graphs) == 2
-
-
-def on_own_tensors(model: PanoLlavaForConditionalGeneration, function: Callable, *given: Tensor) -> Any:
-    """As on a GPU, but for the graphs."""
-    shape = function, tuple(each.shape for each in given)
-    return kept(model, shape, lambda: OnOwnTensors(function, given), 2**30)(model, given)
 
 
 @pytest.mark.parametrize("reduction", ["none", "unique"])

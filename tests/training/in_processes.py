@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import tiny_backbones
 import torch
 from accelerate import DistributedType, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from ruamel.yaml import YAML
-from tiny_backbones import MODEL
+from tiny_backbones import LORA, MODEL
 from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
 
@@ -28,25 +29,14 @@ from panollava.training import stages
 from panollava.training.compiling import compile_layers
 from panollava.training.data import Draws
 from panollava.training.scratch import scratch
-from panollava.training.trainer import PanoTrainer, Recipe
+from panollava.training.trainer import PanoTrainer
 from stages import evaluate
 
 STEPS, BATCH = 4, 4
-RECIPE = Recipe(
-    learning_rates={"vision_tower": 1e-3, "resampler": 1e-2, "lora": 1e-2, "mask_head": 1e-2},
-    steps=STEPS,
-    batch_size=BATCH,
-    accumulation=1,
-    warmup=0.0,
-    schedule="cosine",
-    save_steps=2,
-    seed=0,
-    bf16=False,
-)
+RECIPE = replace(tiny_backbones.RECIPE, steps=STEPS, batch_size=BATCH)
 OVERLAP = replace(RECIPE, overlap=("vicreg", "exact"))
 ACCUMULATED = replace(RECIPE, batch_size=1, accumulation=BATCH)
 SETTINGS: dict[str, Any] = {"dtype": torch.float32, "settings": MODEL}
-LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_proj", "down_proj"]}
 PARAMS = evaluate.EvaluateParams(
     seed=0, weights="standin", encoder="clip", llm="llama", evaluate=Evaluate(batch_size=2, shuffled=9, resamples=20)
 )

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny_backbones
 import torch
 from safetensors.torch import load_file
-from tiny_backbones import MODEL, write_panoramas, write_parts
+from tiny_backbones import LORA, MODEL, write_panoramas, write_parts
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -27,21 +28,8 @@ from panollava.training.scratch import scratch
 from panollava.training.trainer import Recipe
 
 SETTINGS: dict[str, Any] = {"dtype": torch.float32, "settings": MODEL}
-LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_proj", "down_proj"]}
-RECIPE = Recipe(
-    learning_rates={"vision_tower": 1e-3, "resampler": 1e-2, "lora": 1e-2, "mask_head": 1e-2},
-    steps=3,
-    batch_size=2,
-    accumulation=1,
-    warmup=0.0,
-    schedule="cosine",
-    save_steps=2,
-    seed=0,
-    bf16=False,
-    overlap=("vicreg", "exact"),
-    mask_weight=1.0,
-)
-LANGUAGE = replace(RECIPE, overlap=None)
+LANGUAGE = replace(tiny_backbones.RECIPE, mask_weight=1.0)
+RECIPE = replace(LANGUAGE, overlap=("vicreg", "exact"))
 FINETUNED = ("finetune_lora", "finetune_blind")
 
 

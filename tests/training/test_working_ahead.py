@@ -1,4 +1,4 @@
-"""On a GPU, Python works ahead in training: between one log and the next, nothing waits for what the GPU computes."""
+"""Python works ahead of a GPU in training: between one log and the next, nothing asks for what the GPU computes."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,31 +6,75 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_backbones
 import torch
-from tiny_backbones import MODEL, write_panoramas, write_parts
+from tiny_backbones import LORA, MODEL, write_panoramas, write_parts
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.func import functional_call
+from torch.utils._pytree import tree_map_only
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 import panollava.training.stages as stages
-from panollava.backbones.assemble import Parts
+from panollava import PanoLlavaForConditionalGeneration
+from panollava.backbones.assemble import Parts, assemble
+from panollava.corpus.store import open_split
 from panollava.training.augmentation import Augmentation
-from panollava.training.trainer import PanoTrainer, Recipe
+from panollava.training.data import Collator, Draws, StoredPanoramas
+from panollava.training.encoding import with_grids
+from panollava.training.mask_loss import mask_losses
+from panollava.training.trainer import PanoTrainer
+from panollava.vlm.attending import attending
+from panollava.vlm.packing import PACKED_ATTENTION
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CPU is not waited for")
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CPU is not waited for")
 
-RECIPE = Recipe(
-    learning_rates={"vision_tower": 1e-3, "resampler": 1e-2, "lora": 1e-2, "mask_head": 1e-2},
-    steps=5,
-    batch_size=2,
-    accumulation=2,
-    warmup=0.0,
-    schedule="cosine",
-    save_steps=100,
-    seed=0,
-    bf16=True,
-    mask_weight=1.0,
-)
+RECIPE = replace(tiny_backbones.RECIPE, steps=5, accumulation=2, save_steps=100, bf16=True, mask_weight=1.0)
 SETTINGS: dict[str, Any] = {"dtype": torch.bfloat16, "settings": MODEL}
-LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_proj", "down_proj"]}
+
+
+def batch_and_model(folder: Path, *, blind: bool) -> tuple[dict[str, Any], PanoLlavaForConditionalGeneration]:
+    """Return a batch of two panoramas with masks behind a frozen encoder, or a blind one, and the model in training."""
+    parts, store = write_parts("clip", "llama", folder / "parts"), write_panoramas(folder / "store", 3)
+    model, processor = assemble(parts, dtype=torch.float32, **MODEL)
+    model.model.vision_tower.requires_grad_(False)
+    draws = Draws(StoredPanoramas(open_split(store, "train")), seed=0, count=2, records=12)
+    batch = Collator(processor, blind=blind, patches=4)([draws[0], draws[1]])
+    return with_grids(model, batch), model.train()
+
+
+def step_without_values(model: PanoLlavaForConditionalGeneration, batch: dict[str, Any]) -> int:
+    """Return how many tensors get gradients in a step on tensors that have shapes alone; to ask for a value fails."""
+    mode = FakeTensorMode()
+    held = {name: mode.from_tensor(own) for name, own in (*model.named_parameters(), *model.named_buffers())}
+    shapes: Any = tree_map_only(torch.Tensor, mode.from_tensor, batch)
+    targets = shapes.pop("mask_targets", None)
+    with attending(model, PACKED_ATTENTION), mode:
+        output = functional_call(model, held, kwargs=shapes)
+        loss = output.loss
+        if targets is not None:
+            loss = loss + mask_losses(output.mask_logits, targets, shapes["view_poses"][0]).sum()
+        loss.backward()
+    return sum(own.grad is not None for own in held.values())
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_a_step_needs_no_value_from_the_device(tmp_path: Path, *, blind: bool) -> None:
+    """Also of a row that is longer than the context."""
+    batch, model = batch_and_model(tmp_path, blind=blind)
+    model.config.text_config.max_position_embeddings = batch["layout"]["span"]
+    assert batch["input_ids"].shape[1] > batch["layout"]["span"]
+    assert step_without_values(model, batch) >= 20
+
+
+@pytest.mark.parametrize("given", ["read", "placeholders"])
+def test_what_a_batch_does_not_say_is_asked_of_the_device(tmp_path: Path, given: str) -> None:
+    batch, model = batch_and_model(tmp_path, blind=False)
+    with pytest.raises((DynamicOutputShapeException, DataDependentOutputException)):
+        step_without_values(model, batch | {given: None})
 
 
 class NoWaiting(TrainerCallback):
@@ -71,6 +115,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Parts, Path, Path
     return parts, store, vision
 
 
+@on_a_gpu
 def test_the_resampler_stage_does_not_wait(
     watched: NoWaiting, trained: tuple[Parts, Path, Path], tmp_path: Path
 ) -> None:
@@ -79,6 +124,7 @@ def test_the_resampler_stage_does_not_wait(
     assert watched.steps == 3
 
 
+@on_a_gpu
 @pytest.mark.parametrize("change", [{}, {"augmentation": Augmentation(tilt_deg=5.0)}, {"compile": True}])
 def test_finetuning_does_not_wait(
     watched: NoWaiting, trained: tuple[Parts, Path, Path], tmp_path: Path, change: dict[str, Any]
