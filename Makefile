@@ -31,13 +31,13 @@ fresh: $(VENV)/.installed  ## fail if a dvc.lock lags behind the code or the par
 		echo "a dvc.lock is stale: run make repro robustness, then commit both, metrics/ and plots/"; exit 1; fi
 
 standins: $(VENV)/.installed  ## train the small stand-in backbones again (slow; the results are committed)
-	python -m panollava.backbones.standins
+	python -m panollava.backbones.standins.train
 
 grid: $(VENV)/.installed  ## run every encoder with every language model; write the combination table
-	python -m panollava.report.combinations
+	python -m panollava.experiments.grid
 
 ablation: $(VENV)/.installed  ## run the ablation study, three seeds an arm (ARMS="default code-yaw": these alone)
-	python -m panollava.report.ablation $(ARMS)
+	python -m panollava.experiments.ablation $(ARMS)
 
 robustness: $(VENV)/.installed  ## ask about turned panoramas: rolls, seam, latitude, tilts (minutes, after make repro)
 	dvc repro studies/dvc.yaml
@@ -46,13 +46,13 @@ bench: $(VENV)/.installed-bench  ## time ours beside what one would use instead;
 	python -m panollava.bench.running
 
 results: $(VENV)/.installed  ## write the results of the last run into the README
-	python -m panollava.report.readme
+	python -m panollava.report.documents
 
 gate: $(VENV)/.installed  ## fail if a benchmark number got worse (BASE=<revision>; default: the accepted numbers)
-	python -m panollava.report.gate $(if $(BASE),--base $(BASE))
+	python -m panollava.experiments.gate $(if $(BASE),--base $(BASE))
 
 accept: $(VENV)/.installed  ## make the present numbers the ones that the gate compares with
-	python -m panollava.report.gate --accept
+	python -m panollava.experiments.gate --accept
 
 clean:  ## remove .venv and the scratch folder; data, models and results stay
 	rm -rf $(VENV) .scratch

@@ -14,12 +14,13 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from panollava.backbones.assemble import load_finetuned
-from panollava.corpus.store import open_split, panorama_records, replacing
+from panollava.corpus.store import open_split, panorama_records
+from panollava.io import replacing, write_json
 from panollava.params import Evaluate, Weights, read_params
-from panollava.tasks.answering import Answer, answer_blind, answer_dialogues
-from panollava.tasks.latency import measure_latency
-from panollava.tasks.processes import by_turns
-from panollava.tasks.prompts import Question, derangement, panorama_questions
+from panollava.inference.answer import Answer, answer_blind, answer_dialogues
+from panollava.inference.latency import measure_latency
+from panollava.inference.sharding import by_turns
+from panollava.tasks.questions import Question, derangement, panorama_questions
 from panollava.tasks.results import evaluate
 from panollava.tasks.scoring import Prediction, Variant, score
 from panollava.tasks.segmenting import score_masks, usual_mask
@@ -149,13 +150,6 @@ def predict_blind(questions: list[list[Question]]) -> list[Prediction]:
     """Return the scored answers of the blind twin."""
     model, processor = load(BLIND)
     return answer_unseeing(model, processor, [question for own in questions for question in own])
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all; NaN raises ValueError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        file.write((json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def main() -> None:

@@ -13,18 +13,19 @@ from typing import Any
 import datasets
 from tqdm import tqdm
 
-from panollava.corpus.store import open_split, panorama_records, replacing
+from panollava.corpus.store import open_split, panorama_records
+from panollava.io import replacing, write_json
 from panollava.params import Robustness, Strict, Weights, read_params
 from panollava.report.robustness_figures import robustness_figure
 from panollava.report.style import png_bytes
-from panollava.tasks.answering import answer_dialogues
-from panollava.tasks.askings import Asking, Key, asking, key_of, seam_askings
-from panollava.tasks.heading import places, subject
-from panollava.tasks.prompts import panorama_questions
-from panollava.tasks.robustness import robustness
+from panollava.inference.answer import answer_dialogues
+from panollava.tasks.robustness.questions import Asking, Key, asking, key_of, seam_askings
+from panollava.corpus.rotation.wording import places, subject
+from panollava.tasks.questions import panorama_questions
+from panollava.tasks.robustness.outcomes import robustness
 from panollava.tasks.scoring import Prediction, score
-from panollava.tasks.turning import Turning, turn_image
-from stages.evaluate import MODEL, STORE, load, write_json
+from panollava.corpus.rotation.panorama import Turning, turn_image
+from stages.evaluate import MODEL, STORE, load
 from stages.evaluate import PREDICTIONS as PLAIN
 
 PREDICTIONS = Path("data/robustness/predictions.jsonl")

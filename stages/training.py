@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from panollava.backbones.assemble import Parts
 from panollava.backbones.presets import read_pointer
-from panollava.corpus.store import replacing
+from panollava.io import replacing
 from panollava.params import Model, Strict, Training, TrainResampler
 from panollava.training.augmentation import Augmentation
 from panollava.training.scratch import scratch

@@ -170,8 +170,8 @@ def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_gate_and_grid_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str] | None] = []
-    monkeypatch.setattr("panollava.report.gate.main", lambda arguments: calls.append(arguments) or 2)
-    monkeypatch.setattr("panollava.report.combinations.main", lambda: 130)
+    monkeypatch.setattr("panollava.experiments.gate.main", lambda arguments: calls.append(arguments) or 2)
+    monkeypatch.setattr("panollava.experiments.grid.main", lambda: 130)
     assert [main(["gate"]), main(["gate", "--base", "main"]), main(["gate", "--accept"]), main(["grid"])] == [
         2,
         2,

@@ -17,7 +17,7 @@ from panollava.bench.running import METRICS as SPEED
 from panollava.bench.running import updated as speed_updated
 from panollava.cli import build_parser
 from panollava.corpus.records import Record
-from panollava.report.readme import METRICS, ROBUSTNESS, updated
+from panollava.report.documents import METRICS, ROBUSTNESS, updated
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -42,5 +42,5 @@ def __getattr__(name: str) -> Any:
     """Import a public name (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import_module("panollava.vlm.auto")
+    import_module("panollava.auto")
     return vars(import_module(_MODULES[name]))[name]

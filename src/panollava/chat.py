@@ -15,18 +15,18 @@ from PIL import Image
 
 from panollava.backbones.assemble import ADAPTER, PARTS, TRAINED, load_finetuned, load_trained, read_parts
 from panollava.backbones.matching import Origin, check_checkpoint, check_lora, trained_names
-from panollava.corpus.folders import new_folder
+from panollava.io import new_folder
 from panollava.corpus.images import open_panorama
 from panollava.corpus.records import LabelledBox
 from panollava.corpus.wording import detection_question
-from panollava.tasks.answering import generate, prompt_ids, split_prompts
+from panollava.inference.answer import generate, prompt_ids, split_prompts
 from panollava.tasks.answers import parse_detection
-from panollava.tasks.decoding import Prefix, Row
-from panollava.tasks.looking import compute_prefix
-from panollava.tasks.prompts import Message
-from panollava.vlm.captured import forget
+from panollava.inference.decode import Prefix, Row
+from panollava.inference.prefill import compute_prefix
+from panollava.tasks.questions import Message
+from panollava.attention.cuda_graphs import forget
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
-from panollava.vlm.patch_masks import splat
+from panollava.corpus.patch_masks import splat
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 MAX_NEW_TOKENS = 256

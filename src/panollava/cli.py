@@ -115,7 +115,7 @@ def segment(options: argparse.Namespace) -> int:
     """
     from PIL import Image
 
-    from panollava.corpus.store import replacing
+    from panollava.io import replacing
 
     mask = open_chat(options).segment(options.question)
     with replacing(Path(options.out)) as file:
@@ -131,7 +131,7 @@ def merge(options: argparse.Namespace) -> int:
     (with trust_remote_code=True there). Nothing is left of it should the writing fail.
     """
     from panollava.backbones.assemble import ADAPTER, PARTS
-    from panollava.corpus.folders import check_vacant
+    from panollava.io import check_vacant
 
     folder = Path(options.lora)
     for name in (ADAPTER, PARTS):
@@ -194,7 +194,7 @@ def compare(options: argparse.Namespace) -> int:
     commas (A1,A2,A3 B1,B2,B3) and averaged per question. Predictions come out of the DVC cache, nothing is checked
     out. Intervals and p values take panoramas for the units; p (Holm) is corrected for the number of rows.
     """
-    from panollava.report.compare import compare_sources, write_json
+    from panollava.experiments.compare import compare_sources, write_json
 
     comparison = compare_sources(options.a, options.b, draws=options.draws, seed=options.seed)
     print(comparison.markdown())
@@ -209,7 +209,7 @@ def gate(options: argparse.Namespace) -> int:
     The rules are the section `gate` of params.yaml. The exit code is 0 if they hold, 1 if a number got worse, 2 if one
     is missing.
     """
-    from panollava.report.gate import main as run_gate
+    from panollava.experiments.gate import main as run_gate
 
     base = [] if options.base is None else ["--base", options.base]
     return run_gate([*base, *(["--accept"] if options.accept else [])])
@@ -220,7 +220,7 @@ def grid(options: argparse.Namespace) -> int:
 
     Each combination is a named DVC experiment; those that are finished are kept.
     """
-    from panollava.report.combinations import main as run_grid
+    from panollava.experiments.grid import main as run_grid
 
     return run_grid()
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from ruamel.yaml import YAML
 
 from panollava.corpus.world.scenes import MAX_LATITUDE_DEG
-from panollava.report.gate import Rule
+from panollava.experiments.gate import Rule
 
 Weights = Literal["standin", "hub"]
 PARAMS_FILE = Path("params.yaml")

@@ -8,10 +8,10 @@ import torch
 from tiny_backbones import tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from panollava.backbones import standin_llms
+from panollava.backbones.standins.train import llms as standin_llms
 from panollava.backbones.assemble import load_llm, load_tokenizer
 from panollava.backbones.presets import resolve
-from panollava.backbones.standin_llms import (
+from panollava.backbones.standins.llms import (
     Merger,
     ToldScenes,
     answer_logits,
@@ -20,9 +20,9 @@ from panollava.backbones.standin_llms import (
     scene_embeddings,
     train_standin_llm,
 )
-from panollava.backbones.told import tell
+from panollava.backbones.standins.told import tell
 from panollava.vlm.labels import IGNORE
-from panollava.vlm.packing import Packed
+from panollava.attention.packing import Packed
 
 FAMILIES = ["llama", "vicuna", "mistral"]
 

@@ -17,7 +17,7 @@ from panollava.bench.pair import Pair, adapt, build_pair
 from panollava.bench.records import Work, random_work
 from panollava.bench.sizes import SIZES, Size
 from panollava.bench.steps import peer_losses
-from panollava.training.compiling import compile_layers
+from panollava.attention.compiling import compile_layers
 from panollava.vlm.labels import IGNORE
 from panollava.vlm.views import view_poses
 

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 
-from panollava.report.readme import MEASURES, robustness_table
+from panollava.report.documents import MEASURES, robustness_table
 from panollava.report.robustness_figures import LOOKS, robustness_figure
 from panollava.report.style import png_bytes
 

@@ -7,13 +7,13 @@ from tiny_backbones import write_panoramas
 
 from panollava.corpus.records import Record
 from panollava.corpus.store import open_split, panorama_records
-from panollava.tasks.answering import Answer
-from panollava.tasks.askings import LONG, Asking, asking, key_of, seam_askings
-from panollava.tasks.heading import places, subject
-from panollava.tasks.prompts import Question, panorama_questions
-from panollava.tasks.robustness import agrees, robustness
+from panollava.inference.answer import Answer
+from panollava.tasks.robustness.questions import LONG, Asking, asking, key_of, seam_askings
+from panollava.corpus.rotation.wording import places, subject
+from panollava.tasks.questions import Question, panorama_questions
+from panollava.tasks.robustness.outcomes import agrees, robustness
 from panollava.tasks.scoring import Prediction, score
-from panollava.tasks.turning import Turning
+from panollava.corpus.rotation.panorama import Turning
 
 PANORAMAS, WIDTH = 8, 128
 ROLLS = (67.5, 135, 270)

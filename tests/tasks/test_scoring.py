@@ -12,9 +12,9 @@ from panollava.corpus.records import Record
 from panollava.corpus.wording import LANGUAGES, turn_json
 from panollava.corpus.world.scenes import sample_scene
 from panollava.tasks import CLOSED_TYPES
-from panollava.tasks.answering import Answer
+from panollava.inference.answer import Answer
 from panollava.tasks.majority import TRIED_BOXES, constant_detections, majority
-from panollava.tasks.prompts import MAX_NEW_TOKENS, Question, derangement, panorama_questions
+from panollava.tasks.questions import MAX_NEW_TOKENS, Question, derangement, panorama_questions
 from panollava.tasks.results import evaluate, free_answers
 from panollava.tasks.scoring import Prediction, Variant, iou, reference_objects, score
 

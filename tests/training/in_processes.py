@@ -26,7 +26,7 @@ from panollava.backbones.assemble import Parts
 from panollava.backbones.presets import Backbone
 from panollava.params import Evaluate
 from panollava.training import stages
-from panollava.training.compiling import compile_layers
+from panollava.attention.compiling import compile_layers
 from panollava.training.data import Draws
 from panollava.training.scratch import scratch
 from panollava.training.trainer import PanoTrainer

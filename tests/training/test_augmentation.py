@@ -17,13 +17,13 @@ from panollava.corpus.questions import ask
 from panollava.corpus.records import Record
 from panollava.corpus.wording import turn_json
 from panollava.corpus.world.scenes import sample_scene
-from panollava.tasks.heading import places
-from panollava.tasks.turned_questions import turned_record
-from panollava.tasks.turning import Turning, turn_image
+from panollava.corpus.rotation.wording import places
+from panollava.corpus.rotation.records import turned_record
+from panollava.corpus.rotation.panorama import Turning, turn_image
 from panollava.training.augmentation import Augmentation, rolled_views, turned_sample
 from panollava.training.data import Collator, Draw, Draws
 from panollava.vlm.geometry import erp_rays
-from panollava.vlm.patch_masks import patch_coverage
+from panollava.corpus.patch_masks import patch_coverage
 from panollava.vlm.views import kept_tokens, view_poses, view_rays
 
 HEIGHT, SIDE = 128, 32

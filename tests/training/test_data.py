@@ -27,8 +27,8 @@ from panollava.training.data import (
     messages,
 )
 from panollava.vlm.labels import IGNORE, next_labels, places_read
-from panollava.vlm.packing import Packed
-from panollava.vlm.patch_masks import patch_coverage
+from panollava.attention.packing import Packed
+from panollava.corpus.patch_masks import patch_coverage
 from panollava.vlm.views import VIEW_SETTINGS
 
 PANORAMAS = 5

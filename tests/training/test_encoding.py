@@ -12,7 +12,7 @@ from panollava import PanoLlavaForConditionalGeneration
 from panollava.training import encoding
 from panollava.training.encoding import with_grids
 from panollava.training.lora import lora_config
-from panollava.vlm import captured
+from panollava.attention import cuda_graphs as captured
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Make = Callable[..., PanoLlavaForConditionalGeneration]

@@ -27,8 +27,8 @@ from panollava.training.data import Collator, Draws, StoredPanoramas
 from panollava.training.encoding import with_grids
 from panollava.training.mask_loss import mask_losses
 from panollava.training.trainer import PanoTrainer
-from panollava.vlm.attending import attending
-from panollava.vlm.packing import PACKED_ATTENTION
+from panollava.attention.attending import attending
+from panollava.attention.packing import PACKED_ATTENTION
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CPU is not waited for")
 

@@ -27,10 +27,10 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-import panollava.vlm.auto  # noqa: F401 # what is saved below carries its own code
+import panollava.auto  # noqa: F401 # what is saved below carries its own code
 from panollava.backbones.presets import Backbone, check_unchanged
 from panollava.backbones.tokenizer import chat_template
-from panollava.corpus.store import replacing
+from panollava.io import replacing
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration

@@ -13,7 +13,7 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError, HTTPError
 
-from panollava.corpus.store import replacing
+from panollava.io import replacing
 
 # What decides the behaviour of a checkpoint; cards and READMEs do not.
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.jinja")

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from panollava.bench.pair import Pair
-from panollava.tasks.answering import decode
-from panollava.tasks.decoding import Prefix, Row
-from panollava.tasks.looking import prefix_of_views
+from panollava.inference.answer import decode
+from panollava.inference.decode import Prefix, Row
+from panollava.inference.prefill import prefix_of_views
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from panollava.bench.pair import Pair
 from panollava.bench.sizes import Size
 from panollava.vlm.labels import IGNORE
-from panollava.vlm.packing import flatten, pack, packed_mask, stack
+from panollava.attention.packing import flatten, pack, packed_mask, stack
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from panollava.bench.sizes import SIZES
 from panollava.bench.training import bench_train
 from panollava.bench.views import bench_views
 from panollava.bench.views import report as report_views
-from panollava.corpus.store import replacing
+from panollava.io import replacing
 from panollava.report.tables import update_between_markers
 
 README, METRICS = Path("README.md"), Path("metrics/bench.json")

@@ -16,9 +16,9 @@ from panollava.bench.records import Work, random_work
 from panollava.bench.sizes import Size
 from panollava.bench.steps import Losses, Trained, our_losses, peer_losses
 from panollava.bench.turns import Side, check_rounds, peak_memory_gb, quartiles, ratios, time_in_turns
-from panollava.training.compiling import compile_layers
+from panollava.attention.compiling import compile_layers
 from panollava.vlm.labels import IGNORE
-from panollava.vlm.packing import PACKED_ATTENTION
+from panollava.attention.packing import PACKED_ATTENTION
 
 OURS, CACHED = "ours", "ours, encoder's features kept"
 COMPILED, CHECKPOINTED = "ours, compiled", "ours, activation checkpointing"

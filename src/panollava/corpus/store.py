@@ -4,20 +4,18 @@ Columns: `image_id`, `image` (encoded, decoded on access) and `records` (a JSON 
 is tokenised. Do not `map` or `filter` an opened split: `datasets` would write its caches beside the store.
 """
 
-import errno
 import io
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import datasets
 import pyarrow as pa
 from PIL import Image
 
 from panollava.corpus.records import Record, records_from_json, records_to_json
+from panollava.io import replacing
 
 FEATURES = datasets.Features(
     {"image_id": datasets.Value("string"), "image": datasets.Image(), "records": datasets.Value("string")}
@@ -32,28 +30,6 @@ class PanoramaRow:
     image_id: str
     image: Image.Image
     records: list[Record]
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` only once it is complete; on any error `path` stays as it was.
-
-    Raises OSError that names `path` when the disk is full.
-    """
-    # The process id keeps two runs at once from writing into one file; the later one wins as a whole.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OSError(error.errno, f"{os.strerror(error.errno)}; nothing was written", str(path)) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def encode_image(image: Image.Image, jpeg_quality: int | None) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from panollava.corpus.store import replacing
+from panollava.io import replacing
 from panollava.report.inputs import Prediction, ReportInputs, read_inputs
 from panollava.report.mask_figures import masks_figure
 from panollava.report.pairing_figure import pairing_figure

@@ -14,9 +14,9 @@ from panollava.corpus.records import ChoiceAnswer, DetectionAnswer, DirectionAns
 from panollava.metrics.spherical_iou import paired_iou
 from panollava.metrics.text import normalise_answer
 from panollava.tasks import DESCRIBED
-from panollava.tasks.answering import Answer
+from panollava.inference.answer import Answer
 from panollava.tasks.answers import BoxDeg, DirectionDeg, parse_box, parse_detection, parse_direction, parse_object
-from panollava.tasks.prompts import Question
+from panollava.tasks.questions import Question
 from panollava.vlm.geometry import angular_distance, directions_to_rays
 
 Variant = Literal["model", "shuffled", "blind"]

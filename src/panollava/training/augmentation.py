@@ -16,9 +16,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from panollava.corpus.records import ObjectAnnotation, Record
-from panollava.tasks.heading import places
-from panollava.tasks.turned_questions import turned_record
-from panollava.tasks.turning import Turning, sample_turned
+from panollava.corpus.rotation.wording import places
+from panollava.corpus.rotation.records import turned_record
+from panollava.corpus.rotation.panorama import Turning, sample_turned
 from panollava.vlm.geometry import angular_distance, directions_to_rays
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from panollava.corpus.masks import decoded, mask_of
 from panollava.corpus.records import ObjectAnnotation, Record
 from panollava.corpus.store import panorama_records
-from panollava.tasks.turning import Turning, turn_image
+from panollava.corpus.rotation.panorama import Turning, turn_image
 from panollava.training.augmentation import (
     NO_AUGMENTATION,
     Augmentation,
@@ -31,8 +31,8 @@ from panollava.training.augmentation import (
 )
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.labels import IGNORE
-from panollava.vlm.packing import Packed, flatten, flattened_places, pack
-from panollava.vlm.patch_masks import patch_coverage
+from panollava.attention.packing import Packed, flatten, flattened_places, pack
+from panollava.corpus.patch_masks import patch_coverage
 from panollava.vlm.processing_panollava import PANORAMA_TOKEN, PanoLlavaProcessor
 
 AS_IT_IS = Turning()

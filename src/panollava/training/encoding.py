@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from panollava.vlm.captured import replayed
+from panollava.attention.cuda_graphs import replayed
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.vision import encode_views
 

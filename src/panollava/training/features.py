@@ -17,7 +17,7 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
-from panollava.corpus.store import replacing
+from panollava.io import replacing
 from panollava.training.processes import from_main
 from panollava.training.scratch import content_hash, scratch_root
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor

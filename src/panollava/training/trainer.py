@@ -27,7 +27,7 @@ from panollava.training.encoding import with_grids
 from panollava.training.mask_loss import mask_losses
 from panollava.training.overlap import OVERLAP_LOSSES
 from panollava.training.processes import from_all, from_main, share_of_step
-from panollava.vlm.captured import forget
+from panollava.attention.cuda_graphs import forget
 
 WEIGHT_DECAY = 0.01
 

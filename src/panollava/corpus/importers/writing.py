@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from panollava.corpus.folders import new_folder
+from panollava.io import new_folder
 from panollava.corpus.images import ImageError, check_image
 from panollava.corpus.importers.common import Entry, Imported, Origin, refuse, schema_problems
 from panollava.corpus.reading import parse_records

@@ -1,0 +1,207 @@
+"""Decoding on a GPU: persistent tensors and a static cache for each shape of a batch, and steps replayed as graphs.
+
+A shape is rounded up (rows to a power of two, tokens to a multiple), so few are needed. Ends are looked at every few
+steps, for a look makes the GPU wait.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import chain
+from typing import Any, NamedTuple
+from weakref import ref
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import StaticLayer
+
+from panollava.inference.decode import Prefix, Prompts, Row, Said, likeliest
+from panollava.attention.cuda_graphs import Replayed, kept, limit_bytes, whole_graph
+from panollava.attention.fused import fused_on_gpu
+from panollava.vlm.last_layer import last_of_rows
+from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
+from panollava.attention.shared_prefix import SharedPrefix, table_of_rows
+
+PROMPT_MULTIPLE, OWN_MULTIPLE = 16, 64
+LOOK_EVERY = 8
+
+
+class Shape(NamedTuple):
+    """R rows of at most N own tokens behind P prefixes of L tokens, at most M rows behind one; the ends of sequence.
+
+    And whether steps are compiled before they are captured.
+    """
+
+    rows: int
+    own: int
+    prefixes: int
+    length: int
+    behind_one: int
+    ends: tuple[int, ...]
+    compiled: bool
+
+
+def _next_logits(
+    model: PanoLlavaForConditionalGeneration, ids: Tensor, positions: Tensor, **state: Any
+) -> tuple[Tensor, Tensor]:
+    """Return the hidden state `[R, D]` of the last of tokens `[R, T]`, and its logits `[R, vocabulary]`."""
+    # Embedded here: the model would look for placeholders in the ids, and a look cannot be captured.
+    embedded = model.get_input_embeddings()(ids)
+    hidden = model.model(
+        inputs_embeds=embedded, position_ids=positions, use_cache=True, read=last_of_rows(ids), **state
+    ).last_hidden_state
+    return hidden[:, -1], model.lm_head(hidden[:, -1]).float()
+
+
+@cache
+def compiled_next_logits(backend: str | Callable = "inductor") -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return `_next_logits` as one compiled graph for each shape; the first call with a shape takes half a minute."""
+    return whole_graph(_next_logits, backend)
+
+
+class StaticRows:
+    """The tensors of one shape, and what is done on them: a prompt of T tokens, and a step of one."""
+
+    def __init__(self, model: PanoLlavaForConditionalGeneration, shape: Shape, prefix: Prefix) -> None:
+        self._model, self.shape = ref(model), shape  # what is kept for a model must not keep it alive
+        device, rows = model.device, shape.rows
+        # Whole even where the language model has a sliding window, of which the attention knows.
+        self.layers = [StaticLayer(shape.own) for _ in range(model.config.text_config.num_hidden_layers)]
+        self.cache = Cache(layers=[*self.layers])
+        whole: dict[str, Any] = {"dtype": torch.long, "device": device}
+        self.filled = torch.zeros((), **whole)
+        keys, values = prefix.states()
+        for layer, key, value in zip(self.layers, keys, values, strict=False):  # of no prefix, the first call makes it
+            if key.shape[2]:
+                layer.lazy_initialization(
+                    key.new_empty(rows, *key[0, :, :0].shape), value.new_empty(rows, *value[0, :, :0].shape)
+                )
+        self.shared = SharedPrefix(
+            [torch.empty_like(given) for given in keys],
+            [torch.empty_like(given) for given in values],
+            rows=torch.zeros(shape.prefixes, shape.behind_one, **whole),
+            places=torch.zeros(rows, **whole),
+            padding=torch.zeros(rows, **whole),
+            padded=True,
+            filled=self.filled,
+            fused=fused_on_gpu(keys[0]),
+        )
+        self.ends = torch.tensor(shape.ends, **whole)
+        self.token, self.position = torch.zeros(2, rows, 1, **whole)
+        self.said = torch.zeros(rows, shape.own, **whole)
+        self.scores = torch.zeros(rows, shape.own, dtype=torch.double, device=device)
+        self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.step, self.minimum = torch.zeros(2, 1, **whole)
+        self.loaded: Callable[[], Prefix | None] = lambda: None
+        self.advance = Replayed(device)
+        self.prompts: dict[int, tuple[Tensor, Replayed]] = {}
+
+    @property
+    def model(self) -> PanoLlavaForConditionalGeneration:
+        """Return the model, which outlives what is kept for it."""
+        model = self._model()
+        assert model is not None
+        return model
+
+    @property
+    def nbytes(self) -> int:
+        """Return how many bytes keys and values take."""
+        own: list[Any] = [layer.keys for layer in self.layers if layer.is_initialized]
+        return 2 * sum(keys.nbytes for keys in [*own, *self.shared.keys])
+
+    def _advance(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Read tokens `[R, T]`, say the next one, and return the hidden state `[R, D]` that it comes from."""
+        self.shared.forget()
+        way = compiled_next_logits() if self.shape.compiled else _next_logits
+        hidden, logits = way(self.model, ids, positions, past_key_values=self.cache, shared=self.shared)
+        logits = logits.clone()
+        logits[:, self.ends] += torch.where(self.step < self.minimum, float("-inf"), 0.0)
+        tokens, gained, last = likeliest(logits, self.ends)
+        self.said.index_copy_(1, self.step, tokens[:, None])
+        self.scores.index_copy_(1, self.step, gained.masked_fill(self.ended, 0)[:, None])
+        self.ended |= last
+        self.token.copy_(tokens[:, None])
+        self.position.copy_(positions[:, -1:] + 1)
+        self.filled.add_(ids.shape[1])
+        self.step += 1
+        return hidden
+
+    def _load(self, prefix: Prefix, prompts: Prompts, pad: int, min_new_tokens: int) -> None:
+        """Take over a batch of r <= R rows; the others have ended before they begin."""
+        real = len(prompts.owners)
+        if self.loaded() is not prefix:
+            torch._foreach_copy_([*self.shared.keys, *self.shared.values], list(chain(*prefix.states())))
+            self.loaded = ref(prefix)
+        rows, places = table_of_rows(prompts.owners, self.shape.prefixes, self.shape.behind_one)
+        _copy(self.shared.rows, rows)
+        _copy(self.shared.places.zero_()[:real], places)
+        _copy(self.shared.padding.zero_()[:real], prompts.padding)
+        self.said.fill_(pad)
+        self.minimum.fill_(min_new_tokens)
+        self.ended.fill_(True)[:real] = False
+
+    def _read(self, prompts: Prompts) -> Tensor:
+        """Read the prompts, say the first token of each, and return the hidden state `[R, D]` that it comes from."""
+        real, length = prompts.ids.shape
+        if length not in self.prompts:
+            own = torch.zeros(2, self.shape.rows, length, dtype=torch.long, device=self.model.device)
+            self.prompts[length] = own, Replayed(own.device)
+        own, read = self.prompts[length]
+        _copy(own[:, :real], torch.stack((prompts.ids, prompts.positions)))
+        return read(lambda: self._begin(*own)).clone()
+
+    def _begin(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Forget what was said and read before, and advance by a prompt."""
+        for state in (self.filled, self.scores, self.step, *(layer.cumulative_length for layer in self.layers)):
+            state.zero_()
+        return self._advance(ids, positions)
+
+    def decode(self, prefix: Prefix, prompts: Prompts, budget: int, pad: int, min_new_tokens: int) -> Said:
+        """Return what the rows say, at most `budget` tokens."""
+        real = len(prompts.owners)
+        self._load(prefix, prompts, pad, min_new_tokens)
+        first = self._read(prompts)
+        for step in range(1, budget):
+            if step % LOOK_EVERY == 0 and bool(self.ended.all()):
+                break
+            self.advance(lambda: self._advance(self.token, self.position))
+        return Said(self.said[:real, :budget].clone(), self.scores[:real, :budget].clone(), first[:real])
+
+
+def _copy(own: Tensor, given: Tensor) -> None:
+    """Copy without waiting for what the GPU has yet to do."""
+    own.copy_(given, non_blocking=True)
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def decode_static(
+    model: PanoLlavaForConditionalGeneration,
+    prefix: Prefix,
+    batch: Sequence[Row],
+    ends: list[int],
+    pad: int,
+    min_new_tokens: int = 0,
+    *,
+    compiled: bool = False,
+) -> Said:
+    """Return what rows with the same longest answer say, on persistent tensors."""
+    device, budget = model.device, batch[0].max_new_tokens
+    # Made where Python is, for a GPU would be asked a dozen times.
+    prompts = Prompts.of(batch, prefix, pad, torch.device("cpu"), PROMPT_MULTIPLE)
+    keys, _ = prefix.states()
+    most = max(Counter(row.panorama for row in batch).values())
+    shape = Shape(
+        rows=_power_of_two(len(batch)),
+        own=-(-(prompts.ids.shape[1] + budget) // OWN_MULTIPLE) * OWN_MULTIPLE,
+        prefixes=len(keys[0]),
+        length=keys[0].shape[2],
+        behind_one=_power_of_two(most),
+        ends=tuple(ends),
+        compiled=compiled,
+    )
+    rows = kept(model, shape, lambda: StaticRows(model, shape, prefix), limit_bytes(device))
+    return rows.decode(prefix, prompts, budget, pad, min_new_tokens)

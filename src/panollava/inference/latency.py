@@ -1,0 +1,105 @@
+"""How long an answer takes, in milliseconds: medians over a few panoramas after a warm-up, and the peak of the memory.
+
+One panorama and one question at a time, as a person asks; the file is decoded already.
+"""
+
+import resource
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from PIL import Image
+
+from panollava.inference.answer import generate, prompt_ids, split_prompts
+from panollava.inference.decode import Prefix, Row
+from panollava.inference.prefill import compute_prefix
+from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
+from panollava.vlm.processing_panollava import PanoLlavaProcessor
+
+Result = TypeVar("Result")
+DECODED_TOKENS = 16
+# What a GPU does again and again runs as it is once and is captured the second time.
+WARM_UPS = 2
+QUESTIONS = ("What does the panorama show?", "In which direction is the nearest object?")
+
+
+@torch.inference_mode()
+def measure_latency(
+    model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, panoramas: Sequence[Image.Image]
+) -> dict[str, float]:
+    """Return the latencies on `panoramas`, the first of which is the warm-up and counts only if it is the only one.
+
+    projection_ms: from the panorama to its views.
+    encoder_ms: the views through the image encoder.
+    first_token_ms: panorama and question to the first token, views and encoder included.
+    per_token_ms: each further token.
+    follow_up_ms: the first token of a second question about the same panorama.
+    peak_memory_mb: of the process so far on a CPU, of the tensors during these measurements on a GPU.
+    """
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+    for _ in range(WARM_UPS):
+        _measure_one(model, processor, panoramas[0])
+    times: dict[str, list[float]] = defaultdict(list)
+    for panorama in panoramas[1:] or panoramas:
+        for name, value in _measure_one(model, processor, panorama).items():
+            times[name].append(value)
+    latency = {name: round(statistics.median(values), 3) for name, values in times.items()}
+    return latency | {"peak_memory_mb": round(peak_memory_mb(model.device), 1)}
+
+
+def _measure_one(
+    model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, panorama: Image.Image
+) -> dict[str, float]:
+    """Return the latencies on one panorama."""
+    dialogues = [
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}] for text in QUESTIONS
+    ]
+
+    def first_answer() -> Prefix:
+        head, tails = split_prompts(prompt_ids(processor, dialogues[:1]), model.config.image_token_id)
+        prefix = compute_prefix(model, processor, [panorama], head)
+        generate(model, processor, prefix, [Row(0, 0, tails[0], 1)])
+        return prefix
+
+    def follow_up(prefix: Prefix, tokens: int) -> None:
+        _, tails = split_prompts(prompt_ids(processor, dialogues[1:]), model.config.image_token_id)
+        generate(model, processor, prefix, [Row(0, 0, tails[0], tokens)], min_new_tokens=tokens)
+
+    times, device = {}, model.device
+    views, times["projection_ms"] = timed(device, lambda: processor.image_processor(panorama, return_tensors="pt"))
+    pixels = views["pixel_values"].to(device)
+    _, times["encoder_ms"] = timed(device, lambda: model.model.encode_views(pixels))
+    prefix, times["first_token_ms"] = timed(device, first_answer)
+    _, times["follow_up_ms"] = timed(device, lambda: follow_up(prefix, 1))
+    _, longer = timed(device, lambda: follow_up(prefix, 1 + DECODED_TOKENS))
+    times["per_token_ms"] = (longer - times["follow_up_ms"]) / DECODED_TOKENS
+    return times
+
+
+def timed(device: torch.device, function: Callable[[], Result]) -> tuple[Result, float]:
+    """Return the result of a function and its time in milliseconds, the work of a GPU included."""
+    synchronise(device)
+    start = time.perf_counter()
+    result = function()
+    synchronise(device)
+    return result, (time.perf_counter() - start) * 1e3
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the largest memory in use so far, or since the counter of a GPU was reset, in units of 2^20 bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in units of 1024 bytes, macOS in bytes.
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,97 @@
+"""Compiled decoder layers compute what plain ones do, with one compilation for all lengths, under the same names."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from accelerate.utils import send_to_device
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+from panollava import PanoLlavaForConditionalGeneration
+from panollava.attention.compiling import compile_layers
+from panollava.training.lora import lora_config
+from panollava.training.stages import LORA, RESAMPLER
+from panollava.training.trainer import set_trainable
+from panollava.attention import packing
+from panollava.vlm.labels import IGNORE
+from panollava.attention.packing import PACKED_ATTENTION, flatten, pack, packed_attention
+
+Make = Callable[..., PanoLlavaForConditionalGeneration]
+PLACEHOLDERS = [300] * 20
+
+
+@pytest.fixture
+def adapted(make_model: Make) -> PeftModel:
+    """A model in finetuning, whose adapters do something; activations are checkpointed, as on a large model."""
+    model = make_model(text={"num_hidden_layers": 3})  # two that are compiled, and the last one
+    model.model.language_model.set_attn_implementation(PACKED_ATTENTION)
+    model.activation_checkpointing_enable()
+    adapted = get_peft_model(model, lora_config(rank=2, alpha=6, dropout=0.0, targets=["q_proj", "down_proj"]))
+    set_trainable(adapted, [LORA, RESAMPLER])
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if ".lora_B." in name:
+                weight.normal_(std=0.5)
+    return adapted.train()
+
+
+def batch(*rows: tuple[int, ...]) -> dict[str, Any]:
+    """Return a flattened batch of rows with records of so many tokens."""
+    packed = []
+    for lengths in rows:
+        texts = [torch.randint(3, 299, (tokens,)).tolist() for tokens in lengths]
+        packed.append(pack(PLACEHOLDERS, [(ids, [IGNORE, *ids[1:]]) for ids in texts]))
+    return flatten(packed, 0) | {"use_cache": False, "pixel_values": torch.randn(len(rows), 5, 3, 32, 32)}
+
+
+def loss_and_gradients(model: PeftModel, made: dict[str, Any]) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss = model(**made).loss
+    loss.backward()
+    return {"loss": loss.detach()} | {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_loss_and_gradients_are_those_of_plain_layers_at_every_length(adapted: PeftModel) -> None:
+    batches = [batch((8, 9), (7,)), batch((11,) * 4, (3, 12)), batch((30, 5, 2), (16,) * 5), batch((10, 4), (8,) * 2)]
+    wanted = [loss_and_gradients(adapted, made) for made in batches]
+    names = [name for name, _ in adapted.named_parameters()], list(adapted.state_dict())
+    layers, rows = adapted.get_base_model().model.language_model.layers, list[int]()
+    layers[-1].mlp.gate_proj.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[-2]))
+    compile_layers(layers)
+    torch._dynamo.reset()
+    counters.clear()
+    for made, plain in zip(batches, wanted, strict=True):
+        found = loss_and_gradients(adapted, made)
+        assert found.keys() == plain.keys()
+        assert len(found) > 1 + 12  # two factors of two linears in three layers, and the resampler
+        for name, value in plain.items():
+            assert value.norm() > 0
+            assert (found[name] - value).norm() < 1e-4 * value.norm(), name
+        assert rows[-1] == (made["labels"] != IGNORE).sum()  # the last layer still does less
+        assert counters["stats"]["unique_graphs"] == 1  # for both layers and all lengths
+    assert ([name for name, _ in adapted.named_parameters()], list(adapted.state_dict())) == names
+
+
+def test_fused_attention_is_one_graph_at_every_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forwards and backwards; tensors without content stand in for a GPU's."""
+    monkeypatch.setattr(packing, "fused_on_gpu", lambda tensor: True)
+    torch._dynamo.reset()
+    counters.clear()
+    attend = torch.compile(packed_attention, backend="aot_eager", dynamic=True, fullgraph=True)
+    paddings = set()
+    for lengths in [(8, 9), (11, 3, 5), (30, 2), (16, 16), (4, 6), (5, 6), (6, 6), (7, 6)]:
+        layout = send_to_device(flatten([pack(PLACEHOLDERS, [([1] * n, [1] * n) for n in lengths])] * 2, 0), "meta")[
+            "layout"
+        ]
+        size = len(layout["segments"])
+        paddings.add(size - 2 * (len(PLACEHOLDERS) + sum(lengths)))
+        tokens = [torch.empty(1, h, size, 8, device="meta", dtype=torch.half, requires_grad=True) for h in (4, 2, 2)]
+        read, _ = attend(torch.nn.Identity(), *tokens, None, layout=layout, scaling=0.3)
+        assert read.shape == (1, size, 4, 8)
+        gradients = torch.autograd.grad(read, tokens, torch.empty_like(read))
+        assert [one.shape for one in gradients] == [one.shape for one in tokens]
+        assert counters["stats"]["unique_graphs"] == 1
+    assert len(paddings) > 4

@@ -1,0 +1,69 @@
+"""What is kept for a model, and when it is made anew; on a GPU with the graphs themselves."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from panollava import PanoLlavaForConditionalGeneration
+from panollava.attention.cuda_graphs import OnOwnTensors, Weights
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def halves(model: PanoLlavaForConditionalGeneration, given: Tensor) -> list[Tensor]:
+    return [given[:2] * model.lm_head.weight[0, 0], given[2:].square()]
+
+
+class Overwriting:
+    """A graph without a GPU: what the first call makes is where later ones leave their results."""
+
+    graph = None
+
+    def __call__(self, function: Callable[[], list[Tensor]]) -> list[Tensor]:
+        if self.graph is None:
+            self.graph, self.result = "captured", function()
+        for own, new in zip(self.result, function(), strict=True):
+            own.copy_(new)
+        return self.result
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("overwriting", [False, True])
+def test_results_stay_what_they_were(
+    make_model: Callable[..., PanoLlavaForConditionalGeneration], overwriting: bool
+) -> None:
+    model = make_model().to(DEVICE)
+    given = [torch.randn(4, 3, device=DEVICE) for _ in range(4)]
+    own = OnOwnTensors(halves, [given[0]])
+    if overwriting:
+        own.replayed = Overwriting()
+    found = [own(model, [one]) for one in given]
+    for one, (left, right) in zip(given, found, strict=True):
+        assert torch.equal(torch.cat((left, right)), torch.cat(halves(model, one)))
+    assert own.nbytes == 2 * given[0].nbytes
+
+
+def test_weights_and_modules_that_were_replaced_are_seen() -> None:
+    def made() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU()), nn.BatchNorm1d(3))
+
+    model = made()
+    weights = Weights(model)
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    assert weights.stayed()
+    for change in (
+        lambda model: setattr(model[0], "weight", nn.Parameter(model[0].weight.clone())),
+        lambda model: setattr(model[0].weight, "data", model[0].weight.data.clone()),
+        lambda model: model[1].__setitem__(0, nn.Linear(3, 3)),
+        lambda model: model[1].__setitem__(1, nn.Tanh()),
+        lambda model: model.append(nn.ReLU()),
+        lambda model: model[2].register_buffer("running_mean", torch.ones(3)),
+    ):
+        model = made()
+        weights = Weights(model)
+        assert weights.stayed()
+        change(model)
+        assert not weights.stayed()

@@ -1,0 +1,117 @@
+"""The stage: three variants of each question, the shuffled one answered with another image, and whole files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from panollava import PanoLlavaForConditionalGeneration, PanoLlavaProcessor
+from panollava.corpus.masks import encoded
+from panollava.corpus.records import Record
+from panollava.corpus.store import PanoramaRow, write_store
+from panollava.params import Evaluate
+from panollava.report.inputs import read_predictions
+from panollava.inference.answer import answer_dialogues
+from panollava.tasks.questions import derangement, panorama_questions
+from stages import evaluate as stage
+
+TURNS: list[dict[str, Any]] = [
+    {"human": "Is it red?", "assistant": "yes", "task": "choice", "type": "existence", "answer": {"text": "yes"}},
+    {"human": "Where?", "assistant": "1, 2", "task": "direction", "answer": {"yaw_deg": 1, "pitch_deg": 2}},
+    {"human": "Box?", "assistant": "[1, 2, 3, 4]", "task": "grounding",
+     "answer": {"label": "cube", "box_deg": [1, 2, 3, 4]}},
+    {"human": "All?", "assistant": "cube [1, 2, 3, 4]", "task": "detection",
+     "answer": {"objects": [{"label": "cube", "box_deg": [1, 2, 3, 4]}]}},
+    {"human": "설명해 주세요.", "assistant": "방", "task": "description", "language": "ko"},
+]  # fmt: skip
+PARAMS = stage.EvaluateParams(
+    seed=3, weights="standin", encoder="clip", llm="llama", evaluate=Evaluate(batch_size=2, shuffled=9, resamples=10)
+)
+
+
+@pytest.fixture
+def model(make_model: Callable[..., PanoLlavaForConditionalGeneration]) -> PanoLlavaForConditionalGeneration:
+    return make_model()
+
+
+@pytest.fixture
+def prepared(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: PanoLlavaForConditionalGeneration,
+    processor: PanoLlavaProcessor,
+) -> Callable[..., list[PanoramaRow]]:
+    """A function that writes a test split of so many panoramas, objects alike; model and parameters are given."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stage, "load_finetuned", lambda folder: (model, processor))
+    monkeypatch.setattr(stage, "read_params", lambda view, stage: PARAMS)
+
+    def prepare(count: int, objects: list[dict[str, Any]] | None = None) -> list[PanoramaRow]:
+        generator = np.random.default_rng(0)
+        rows = []
+        for index in range(count):
+            shared = {"image_id": f"p{index}", "image_path": "a.png", "objects": objects or []}
+            records = [Record.model_validate(shared | {"conversations": [turn]}) for turn in TURNS]
+            image = Image.fromarray(generator.integers(0, 256, (64, 128, 3), dtype=np.uint8))
+            rows.append(PanoramaRow(f"p{index}", image, records))
+        write_store(Path("data/store"), "test", rows, jpeg_quality=None)
+        return rows
+
+    return prepare
+
+
+def test_every_question_is_answered_in_every_variant(
+    prepared: Callable[..., list[PanoramaRow]],
+    model: PanoLlavaForConditionalGeneration,
+    processor: PanoLlavaProcessor,
+) -> None:
+    rows = prepared(5)
+    stage.main()
+    said = read_predictions(Path("data/evaluate/predictions.jsonl"))
+    counts = {variant: [p.task for p in said if p.variant == variant] for variant in ("model", "shuffled", "blind")}
+    assert {variant: len(tasks) for variant, tasks in counts.items()} == {"model": 25, "shuffled": 25, "blind": 25}
+    order = derangement(5, PARAMS.seed)
+    for place, row in enumerate(rows):
+        for variant, shown in (("model", place), ("shuffled", order[place])):
+            asked = panorama_questions(row.image_id, row.records)[2]
+            wanted = answer_dialogues(
+                model, processor, [rows[shown].image], [[asked.messages]], max_new_tokens=[[asked.max_new_tokens]]
+            )
+            found = [p for p in said if (p.variant, p.image_id, p.task) == (variant, row.image_id, "grounding")]
+            assert [p.prediction for p in found] == [wanted[0][0].text]
+    metrics = json.loads(Path("metrics/evaluate.json").read_text())
+    assert {key: metrics[key] for key in ("seed", "weights", "encoder", "llm")} == PARAMS.model_dump(
+        include={"seed", "weights", "encoder", "llm"}
+    )
+    assert list(metrics["evaluate"]["en"]) == ["accuracy", "types", "direction", "grounding", "detection"]
+    assert list(metrics["evaluate"]["ko"]) == ["description"]
+    assert set(json.loads(Path("metrics/latency.json").read_text())["latency"]) >= {"first_token_ms", "peak_memory_mb"}
+
+
+def test_one_panorama_has_no_shuffled_variant(prepared: Callable[..., list[PanoramaRow]]) -> None:
+    prepared(1)
+    stage.main()
+    said = read_predictions(Path("data/evaluate/predictions.jsonl"))
+    assert {p.variant for p in said} == {"model", "blind"}
+    scores = json.loads(Path("metrics/evaluate.json").read_text())["evaluate"]["en"]
+    assert "shuffled" not in scores["accuracy"]
+    assert "blind" in scores["accuracy"]
+
+
+def test_masks_are_scored_beside_the_one_that_is_always_the_same(
+    prepared: Callable[..., list[PanoramaRow]],
+) -> None:
+    mask = np.zeros((64, 128), dtype=bool)
+    mask[20:40, 100:120] = True
+    prepared(3, [{"label": "cube", "box_deg": [1, 2, 3, 4], "mask": encoded(mask)}])
+    stage.main()
+    block = json.loads(Path("metrics/evaluate.json").read_text())["evaluate"]["en"]["segmentation"]
+    assert block["n"] == 3
+    assert block["majority"] == 1  # the object is in the same place in each panorama
+    assert 0 <= block["miou"] <= block["ceiling"] < 1
+    masked = [p for p in read_predictions(Path("data/evaluate/predictions.jsonl")) if p.mask is not None]
+    assert {(p.variant, p.task) for p in masked} == {("model", "grounding"), ("shuffled", "grounding")}
