@@ -5,7 +5,6 @@ Writes data/evaluate/predictions.jsonl, metrics/evaluate.json and metrics/latenc
 
 import json
 from pathlib import Path
-from typing import Any
 
 import datasets
 import torch
@@ -15,11 +14,11 @@ from torch import Tensor
 
 from panollava.backbones.assemble import load_finetuned
 from panollava.corpus.store import open_split, panorama_records
-from panollava.io import replacing, write_json
-from panollava.params import Evaluate, Weights, read_params
 from panollava.inference.answer import Answer, answer_blind, answer_dialogues
 from panollava.inference.latency import measure_latency
 from panollava.inference.sharding import by_turns
+from panollava.io import replacing, write_json
+from panollava.params import Evaluate, Weights, read_params
 from panollava.tasks.questions import Question, derangement, panorama_questions
 from panollava.tasks.results import evaluate
 from panollava.tasks.scoring import Prediction, Variant, score

@@ -14,9 +14,9 @@ from panollava.corpus.images import open_panorama, to_working_size
 from panollava.corpus.records import Record
 from panollava.corpus.splits import split_by_panorama
 from panollava.corpus.store import PanoramaRow, write_store
-from panollava.io import replacing
 from panollava.corpus.validation import read_dataset
 from panollava.corpus.world_records import world_rows
+from panollava.io import replacing
 from panollava.params import Dataset, Preprocess, Strict, Weights, read_params
 
 SPLITS = ("train", "validation", "test")

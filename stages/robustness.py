@@ -13,18 +13,18 @@ from typing import Any
 import datasets
 from tqdm import tqdm
 
+from panollava.corpus.rotation.panorama import Rotation, rotate_image
+from panollava.corpus.rotation.wording import placed_objects, subject
 from panollava.corpus.store import open_split, panorama_records
+from panollava.inference.answer import answer_dialogues
 from panollava.io import replacing, write_json
 from panollava.params import Robustness, Strict, Weights, read_params
 from panollava.report.robustness_figures import robustness_figure
 from panollava.report.style import png_bytes
-from panollava.inference.answer import answer_dialogues
-from panollava.tasks.robustness.questions import Asking, Key, asking, key_of, seam_askings
-from panollava.corpus.rotation.wording import places, subject
 from panollava.tasks.questions import panorama_questions
 from panollava.tasks.robustness.outcomes import robustness
+from panollava.tasks.robustness.questions import Asking, Key, asking, key_of, seam_askings
 from panollava.tasks.scoring import Prediction, score
-from panollava.corpus.rotation.panorama import Turning, turn_image
 from stages.evaluate import MODEL, STORE, load
 from stages.evaluate import PREDICTIONS as PLAIN
 
@@ -56,14 +56,14 @@ def planned(split: datasets.Dataset, settings: Robustness) -> tuple[Plan, dict[s
             f"{STORE}: the test split has {len(split)} panoramas, robustness.panoramas asks for {settings.panoramas}; "
             "lower it in params.yaml"
         )
-    turnings = [("roll", Turning(yaw_deg=angle)) for angle in settings.rolls_deg]
-    turnings += [("tilt", Turning(tilt_deg=angle)) for angle in settings.tilts_deg]
+    rotations = [("roll", Rotation(yaw_deg=angle)) for angle in settings.rolls_deg]
+    rotations += [("tilt", Rotation(tilt_deg=angle)) for angle in settings.tilts_deg]
     plan: Plan = []
     left_out: dict[str, Counter[str]] = {"roll": Counter(), "tilt": Counter()}
     for index in range(settings.panoramas):
         row = split[index]
-        for study, turning in turnings:
-            asked, missing = asking(study, row["image_id"], panorama_records(row), turning)  # type: ignore[arg-type]
+        for study, rotation in rotations:
+            asked, missing = asking(study, row["image_id"], panorama_records(row), rotation)  # type: ignore[arg-type]
             plan.append((index, asked))
             left_out[study] += missing
     if not any(asked.questions for _, asked in plan):
@@ -96,12 +96,12 @@ def answered(split: datasets.Dataset, plan: Plan, batch_size: int) -> Iterator[P
             answers = answer_dialogues(
                 model,
                 processor,
-                [turn_image(split[index]["image"].convert("RGB"), asked.turning) for index, asked in group],
+                [rotate_image(split[index]["image"].convert("RGB"), asked.rotation) for index, asked in group],
                 [[question.messages for question in asked.questions] for _, asked in group],
                 max_new_tokens=[[question.max_new_tokens for question in asked.questions] for _, asked in group],
             )
             for (_, asked), said in zip(group, answers, strict=True):
-                turned = {"study": asked.study, "yaw_deg": asked.turning.yaw_deg, "tilt_deg": asked.turning.tilt_deg}
+                turned = {"study": asked.study, "yaw_deg": asked.rotation.yaw_deg, "tilt_deg": asked.rotation.tilt_deg}
                 for question, answer in zip(asked.questions, said, strict=True):
                     yield turned | score("model", question, answer)
             progress.update(len(group))
@@ -118,7 +118,7 @@ def latitudes_of(split: datasets.Dataset) -> dict[Key, float]:
     found: dict[Key, float] = {}
     for row in split.select_columns(["image_id", "records"]):
         records = panorama_records(row)
-        objects = places(records)
+        objects = placed_objects(records)
         for question in panorama_questions(row["image_id"], records):
             where = subject(question.content, objects)
             if where is not None:

@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from panollava import PanoLLaVAModel
+from panollava.attention import cuda_graphs as captured
 from panollava.backbones.assemble import Parts
 from panollava.chat import MAX_NEW_TOKENS, Chat
+from panollava.corpus.patch_masks import splat
 from panollava.inference import answer as answering
 from panollava.inference.decode_static import decode_static
-from panollava.attention import cuda_graphs as captured
-from panollava.corpus.patch_masks import splat
 
 QUESTIONS = ("What is there?", "이 파노라마에서 어떤 객체들을 볼 수 있나요?", "And what is left of it?")
 

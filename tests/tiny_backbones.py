@@ -24,8 +24,8 @@ from transformers import (
 
 from panollava.backbones.assemble import Parts
 from panollava.backbones.presets import Backbone, resolve
-from panollava.backbones.tokenizer import train_tokenizer
 from panollava.backbones.standins.told import tell
+from panollava.backbones.tokenizer import train_tokenizer
 from panollava.corpus.store import write_store
 from panollava.corpus.world_records import world_row
 from panollava.training.trainer import Recipe

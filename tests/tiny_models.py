@@ -12,11 +12,11 @@ from PIL import Image
 from tiny_backbones import MODEL
 from torch import nn
 
+from panollava.attention.cuda_graphs import OnOwnTensors, kept
 from panollava.backbones.assemble import Parts, assemble, trained_state, write_parts, write_trained
 from panollava.inference.decode import Prefix
 from panollava.inference.prefill import prefix_of_views
 from panollava.training.lora import lora_config
-from panollava.attention.cuda_graphs import OnOwnTensors, kept
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.views import kept_tokens, view_poses
 

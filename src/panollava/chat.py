@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from PIL import Image
 
+from panollava.attention.cuda_graphs import forget
 from panollava.backbones.assemble import ADAPTER, PARTS, TRAINED, load_finetuned, load_trained, read_parts
 from panollava.backbones.matching import Origin, check_checkpoint, check_lora, trained_names
-from panollava.io import new_folder
 from panollava.corpus.images import open_panorama
+from panollava.corpus.messages import Message, with_answer, with_question
+from panollava.corpus.patch_masks import splat
 from panollava.corpus.records import LabelledBox
 from panollava.corpus.wording import detection_question
 from panollava.inference.answer import generate, prompt_ids, split_prompts
-from panollava.tasks.answers import parse_detection
 from panollava.inference.decode import Prefix, Row
 from panollava.inference.prefill import compute_prefix
-from panollava.tasks.questions import Message
-from panollava.attention.cuda_graphs import forget
+from panollava.io import new_folder
+from panollava.tasks.answers import parse_detection
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
-from panollava.corpus.patch_masks import splat
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 MAX_NEW_TOKENS = 256
@@ -179,7 +179,7 @@ class Chat:
     ) -> None:
         self.model, self.processor, self.panorama, self.compiled = model, processor, panorama, compiled
         self.messages: list[Message] = []
-        head, _ = self._split(self._with_question("?"))
+        head, _ = self._split(with_question([], "?"))
         self.prefix: Prefix = compute_prefix(model, processor, [panorama], head, compiled=compiled)
 
     def ask(self, question: str, *, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
@@ -193,7 +193,7 @@ class Chat:
         messages, tail, room = self._asked(question)
         row = Row(0, 0, tail, min(max_new_tokens, room))
         answer = generate(self.model, self.processor, self.prefix, [row], compiled=self.compiled)[0].text
-        self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+        self.messages = with_answer(messages, answer)
         return answer
 
     def segment(self, question: str) -> NDArray[np.bool_]:
@@ -230,7 +230,7 @@ class Chat:
         """Return the conversation with the next question, the tokens after the panorama, and the room for an answer."""
         if not question.strip():
             raise ValueError("the question is empty")
-        messages = self._with_question(question)
+        messages = with_question(self.messages, question)
         _, tail = self._split(messages)
         length, context = len(self.prefix.ids) + len(tail), self.processor.tokenizer.model_max_length
         if length >= context:
@@ -239,11 +239,6 @@ class Chat:
                 f"panorama, but the language model's context holds {context}; ask a shorter one or start a new chat"
             )
         return messages, tail, context - length
-
-    def _with_question(self, question: str) -> list[Message]:
-        panorama = [] if self.messages else [{"type": "image"}]
-        content = [*panorama, {"type": "text", "text": question}]
-        return [*self.messages, {"role": "user", "content": content}]
 
     def _split(self, messages: list[Message]) -> tuple[list[int], list[int]]:
         """Return the token ids before and after the panorama."""

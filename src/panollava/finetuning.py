@@ -20,25 +20,25 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import set_seed
 
+from panollava.attention.attending import attending
+from panollava.attention.cuda_graphs import forget
+from panollava.attention.packing import PACKED_ATTENTION
 from panollava.backbones.assemble import trained_state, write_parts, write_trained
 from panollava.chat import PanoLLaVAModel
-from panollava.io import check_vacant, new_folder
 from panollava.corpus.images import open_panorama, to_working_size
 from panollava.corpus.masks import mask_of
 from panollava.corpus.reading import image_file, record_file
 from panollava.corpus.records import Record
 from panollava.corpus.splits import image_contents
 from panollava.corpus.validation import read_dataset
+from panollava.io import check_vacant, new_folder
 from panollava.training.data import Collator, Draw, Draws
 from panollava.training.lora import lora_config
 from panollava.training.processes import divided
 from panollava.training.scratch import scratch
 from panollava.training.stages import LORA, MASK_HEAD, NEW, RESAMPLER
 from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
-from panollava.attention.attending import attending
-from panollava.attention.cuda_graphs import forget
 from panollava.vlm.labels import IGNORE
-from panollava.attention.packing import PACKED_ATTENTION
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # What the masks' loss weighs beside the answers', as in the stage.

@@ -128,7 +128,7 @@ class TrainVision(Training):
 class Augment(Strict):
     """How panoramas are turned in training."""
 
-    rolls: PositiveInt
+    yaw_steps: PositiveInt
     tilt_deg: float = Field(ge=0, le=30)
 
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from panollava import PanoLlavaForConditionalGeneration
+from panollava.attention import packing
 from panollava.attention.compiling import compile_layers
+from panollava.attention.packing import PACKED_ATTENTION, flatten, pack, packed_attention
 from panollava.training.lora import lora_config
 from panollava.training.stages import LORA, RESAMPLER
 from panollava.training.trainer import set_trainable
-from panollava.attention import packing
 from panollava.vlm.labels import IGNORE
-from panollava.attention.packing import PACKED_ATTENTION, flatten, pack, packed_attention
 
 Make = Callable[..., PanoLlavaForConditionalGeneration]
 PLACEHOLDERS = [300] * 20

@@ -10,13 +10,12 @@ from torch import Tensor
 from transformers import AutoModel, GPTNeoXConfig
 
 from panollava import PanoLlavaForConditionalGeneration, PanoLlavaModel
-from panollava.attention import packing
-from panollava.attention import shared_prefix
+from panollava.attention import packing, shared_prefix
 from panollava.attention.attending import attending
-from panollava.vlm.labels import IGNORE, next_labels, places_read
-from panollava.vlm.last_layer import ReadAlone, last_of_rows
 from panollava.attention.packing import PACKED_ATTENTION, flatten, pack
 from panollava.attention.shared_prefix import SHARED_ATTENTION
+from panollava.vlm.labels import IGNORE, next_labels, places_read
+from panollava.vlm.last_layer import ReadAlone, last_of_rows
 
 Make = Callable[..., PanoLlavaForConditionalGeneration]
 PREFIX = [7, *[300] * 20]

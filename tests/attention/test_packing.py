@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from panollava import PanoLlavaForConditionalGeneration
-from panollava.vlm.labels import IGNORE
 from panollava.attention.packing import (
     PACKED_ATTENTION,
     Packed,
@@ -19,6 +18,7 @@ from panollava.attention.packing import (
     packed_mask,
     stack,
 )
+from panollava.vlm.labels import IGNORE
 
 Make = Callable[..., PanoLlavaForConditionalGeneration]
 Record = tuple[list[int], list[int]]

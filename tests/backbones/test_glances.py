@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
-from panollava.backbones.standins.train import glances as module
 from panollava.backbones.standins.glances import SCENERY, SLOTS, Glance, glances
+from panollava.backbones.standins.train import glances as module
 from panollava.corpus.wording import LANGUAGES, WORDS
 from panollava.corpus.world.scenes import sample_scene
 

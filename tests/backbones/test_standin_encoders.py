@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from panollava.backbones.standins.train import encoders as standin_encoders
-
-from panollava.backbones.standins.train import views as standin_views
 from panollava.backbones.assemble import load_encoder, load_image_processor
 from panollava.backbones.presets import resolve
 from panollava.backbones.standins.encoders import FEATURE_LAYER, train_standin_encoder
+from panollava.backbones.standins.train import encoders as standin_encoders
+from panollava.backbones.standins.train import views as standin_views
 from panollava.backbones.standins.views import (
     EXTENTS_DEG,
     Panoramas,

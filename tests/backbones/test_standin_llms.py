@@ -8,7 +8,7 @@ import torch
 from tiny_backbones import tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from panollava.backbones.standins.train import llms as standin_llms
+from panollava.attention.packing import Packed
 from panollava.backbones.assemble import load_llm, load_tokenizer
 from panollava.backbones.presets import resolve
 from panollava.backbones.standins.llms import (
@@ -21,8 +21,8 @@ from panollava.backbones.standins.llms import (
     train_standin_llm,
 )
 from panollava.backbones.standins.told import tell
+from panollava.backbones.standins.train import llms as standin_llms
 from panollava.vlm.labels import IGNORE
-from panollava.attention.packing import Packed
 
 FAMILIES = ["llama", "vicuna", "mistral"]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from panollava.backbones.standins.train import train as standins
 from panollava.backbones.assemble import load_encoder, load_image_processor, load_llm, load_tokenizer
 from panollava.backbones.presets import resolve
+from panollava.backbones.standins.train import train as standins
 from panollava.params import load_params
 
 PROJECT = Path(__file__).resolve().parents[2]

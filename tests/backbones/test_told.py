@@ -8,8 +8,8 @@ from random import Random
 
 import pytest
 
-from panollava.backbones.standins.train import told as told_module
 from panollava.backbones.standins.told import SPLIT, scene_text, tell
+from panollava.backbones.standins.train import told as told_module
 from panollava.corpus.questions import box_answer
 from panollava.corpus.wording import LANGUAGES, label
 from panollava.corpus.world.scenes import sample_scene

@@ -8,6 +8,7 @@ import torch
 from tiny_bench import MICRO
 from torch._dynamo.utils import counters
 
+from panollava.attention.compiling import compile_layers
 from panollava.bench import training
 from panollava.bench.answers import Ours, Peer
 from panollava.bench.asking import check_answers, workloads
@@ -17,7 +18,6 @@ from panollava.bench.pair import Pair, adapt, build_pair
 from panollava.bench.records import Work, random_work
 from panollava.bench.sizes import SIZES, Size
 from panollava.bench.steps import peer_losses
-from panollava.attention.compiling import compile_layers
 from panollava.vlm.labels import IGNORE
 from panollava.vlm.views import view_poses
 

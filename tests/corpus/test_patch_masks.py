@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from panollava.vlm.geometry import angular_distance, directions_to_rays, erp_rays, erp_solid_angles
 from panollava.corpus.patch_masks import patch_coverage, splat
+from panollava.vlm.geometry import angular_distance, directions_to_rays, erp_rays, erp_solid_angles
 from panollava.vlm.views import token_solid_angles, view_poses
 
 HEIGHT, WIDTH = 128, 256

@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from panollava.corpus.rotation.panorama import Rotation, rotate_image, sample_rotated, whole_pixel_yaw_deg
 from panollava.corpus.world.boxes import bounding_box
 from panollava.corpus.world.scenes import SceneObject, sample_scene
 from panollava.tasks.scoring import angle_deg, iou
-from panollava.corpus.rotation.panorama import Turning, sample_turned, turn_image, whole_pixels_deg
 from panollava.vlm.geometry import erp_rays, rotation
 
 HEIGHT, WIDTH = 64, 128
-TURNINGS = [Turning(40), Turning(-22.5), Turning(tilt_deg=10), Turning(70, -30), Turning(180, 85)]
+TURNINGS = [Rotation(40), Rotation(-22.5), Rotation(tilt_deg=10), Rotation(70, -30), Rotation(180, 85)]
 
 
 def smooth(rays: Tensor) -> Tensor:
@@ -25,9 +25,9 @@ def smooth(rays: Tensor) -> Tensor:
     return 120 + torch.stack((60 * x + 30 * y * z, 70 * y - 20 * x * x, 50 * z + 40 * x * y))
 
 
-def drawn(turning: Turning) -> Tensor:
+def drawn(rotation: Rotation) -> Tensor:
     """Return the panorama of `smooth` as the turned camera would draw it: each ray is looked up where it came from."""
-    back = torch.linalg.inv(turning.matrix)
+    back = torch.linalg.inv(rotation.matrix)
     return smooth(erp_rays(HEIGHT, WIDTH, torch.float64) @ back.T)
 
 
@@ -35,42 +35,42 @@ def image(panorama: Tensor) -> Image.Image:
     return Image.fromarray(panorama.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
-@pytest.mark.parametrize("turning", TURNINGS, ids=str)
-def test_a_turned_panorama_is_the_panorama_drawn_turned(turning: Turning) -> None:
+@pytest.mark.parametrize("rotation", TURNINGS, ids=str)
+def test_a_turned_panorama_is_the_panorama_drawn_turned(rotation: Rotation) -> None:
     # Bilinear sampling of a function this smooth is off by less than half a level; the outermost rows clamp.
-    found = sample_turned(smooth(erp_rays(HEIGHT, WIDTH, torch.float64)), turning)
-    assert (found - drawn(turning)).abs().max() < 4
-    assert (found - drawn(turning)).abs().median() < 0.3
+    found = sample_rotated(smooth(erp_rays(HEIGHT, WIDTH, torch.float64)), rotation)
+    assert (found - drawn(rotation)).abs().max() < 4
+    assert (found - drawn(rotation)).abs().median() < 0.3
 
 
 @pytest.mark.parametrize("pixels", [0, 1, 8, 64, 127, -5, 300])
 def test_a_roll_by_whole_pixels_moves_them_as_they_are(pixels: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    turned = np.asarray(turn_image(Image.fromarray(noise), Turning(pixels * 360 / WIDTH)))
+    turned = np.asarray(rotate_image(Image.fromarray(noise), Rotation(pixels * 360 / WIDTH)))
     assert (turned == np.roll(noise, pixels, axis=1)).all()
 
 
 def test_a_roll_by_broken_pixels_samples_across_the_seam() -> None:
     noise = torch.randint(0, 256, (3, HEIGHT, WIDTH)).double()
-    half = sample_turned(noise, Turning(0.5 * 360 / WIDTH))
+    half = sample_rotated(noise, Rotation(0.5 * 360 / WIDTH))
     torch.testing.assert_close(half, (noise + noise.roll(1, dims=-1)) / 2)
 
 
-@pytest.mark.parametrize("turning", TURNINGS, ids=str)
-def test_what_stands_in_a_direction_is_seen_in_the_turned_one(turning: Turning) -> None:
+@pytest.mark.parametrize("rotation", TURNINGS, ids=str)
+def test_what_stands_in_a_direction_is_seen_in_the_turned_one(rotation: Rotation) -> None:
     # A small disc in the picture, and its direction: the two must turn alike, or every turned answer is wrong.
     for direction in ((0.0, 0.0), (100.0, 20.0), (-178.0, -25.0)):
-        ray = Turning(*direction).matrix[:, 2]
+        ray = Rotation(*direction).matrix[:, 2]
         disc = ((erp_rays(HEIGHT, WIDTH, torch.float64) @ ray) > math.cos(math.radians(9))).double() * 255
-        seen = torch.from_numpy(np.array(turn_image(image(disc.expand(3, -1, -1)), turning)))[..., 0].double()
+        seen = torch.from_numpy(np.array(rotate_image(image(disc.expand(3, -1, -1)), rotation)))[..., 0].double()
         weights = seen * torch.linspace(math.pi / 2, -math.pi / 2, HEIGHT).cos()[:, None]
         centre = (erp_rays(HEIGHT, WIDTH, torch.float64) * weights[..., None]).sum(dim=(0, 1))
         yaw, pitch = math.atan2(centre[0], centre[2]), math.atan2(centre[1], math.hypot(centre[0], centre[2]))
-        assert angle_deg((math.degrees(yaw), math.degrees(pitch)), turning.direction(*direction)) < 1
+        assert angle_deg((math.degrees(yaw), math.degrees(pitch)), rotation.direction(*direction)) < 1
 
 
 def test_a_tilt_lifts_what_is_in_front() -> None:
-    tilt = Turning(tilt_deg=10)
+    tilt = Rotation(tilt_deg=10)
     assert tilt.direction(0, 0) == pytest.approx((0, 10))
     assert tilt.direction(-180, 0) == pytest.approx((-180, -10))
     assert tilt.direction(90, 0) == pytest.approx((90, 0), abs=1e-9)
@@ -78,7 +78,7 @@ def test_a_tilt_lifts_what_is_in_front() -> None:
 
 def test_rolls_add_up_and_keep_the_pitch_exactly() -> None:
     for a, b in ((22.5, 67.5), (337.5, 112.5), (-500, 3)):
-        once, twice = Turning(a + b).direction(130, 12.5), Turning(b).direction(*Turning(a).direction(130, 12.5))
+        once, twice = Rotation(a + b).direction(130, 12.5), Rotation(b).direction(*Rotation(a).direction(130, 12.5))
         assert twice == pytest.approx(once)
         assert twice[1] == 12.5
         assert -180 <= twice[0] < 180
@@ -90,15 +90,15 @@ def balls(count: int) -> list[SceneObject]:
 
 
 @pytest.mark.parametrize(
-    "turning", [Turning(100), Turning(tilt_deg=5), Turning(tilt_deg=30), Turning(31, -20)], ids=str
+    "rotation", [Rotation(100), Rotation(tilt_deg=5), Rotation(tilt_deg=30), Rotation(31, -20)], ids=str
 )
-def test_the_box_of_a_ball_turns_exactly(turning: Turning) -> None:
+def test_the_box_of_a_ball_turns_exactly(rotation: Rotation) -> None:
     for ball in balls(20):
-        x, y, z = (turning.matrix @ torch.tensor(ball.centre, dtype=torch.float64)).tolist()
+        x, y, z = (rotation.matrix @ torch.tensor(ball.centre, dtype=torch.float64)).tolist()
         if math.hypot(x, z) <= ball.radius:
             continue
         exact = bounding_box("ball", (x, y, z), radius=ball.radius, height=ball.height, heading=0)
-        found = turning.box(ball.box_deg)
+        found = rotation.box(ball.box_deg)
         assert iou(found, tuple(map(math.degrees, exact))) == pytest.approx(1, abs=1e-6)  # type: ignore[arg-type]
 
 
@@ -115,7 +115,7 @@ def fitted(points: Tensor, guess: tuple[float, float]) -> tuple[float, ...]:
 
 @pytest.mark.parametrize(("tilt_deg", "mean"), [(5, 0.94), (10, 0.9), (30, 0.78)])
 def test_the_kept_box_of_a_tilted_cube_is_near_its_exact_box(tilt_deg: float, mean: float) -> None:
-    turning, found = Turning(tilt_deg=tilt_deg), []
+    rotation, found = Rotation(tilt_deg=tilt_deg), []
     for index in range(15):
         for item in sample_scene(5, split="train", index=index).objects:
             if item.shape == "cube":
@@ -124,21 +124,21 @@ def test_the_kept_box_of_a_tilted_cube_is_near_its_exact_box(tilt_deg: float, me
                 flat = torch.tensor(0.0, dtype=torch.float64)
                 corners = signs * item.radius @ rotation(turned, flat, flat).T + torch.tensor(item.centre)
                 assert iou(fitted(corners, item.box_deg[:2]), item.box_deg) > 0.999  # type: ignore[arg-type]
-                kept = turning.box(item.box_deg)
-                found.append(iou(fitted(corners @ turning.matrix.T, kept[:2]), kept))  # type: ignore[arg-type]
+                kept = rotation.box(item.box_deg)
+                found.append(iou(fitted(corners @ rotation.matrix.T, kept[:2]), kept))  # type: ignore[arg-type]
     assert np.mean(found) > mean
     assert min(found) > 0.5
 
 
 def test_whole_pixels_are_the_nearest() -> None:
     for yaw in (0, 100.3, -77.7, 359.9):
-        found = whole_pixels_deg(yaw, 512)
+        found = whole_pixel_yaw_deg(yaw, 512)
         assert abs(found - yaw) <= 180 / 512
         assert found * 512 / 360 == pytest.approx(round(found * 512 / 360))
 
 
 @pytest.mark.parametrize("angle", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("make", [lambda a: Turning(yaw_deg=a), lambda a: Turning(tilt_deg=a)], ids=["yaw", "tilt"])
-def test_an_endless_angle_is_refused(make: Callable[[float], Turning], angle: float) -> None:
+@pytest.mark.parametrize("make", [lambda a: Rotation(yaw_deg=a), lambda a: Rotation(tilt_deg=a)], ids=["yaw", "tilt"])
+def test_an_endless_angle_is_refused(make: Callable[[float], Rotation], angle: float) -> None:
     with pytest.raises(ValueError, match=f"_deg is {angle}"):
         make(angle)

@@ -9,11 +9,11 @@ import pytest
 
 from panollava.corpus.questions import GENERATORS, Question, dialogue
 from panollava.corpus.records import DetectionAnswer, LabelledBox, Record, Turn
+from panollava.corpus.rotation.panorama import Rotation
+from panollava.corpus.rotation.records import rotated_questions, rotated_record
+from panollava.corpus.rotation.wording import AMBIGUOUS, REWORDERS, UNFOUNDED, PlacedObject, subject
 from panollava.corpus.wording import LANGUAGES, turn_json
 from panollava.corpus.world.scenes import Scene, sample_scene
-from panollava.corpus.rotation.wording import AMBIGUOUS, HEADING, UNFOUNDED, Place, subject
-from panollava.corpus.rotation.records import turned_questions, turned_record
-from panollava.corpus.rotation.panorama import Turning
 
 SCENES = [sample_scene(7, split="test", index=index) for index in range(60)]
 # Which object they ask about depends on where it stands: another one in the turned scene.
@@ -25,10 +25,10 @@ OBJECTS = [
 ]
 
 
-def turned_scene(scene: Scene, turning: Turning) -> Scene:
+def turned_scene(scene: Scene, rotation: Rotation) -> Scene:
     objects = []
     for item in scene.objects:
-        box = turning.box(item.box_deg)
+        box = rotation.box(item.box_deg)
         objects.append(replace(item, yaw_deg=box[0], pitch_deg=box[1], box_deg=box))
     return replace(scene, objects=tuple(objects))
 
@@ -40,8 +40,8 @@ def record(scene: Scene, questions: list[Question], language: str) -> Record:
     return Record.model_validate(shared | {"conversations": turns})
 
 
-def turned(stored: Record, turning: Turning) -> tuple[Record | None, list[str]]:
-    return turned_record(stored, turning, [Place(o.label, o.box_deg) for o in stored.objects])
+def turned(stored: Record, rotation: Rotation) -> tuple[Record | None, list[str]]:
+    return rotated_record(stored, rotation, [PlacedObject(o.label, o.box_deg) for o in stored.objects])
 
 
 def same(found: Turn, wanted: Turn) -> bool:
@@ -59,17 +59,19 @@ def same(found: Turn, wanted: Turn) -> bool:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("turning", [Turning(), Turning(45), Turning(67.5), Turning(-112.5), Turning(181.3)], ids=str)
-def test_a_rolled_question_is_the_one_that_the_rolled_scene_gives(turning: Turning, language: str) -> None:
+@pytest.mark.parametrize(
+    "rotation", [Rotation(), Rotation(45), Rotation(67.5), Rotation(-112.5), Rotation(181.3)], ids=str
+)
+def test_a_rolled_question_is_the_one_that_the_rolled_scene_gives(rotation: Rotation, language: str) -> None:
     seen: Counter[str] = Counter()
     for index, scene in enumerate(SCENES):
-        rolled = turned_scene(scene, turning)
+        rolled = turned_scene(scene, rotation)
         for kind in GENERATORS.keys() - set(CHOOSE_BY_HEADING):
             asked, wanted = (GENERATORS[kind](s, Random(f"{kind}/{index}")) for s in (scene, rolled))
             if asked is None or wanted is None:
                 assert asked is wanted, kind
                 continue
-            found, reasons = turned(record(scene, [asked], language), turning)
+            found, reasons = turned(record(scene, [asked], language), rotation)
             assert found is not None, reasons
             (expected,) = record(rolled, [wanted], language).conversations
             assert same(found.conversations[0], expected), (found.conversations[0], expected)
@@ -84,18 +86,20 @@ def test_a_rolled_dialogue_is_the_one_that_the_rolled_scene_gives(yaw_deg: float
     # By whole eighths all objects stay as unambiguous as they were, so the generator draws the same ones.
     seen = 0
     for index, scene in enumerate(SCENES):
-        rolled = turned_scene(scene, Turning(yaw_deg))
+        rolled = turned_scene(scene, Rotation(yaw_deg))
         asked, wanted = (dialogue(s, Random(index)) for s in (scene, rolled))
         if asked:
-            found, reasons = turned(record(scene, asked, language), Turning(yaw_deg))
+            found, reasons = turned(record(scene, asked, language), Rotation(yaw_deg))
             assert found is not None and not reasons
             assert found.conversations == record(rolled, wanted, language).conversations
             seen += 1
     assert seen > 20
 
 
-@pytest.mark.parametrize("turning", [Turning(22.5), Turning(45), Turning(tilt_deg=10), Turning(tilt_deg=30)], ids=str)
-def test_directions_are_those_of_the_turned_objects_or_left_out(turning: Turning) -> None:
+@pytest.mark.parametrize(
+    "rotation", [Rotation(22.5), Rotation(45), Rotation(tilt_deg=10), Rotation(tilt_deg=30)], ids=str
+)
+def test_directions_are_those_of_the_turned_objects_or_left_out(rotation: Rotation) -> None:
     names = ["front", "front right", "right", "back right", "back", "back left", "left", "front left"]
     counts: Counter[str] = Counter()
     for index, scene in enumerate(SCENES):
@@ -104,30 +108,30 @@ def test_directions_are_those_of_the_turned_objects_or_left_out(turning: Turning
             continue
         stored = record(scene, [question], "en")
         (item,) = [o for o in scene.objects if o.label in stored.conversations[0].human]
-        yaw, pitch = turning.direction(item.yaw_deg, item.pitch_deg)
+        yaw, pitch = rotation.direction(item.yaw_deg, item.pitch_deg)
         place = round(yaw / 45)
         clear = abs(yaw - 45 * place) <= 18.5 and abs(pitch) < 60
-        found, reasons = turned(stored, turning)
+        found, reasons = turned(stored, rotation)
         assert (found is not None) == clear
         assert reasons == ([] if clear else [AMBIGUOUS])
         if found is not None:
             assert found.conversations[0].assistant == names[place % 8]
         counts[str(clear)] += 1
     assert counts["True"] > 20
-    assert turning == Turning(45) or counts["False"] > 2
+    assert rotation == Rotation(45) or counts["False"] > 2
 
 
 @pytest.mark.parametrize("tilt_deg", [5, 10, 30, -30])
 @pytest.mark.parametrize("kind", ["relation", "turn", "look", "grounding", "pointing"])
 def test_a_tilted_question_is_the_one_that_the_tilted_scene_gives(kind: str, tilt_deg: float) -> None:
-    turning, compared, changed = Turning(tilt_deg=tilt_deg), 0, 0
+    rotation, compared, changed = Rotation(tilt_deg=tilt_deg), 0, 0
     for index, scene in enumerate(SCENES):
-        tilted = turned_scene(scene, turning)
+        tilted = turned_scene(scene, rotation)
         asked, wanted = (GENERATORS[kind](s, Random(f"{kind}/{index}")) for s in (scene, tilted))
         if asked is None or wanted is None:
             continue
         stored, expected = record(scene, [asked], "en"), record(tilted, [wanted], "en").conversations[0]
-        found, _ = turned(stored, turning)
+        found, _ = turned(stored, rotation)
         # Objects that come too near a pole drop out of the tilted scene's draw, which may then fall on others.
         if found is not None and (kind == "look" or found.conversations[0].human == expected.human):
             assert same(found.conversations[0], expected)
@@ -145,9 +149,9 @@ def test_turning_twice_is_turning_by_the_sum() -> None:
             if question is None:
                 continue
             stored = record(scene, [question], "ko")
-            once, _ = turned(stored, Turning(202.5))
-            first, _ = turned(stored, Turning(45))
-            twice = None if first is None else turned(first, Turning(157.5))[0]
+            once, _ = turned(stored, Rotation(202.5))
+            first, _ = turned(stored, Rotation(45))
+            twice = None if first is None else turned(first, Rotation(157.5))[0]
             if once is not None and first is not None:
                 assert twice is not None
                 assert same(twice.conversations[0], once.conversations[0])
@@ -174,7 +178,7 @@ def choice(human: str, text: str, **fields: Any) -> dict[str, Any]:
 )
 def test_what_names_no_direction_holds_as_it_is(turn: dict[str, Any]) -> None:
     stored = user([turn])
-    found, reasons = turned(stored, Turning(100, 10))
+    found, reasons = turned(stored, Rotation(100, 10))
     assert not reasons
     assert found is not None and found.conversations == stored.conversations
 
@@ -203,7 +207,7 @@ def test_what_names_no_direction_holds_as_it_is(turn: dict[str, Any]) -> None:
     ids=lambda value: value if isinstance(value, str) else value["human"] + " " + value["assistant"],
 )  # fmt: skip
 def test_what_cannot_be_turned_for_certain_is_left_out(turn: dict[str, Any], reason: str) -> None:
-    found, reasons = turned(user([turn]), Turning(100))
+    found, reasons = turned(user([turn]), Rotation(100))
     assert found is None
     assert len(reasons) == 1
     assert reason in reasons[0]
@@ -218,13 +222,13 @@ def test_records_of_ones_own_turn_by_their_typed_answers_and_objects() -> None:
          ["[170, 20, 8, 9]"], "answer": {"label": "cat", "box_deg": [170, 20, 8, 9]}},
         {"human": "All cats?", "assistant": "none", "task": "detection", "answer": {"objects": []}},
     ])  # fmt: skip
-    found, reasons = turned(stored, Turning(90))
+    found, reasons = turned(stored, Rotation(90))
     assert found is not None and not reasons
     texts = [turn.assistant for turn in found.conversations]
     assert texts == ["back right", "-100, 20", "[-100, 20, 8, 9]", "none"]
     assert found.conversations[1].model_dump()["answer"] == pytest.approx({"yaw_deg": -99.6, "pitch_deg": 20})
     assert found.conversations[2].references == []
-    assert [o.box_deg for o in found.objects] == [Turning(90).box(o.box_deg) for o in stored.objects]
+    assert [o.box_deg for o in found.objects] == [Rotation(90).box(o.box_deg) for o in stored.objects]
 
 
 def test_a_dialogue_ends_where_a_turn_is_left_out_and_every_turn_is_counted() -> None:
@@ -233,7 +237,7 @@ def test_a_dialogue_ends_where_a_turn_is_left_out_and_every_turn_is_counted() ->
         choice("What colour is it?", "red", type="colour"),
     ]  # fmt: skip
     lone = user([choice("Is it day?", "no", type="day")], objects=[])
-    questions, left_out = turned_questions("p", [user(turns), lone], Turning(30))
+    questions, left_out = rotated_questions("p", [user(turns), lone], Rotation(30))
     assert [(q.record, q.turn, q.content.assistant) for q in questions] == [(0, 0, "yes"), (1, 0, "no")]
     assert left_out == {
         "free: names a direction or a number": 1, "colour: follows a turn that is left out": 1,
@@ -246,7 +250,7 @@ def test_the_history_of_a_turned_dialogue_is_turned() -> None:
         choice("And what is to the left of it?", "red cube", type="dialogue_left"),
         choice("In which direction is that?", "front", type="dialogue_where"),
     ])  # fmt: skip
-    questions, _ = turned_questions("p", [stored], Turning(180))
+    questions, _ = rotated_questions("p", [stored], Rotation(180))
     said = [m["content"][-1]["text"] for m in questions[-1].messages if m["role"] == "assistant"]
     assert said == ["back left", "red cube"]
     assert questions[-1].content.assistant == "back"
@@ -275,8 +279,8 @@ def test_the_subject_of_a_question_is_the_only_object_that_it_names(
     turn: dict[str, Any], where: tuple[float, float] | None
 ) -> None:
     stored = user([turn])
-    assert subject(stored.conversations[0], [Place(o.label, o.box_deg) for o in stored.objects]) == where
+    assert subject(stored.conversations[0], [PlacedObject(o.label, o.box_deg) for o in stored.objects]) == where
 
 
 def test_every_heading_type_of_the_world_is_known() -> None:
-    assert set(HEADING) - {"dialogue_direction8", "dialogue_left", "dialogue_where"} < set(GENERATORS)
+    assert set(REWORDERS) - {"dialogue_direction8", "dialogue_left", "dialogue_where"} < set(GENERATORS)

@@ -4,8 +4,8 @@ import pytest
 from conftest import PROJECT
 from ruamel.yaml import YAML
 
-from panollava.params import Params
 from panollava.experiments.ablation import ARMS, SEEDS, cells, figure, markdown, summarise
+from panollava.params import Params
 from panollava.report.style import png_bytes
 from panollava.vlm.views import VIEW_SETTINGS, view_poses
 

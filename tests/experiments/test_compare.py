@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from report_data import OBJECTS, full_predictions, open_predictions
 
-from panollava.metrics.detection import average_precision
 from panollava.experiments.compare import Comparison, compare_sources, write_json
 from panollava.experiments.gate import PAIRED
+from panollava.metrics.detection import average_precision
 from panollava.tasks.results import detections, evaluate
 
 Lines = list[dict[str, Any]]

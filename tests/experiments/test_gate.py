@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from panollava.metrics.paired import paired_mean
 from panollava.experiments.ablation import MEASURES
 from panollava.experiments.compare import Row as ComparedRow
 from panollava.experiments.gate import (
@@ -24,6 +23,7 @@ from panollava.experiments.gate import (
     run_gate,
     with_paired_test,
 )
+from panollava.metrics.paired import paired_mean
 
 PROJECT = Path(__file__).resolve().parents[2]
 RULES = {"score": Rule(better="higher", abs=0.01), "time": Rule(better="lower", rel=0.2)}

@@ -13,8 +13,8 @@ from panollava.corpus.records import Record
 from panollava.inference import answer as answering
 from panollava.inference.answer import Answer, answer_blind, answer_dialogues, batches, part_probabilities
 from panollava.inference.decode import Prefix, Row, decode_growing
-from panollava.tasks.questions import Message, panorama_questions
 from panollava.inference.decode_static import decode_static
+from panollava.tasks.questions import Message, panorama_questions
 from panollava.training.data import Collator
 from panollava.vlm.labels import IGNORE
 

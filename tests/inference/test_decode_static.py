@@ -12,13 +12,13 @@ import torch
 from tiny_models import lively, noting, prefix_of
 
 from panollava import PanoLlavaForConditionalGeneration
-from panollava.inference import decode_static as static_rows
-from panollava.inference.decode import Prefix, Row, Said, decode_growing
-from panollava.inference.decode_static import LOOK_EVERY, Shape, StaticRows, decode_static
 from panollava.attention import cuda_graphs as captured
 from panollava.attention.attending import attending
 from panollava.attention.cuda_graphs import kept
 from panollava.attention.shared_prefix import SHARED_ATTENTION
+from panollava.inference import decode_static as static_rows
+from panollava.inference.decode import Prefix, Row, Said, decode_growing
+from panollava.inference.decode_static import LOOK_EVERY, Shape, StaticRows, decode_static
 
 Make = Callable[..., PanoLlavaForConditionalGeneration]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

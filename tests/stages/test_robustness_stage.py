@@ -12,8 +12,8 @@ from PIL import Image
 from panollava import PanoLlavaForConditionalGeneration, PanoLlavaProcessor
 from panollava.corpus.records import Record
 from panollava.corpus.store import PanoramaRow, write_store
-from panollava.params import Robustness
 from panollava.inference.answer import Answer, answer_dialogues
+from panollava.params import Robustness
 from panollava.tasks.questions import panorama_questions
 from panollava.tasks.scoring import score
 from stages import robustness as stage

@@ -6,14 +6,14 @@ import pytest
 from tiny_backbones import write_panoramas
 
 from panollava.corpus.records import Record
+from panollava.corpus.rotation.panorama import Rotation
+from panollava.corpus.rotation.wording import placed_objects, subject
 from panollava.corpus.store import open_split, panorama_records
 from panollava.inference.answer import Answer
-from panollava.tasks.robustness.questions import LONG, Asking, asking, key_of, seam_askings
-from panollava.corpus.rotation.wording import places, subject
 from panollava.tasks.questions import Question, panorama_questions
 from panollava.tasks.robustness.outcomes import agrees, robustness
+from panollava.tasks.robustness.questions import LONG, Asking, asking, key_of, seam_askings
 from panollava.tasks.scoring import Prediction, score
-from panollava.corpus.rotation.panorama import Turning
 
 PANORAMAS, WIDTH = 8, 128
 ROLLS = (67.5, 135, 270)
@@ -29,7 +29,7 @@ def panoramas(tmp_path_factory: pytest.TempPathFactory) -> Panoramas:
 
 def told(asked: Asking, texts: dict[Any, str]) -> list[Prediction]:
     """Return the lines of an answerer that says `texts` by key."""
-    turned = {"study": asked.study, "yaw_deg": asked.turning.yaw_deg, "tilt_deg": asked.turning.tilt_deg}
+    turned = {"study": asked.study, "yaw_deg": asked.rotation.yaw_deg, "tilt_deg": asked.rotation.tilt_deg}
     return [turned | score("model", q, Answer(texts[key_of(q)], 1.0)) for q in asked.questions]
 
 
@@ -43,10 +43,10 @@ def block_of(panoramas: Panoramas, *, blind: bool) -> dict[str, Any]:
     for name, records in panoramas.items():
         unturned = panorama_questions(name, records)
         plain += [score("model", q, Answer(q.content.assistant, 1.0)) for q in unturned]
-        found = {key_of(q): subject(q.content, places(records)) for q in unturned}
+        found = {key_of(q): subject(q.content, placed_objects(records)) for q in unturned}
         latitudes |= {key: where[1] for key, where in found.items() if where is not None}
-        askings = [asking("roll", name, records, Turning(angle))[0] for angle in ROLLS]
-        askings += [asking("tilt", name, records, Turning(tilt_deg=angle))[0] for angle in (10, 30)]
+        askings = [asking("roll", name, records, Rotation(angle))[0] for angle in ROLLS]
+        askings += [asking("tilt", name, records, Rotation(tilt_deg=angle))[0] for angle in (10, 30)]
         for asked in askings + seam_askings(name, records, WIDTH):
             lines += told(asked, truth(unturned if blind else asked.questions))
     return robustness(lines, plain, latitudes, **DRAWS)
@@ -90,11 +90,11 @@ def test_the_object_asked_about_lies_astride_the_seam_and_in_front(panoramas: Pa
         assert {key_of(q) for q in seam.questions} == {key_of(q) for q in away.questions}
         by_key = {key_of(q): q for q in panorama_questions(name, records)}
         for asked, yaw in ((seam, 180), (away, 0)):
-            assert asked.turning.yaw_deg * WIDTH / 360 == pytest.approx(round(asked.turning.yaw_deg * WIDTH / 360))
+            assert asked.rotation.yaw_deg * WIDTH / 360 == pytest.approx(round(asked.rotation.yaw_deg * WIDTH / 360))
             for question in asked.questions:
-                where = subject(by_key[key_of(question)].content, places(records))
+                where = subject(by_key[key_of(question)].content, placed_objects(records))
                 assert where is not None
-                turned = asked.turning.direction(*where)[0]
+                turned = asked.rotation.direction(*where)[0]
                 assert abs((turned - yaw + 180) % 360 - 180) <= 180 / WIDTH + 1e-9
 
 
@@ -127,7 +127,7 @@ def test_directions_and_boxes_agree_once_the_plain_one_is_turned(
 ) -> None:
     # The truth is elsewhere: agreement asks not who is right.
     typed = {"yaw_deg": 0, "pitch_deg": 0} if task == "direction" else {"label": "a", "box_deg": [0, 0, 9, 9]}
-    assert agrees(line(task, turned, typed), line(task, plain, typed), Turning(90)) is same
+    assert agrees(line(task, turned, typed), line(task, plain, typed), Rotation(90)) is same
 
 
 @pytest.mark.parametrize(
@@ -144,25 +144,25 @@ def test_eight_directions_agree_when_they_are_equally_far_off(
     plain: tuple[str, str], turned: tuple[str, str], same: bool
 ) -> None:
     lines = [line("choice", said, {"text": true}, type="direction8") for said, true in (turned, plain)]
-    assert agrees(lines[0], lines[1], Turning(90)) is same
+    assert agrees(lines[0], lines[1], Rotation(90)) is same
 
 
 def test_other_choices_agree_when_they_say_the_same() -> None:
     answers = [line("choice", text, {"text": "red"}, type="colour") for text in ("Red.", "red", "blue")]
-    assert agrees(answers[0], answers[1], Turning(90))
-    assert not agrees(answers[2], answers[1], Turning(90))
+    assert agrees(answers[0], answers[1], Rotation(90))
+    assert not agrees(answers[2], answers[1], Rotation(90))
 
 
 def test_an_answer_that_was_never_given_without_a_turn_is_refused(panoramas: Panoramas) -> None:
     name, records = next(iter(panoramas.items()))
-    asked, _ = asking("roll", name, records, Turning(90))
+    asked, _ = asking("roll", name, records, Rotation(90))
     with pytest.raises(ValueError, match="was answered after a turn, but not without; run evaluate"):
         robustness(told(asked, truth(asked.questions)), [], {}, **DRAWS)
 
 
 def test_what_is_left_out_of_a_turn_is_counted(panoramas: Panoramas) -> None:
     for name, records in panoramas.items():
-        asked, left_out = asking("roll", name, records, Turning(22.5))
+        asked, left_out = asking("roll", name, records, Rotation(22.5))
         assert len(asked.questions) + left_out.total() == len(panorama_questions(name, records))
         assert left_out[f"detection: {LONG}"] == 2
         assert left_out["description: names a direction or a number"] == 2

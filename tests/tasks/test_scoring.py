@@ -11,8 +11,8 @@ from panollava.corpus.questions import ask
 from panollava.corpus.records import Record
 from panollava.corpus.wording import LANGUAGES, turn_json
 from panollava.corpus.world.scenes import sample_scene
-from panollava.tasks import CLOSED_TYPES
 from panollava.inference.answer import Answer
+from panollava.tasks import CLOSED_TYPES
 from panollava.tasks.majority import TRIED_BOXES, constant_detections, majority
 from panollava.tasks.questions import MAX_NEW_TOKENS, Question, derangement, panorama_questions
 from panollava.tasks.results import evaluate, free_answers

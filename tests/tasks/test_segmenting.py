@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from panollava.corpus.masks import decoded, encoded
+from panollava.corpus.patch_masks import patch_coverage
 from panollava.corpus.records import Mask, Record
 from panollava.corpus.world_records import world_row
 from panollava.inference.answer import Answer
@@ -15,7 +16,6 @@ from panollava.tasks.questions import Question, panorama_questions
 from panollava.tasks.results import evaluate
 from panollava.tasks.scoring import Prediction, score
 from panollava.tasks.segmenting import USUAL_ROWS, score_masks, usual_mask
-from panollava.corpus.patch_masks import patch_coverage
 from panollava.vlm.views import view_poses
 
 POSES, SIDE = view_poses("anyres_e2p"), 12

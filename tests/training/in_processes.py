@@ -22,11 +22,11 @@ from tiny_backbones import LORA, MODEL
 from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
 
+from panollava.attention.compiling import compile_layers
 from panollava.backbones.assemble import Parts
 from panollava.backbones.presets import Backbone
 from panollava.params import Evaluate
 from panollava.training import stages
-from panollava.attention.compiling import compile_layers
 from panollava.training.data import Draws
 from panollava.training.scratch import scratch
 from panollava.training.trainer import PanoTrainer

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from panollava import PanoLlavaImageProcessor, PanoLlavaProcessor
 from panollava.corpus.masks import decoded, encoded
+from panollava.corpus.patch_masks import patch_coverage
 from panollava.corpus.questions import ask
 from panollava.corpus.records import Record
+from panollava.corpus.rotation.panorama import Rotation, rotate_image
+from panollava.corpus.rotation.records import rotated_record
+from panollava.corpus.rotation.wording import placed_objects
 from panollava.corpus.wording import turn_json
 from panollava.corpus.world.scenes import sample_scene
-from panollava.corpus.rotation.wording import places
-from panollava.corpus.rotation.records import turned_record
-from panollava.corpus.rotation.panorama import Turning, turn_image
-from panollava.training.augmentation import Augmentation, rolled_views, turned_sample
+from panollava.training.augmentation import Augmentation, rotated_sample, yawed_views
 from panollava.training.data import Collator, Draw, Draws
 from panollava.vlm.geometry import erp_rays
-from panollava.corpus.patch_masks import patch_coverage
 from panollava.vlm.views import kept_tokens, view_poses, view_rays
 
 HEIGHT, SIDE = 128, 32
@@ -91,8 +91,8 @@ def test_poses_say_where_views_look_in_the_turned_panorama(
     drawn = [draws(augmentation)[index] for index in range(3)]
     batch = collator(drawn)
     for draw, pixels, poses in zip(drawn, batch["pixel_values"], batch["view_poses"], strict=True):
-        assert draw.turning != Turning() or augmentation.rolls == 8
-        looked = (pixels.permute(0, 2, 3, 1).double() * 2 - 1) @ draw.turning.matrix.T
+        assert draw.rotation != Rotation() or augmentation.yaw_steps == 8
+        looked = (pixels.permute(0, 2, 3, 1).double() * 2 - 1) @ draw.rotation.matrix.T
         apart = (looked - view_rays(poses, SIDE, SIDE)).norm(dim=-1)
         assert apart.median() < 0.03
         assert apart.mean() < 0.05  # at the poles of a small panorama rays blur
@@ -102,7 +102,7 @@ def test_a_roll_from_view_to_view_gives_the_batch_of_the_rolled_panorama(tokeniz
     collator = Collator(processor_of("e2p", tokenizer, pitches_deg=[-30.0, 30.0]))
     for index in range(4):
         draw = draws(Augmentation(4))[index]
-        rolled = turn_image(painted(), draw.turning)
+        rolled = rotate_image(painted(), draw.rotation)
         found, wanted = collator([draw]), collator([Draw(rolled, draw.records)])
         rays = [view_rays(batch["view_poses"], 3, 3) for batch in (found, wanted)]
         assert torch.allclose(*rays, atol=1e-6)
@@ -120,7 +120,7 @@ def test_masks_turn_with_the_views(augmentation: Augmentation, tokenizer: object
         for answer, target in zip(asked, batch["mask_targets"], strict=True):
             (item,) = [item for item in draw.objects if item.box_deg == answer.box_deg]
             mask = Image.fromarray(decoded(item.mask).numpy().astype(np.uint8) * 255).convert("RGB")
-            turned = torch.from_numpy(np.asarray(turn_image(mask, draw.turning))[..., 0] > 127)
+            turned = torch.from_numpy(np.asarray(rotate_image(mask, draw.rotation))[..., 0] > 127)
             wanted = patch_coverage(turned, batch["view_poses"][0], 8, 8)
             assert (target - wanted).abs().mean() < 0.01
             assert float((target * wanted).sum()) > 0.7 * float(wanted.square().sum())
@@ -129,23 +129,23 @@ def test_masks_turn_with_the_views(augmentation: Augmentation, tokenizer: object
 
 
 def test_records_are_told_of_the_turned_panorama() -> None:
-    turnings = set()
+    rotations = set()
     for index in range(12):
         draw = draws(Augmentation(8))[index]
         stored = next(r for r in map(records_of, range(6)) if r[0].image_id == draw.records[0].image_id)
-        told = [turned_record(record, draw.turning, places(stored))[0] for record in stored]
+        told = [rotated_record(record, draw.rotation, placed_objects(stored))[0] for record in stored]
         texts = [[t.model_dump() for t in record.conversations] for record in told if record is not None]
-        turnings.add(draw.turning)
+        rotations.add(draw.rotation)
         assert len(draw.records) == 5
         for record in draw.records:
             assert [t.model_dump() for t in record.conversations] in texts
-    assert len(turnings) > 4
+    assert len(rotations) > 4
 
 
 def test_without_augmentation_records_are_drawn_as_they_are() -> None:
     records = records_of(0)
-    assert turned_sample(records, 4, Turning(), Random(5)) == Random(5).sample(records, 4)
-    assert draws(Augmentation())[3].turning == Turning()
+    assert rotated_sample(records, 4, Rotation(), Random(5)) == Random(5).sample(records, 4)
+    assert draws(Augmentation())[3].rotation == Rotation()
 
 
 def test_a_panorama_of_which_no_record_can_be_turned_is_shown_as_it_is() -> None:
@@ -164,14 +164,14 @@ def test_a_panorama_of_which_no_record_can_be_turned_is_shown_as_it_is() -> None
     for index in range(6):
         draw = Draws(Plain(), seed=0, count=6, records=5, augmentation=Augmentation(500))[index]
         assert draw.records == [plain]
-        assert draw.turning == Turning()
+        assert draw.rotation == Rotation()
 
 
 def test_a_draw_is_a_function_of_its_index_and_needs_no_image() -> None:
     forwards = [draws(Augmentation(8, 5.0))[index] for index in range(12)]
     backwards = [draws(Augmentation(8, 5.0), images=False)[index] for index in reversed(range(12))]
     for one, other in zip(forwards, reversed(backwards), strict=True):
-        assert one.turning == other.turning
+        assert one.rotation == other.rotation
         assert one.records == other.records
 
 
@@ -179,7 +179,7 @@ def test_views_keep_their_places_where_their_tokens_depend_on_each_other(tokeniz
     processor = processor_of("e2p", tokenizer)
     processor.token_reduction = "unique"
     collator, drawn = Collator(processor), draws(Augmentation(8))[0]
-    assert drawn.turning.yaw_deg
+    assert drawn.rotation.yaw_deg
     batch = collator([drawn])
     assert torch.equal(batch["pixel_values"], Collator(processor)([Draw(painted(), drawn.records)])["pixel_values"])
     kept = [kept_tokens(poses, 4, "unique") for poses in (collator.poses[0], batch["view_poses"][0])]
@@ -188,12 +188,12 @@ def test_views_keep_their_places_where_their_tokens_depend_on_each_other(tokeniz
 
 def test_views_take_the_places_of_those_where_they_come_to_look() -> None:
     poses = view_poses("anyres_e2p", stride_deg=45.0)
-    order, rolled = rolled_views(poses, Turning(135.0))
+    order, rolled = yawed_views(poses, Rotation(135.0))
     assert order[0] == 0
     assert sorted(order.tolist()) == list(range(9))
     assert torch.allclose(_looks(rolled[1:]), _looks(poses[1:]), atol=1e-6)
     assert rolled[0, 0] == pytest.approx(np.radians(135.0))
-    _, near = rolled_views(poses, Turning(150.0))
+    _, near = yawed_views(poses, Rotation(150.0))
     assert torch.all((_looks(near[1:]) * _looks(poses[1:])).sum(-1) > np.cos(np.radians(22.6)))
 
 

@@ -11,8 +11,10 @@ from PIL import Image
 from tiny_backbones import MODEL, tiny_tokenizer, write_encoder, write_panoramas
 
 from panollava import PanoLlavaProcessor
+from panollava.attention.packing import Packed
 from panollava.backbones.assemble import load_image_processor
 from panollava.corpus.masks import decoded
+from panollava.corpus.patch_masks import patch_coverage
 from panollava.corpus.records import Record
 from panollava.corpus.store import open_split, panorama_records
 from panollava.training.data import (
@@ -27,8 +29,6 @@ from panollava.training.data import (
     messages,
 )
 from panollava.vlm.labels import IGNORE, next_labels, places_read
-from panollava.attention.packing import Packed
-from panollava.corpus.patch_masks import patch_coverage
 from panollava.vlm.views import VIEW_SETTINGS
 
 PANORAMAS = 5

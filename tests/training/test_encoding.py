@@ -9,10 +9,10 @@ from peft import get_peft_model
 from tiny_models import on_own_tensors
 
 from panollava import PanoLlavaForConditionalGeneration
+from panollava.attention import cuda_graphs as captured
 from panollava.training import encoding
 from panollava.training.encoding import with_grids
 from panollava.training.lora import lora_config
-from panollava.attention import cuda_graphs as captured
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Make = Callable[..., PanoLlavaForConditionalGeneration]

@@ -20,6 +20,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 import panollava.training.stages as stages
 from panollava import PanoLlavaForConditionalGeneration
+from panollava.attention.attending import attending
+from panollava.attention.packing import PACKED_ATTENTION
 from panollava.backbones.assemble import Parts, assemble
 from panollava.corpus.store import open_split
 from panollava.training.augmentation import Augmentation
@@ -27,8 +29,6 @@ from panollava.training.data import Collator, Draws, StoredPanoramas
 from panollava.training.encoding import with_grids
 from panollava.training.mask_loss import mask_losses
 from panollava.training.trainer import PanoTrainer
-from panollava.attention.attending import attending
-from panollava.attention.packing import PACKED_ATTENTION
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CPU is not waited for")
 

@@ -20,7 +20,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from panollava.attention.fused import Part, Read, attend, attend_backward, attend_causally, fused_on_gpu, join, sequences
+from panollava.attention.fused import (
+    Part,
+    Read,
+    attend,
+    attend_backward,
+    attend_causally,
+    fused_on_gpu,
+    join,
+    sequences,
+)
 from panollava.vlm.labels import IGNORE, next_labels, places_read
 
 

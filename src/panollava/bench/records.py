@@ -7,10 +7,10 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
 
+from panollava.attention.packing import flatten, pack, packed_mask, stack
 from panollava.bench.pair import Pair
 from panollava.bench.sizes import Size
 from panollava.vlm.labels import IGNORE
-from panollava.attention.packing import flatten, pack, packed_mask, stack
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from panollava.attention.compiling import compile_layers
+from panollava.attention.packing import PACKED_ATTENTION
 from panollava.bench.checks import check_gradients, check_losses
 from panollava.bench.limits import device_name, machine_limits, sharing_bound
 from panollava.bench.pair import Pair, adapt, build_pair, twin
@@ -16,9 +18,7 @@ from panollava.bench.records import Work, random_work
 from panollava.bench.sizes import Size
 from panollava.bench.steps import Losses, Trained, our_losses, peer_losses
 from panollava.bench.turns import Side, check_rounds, peak_memory_gb, quartiles, ratios, time_in_turns
-from panollava.attention.compiling import compile_layers
 from panollava.vlm.labels import IGNORE
-from panollava.attention.packing import PACKED_ATTENTION
 
 OURS, CACHED = "ours", "ours, encoder's features kept"
 COMPILED, CHECKPOINTED = "ours, compiled", "ours, activation checkpointing"

@@ -11,6 +11,9 @@ from pydantic_core import PydanticCustomError
 
 # The processor's panorama token, spelt here so that reading records needs no model.
 PLACEHOLDER = "<pano>"
+# (yaw, pitch) and (yaw, pitch, width, height) in degrees.
+DirectionDeg = tuple[float, float]
+BoxDeg = tuple[float, float, float, float]
 Task = Literal["choice", "direction", "grounding", "detection", "description", "open"]
 
 

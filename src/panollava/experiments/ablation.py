@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from ruamel.yaml import YAML
 
-from panollava.io import replacing
-from panollava.experiments.runner import README, command, own_files, run_missing, write_table
 from panollava.experiments.gate import flatten
+from panollava.experiments.runner import README, command, own_files, run_missing, write_table
+from panollava.io import replacing
 from panollava.report.style import BLIND, GRID, MODEL, png_bytes, styled
 from panollava.report.tables import NOTHING, degrees, markdown_table, share, update_between_markers
 
@@ -42,7 +42,7 @@ ARMS: dict[str, dict[str, str]] = {
     "overlap-batchwise": {"train_vision.*.loss": "vicreg_batchwise"},
     "code-none": {"model.*.position_code": "none"},
     "code-yaw": {"model.*.position_code": "yaw"},
-    "unturned": {"train_resampler.*.augmentation.rolls": "1", "finetune_lora.*.augmentation.rolls": "1"},
+    "unturned": {"train_resampler.*.augmentation.yaw_steps": "1", "finetune_lora.*.augmentation.yaw_steps": "1"},
     "resize": {"model.*.view_strategy": "resize", "model.*.tokens_per_side": "12", "train_vision.*.pairing": "none"},
     "cubemap": {"model.*.view_strategy": "cubemap", "model.*.tokens_per_side": "5", "train_vision.*.pairing": "none"},
     "e2p": {"model.*.view_strategy": "e2p"},

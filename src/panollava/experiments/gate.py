@@ -28,8 +28,8 @@ from dvc.scm import RevError
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from ruamel.yaml import YAML
 
-from panollava.report.tables import NOTHING, markdown_table
 from panollava.experiments.workspace import git
+from panollava.report.tables import NOTHING, markdown_table
 
 if TYPE_CHECKING:
     from panollava.experiments.compare import Row as ComparedRow

@@ -10,8 +10,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from panollava.experiments.runner import README, command, own_files, run_missing, write_table
 from panollava.experiments.gate import flatten
+from panollava.experiments.runner import README, command, own_files, run_missing, write_table
 from panollava.report.tables import NOTHING, markdown_table, share, update_between_markers
 
 MARKER = "combinations"

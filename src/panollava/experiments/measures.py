@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from panollava.metrics.text import chrf
 from panollava.experiments.runs import Key
+from panollava.metrics.text import chrf
 from panollava.tasks import DESCRIBED
 from panollava.tasks.results import references
 from panollava.tasks.scoring import Prediction, block_of, has_area

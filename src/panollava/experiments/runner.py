@@ -15,10 +15,10 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
-from panollava.io import replacing
 from panollava.experiments.gate import flatten
-from panollava.report.tables import update_between_markers
 from panollava.experiments.workspace import dvc, kept_workspace
+from panollava.io import replacing
+from panollava.report.tables import update_between_markers
 
 README = Path("README.md")
 TABLES = ("metrics/combinations.json", "metrics/ablation.json")

@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from panollava.inference.decode import Prefix, Row, Said, decode_growing
-from panollava.inference.prefill import compute_prefix
-from panollava.tasks.questions import Message
-from panollava.inference.decode_static import decode_static
 from panollava.attention.attending import attending
+from panollava.attention.shared_prefix import SHARED_ATTENTION
+from panollava.corpus.messages import Message
+from panollava.inference.decode import Prefix, Row, Said, decode_growing
+from panollava.inference.decode_static import decode_static
+from panollava.inference.prefill import compute_prefix
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
-from panollava.attention.shared_prefix import SHARED_ATTENTION
 
 # Own tokens of all rows of one batch, answers included; keys and values of a 7B model take half a megabyte for each.
 TOKENS_PER_BATCH = 16384

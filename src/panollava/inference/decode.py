@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from panollava.attention.shared_prefix import SharedPrefix
 from panollava.vlm.last_layer import last_of_rows
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
-from panollava.attention.shared_prefix import SharedPrefix
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import StaticLayer
 
-from panollava.inference.decode import Prefix, Prompts, Row, Said, likeliest
 from panollava.attention.cuda_graphs import Replayed, kept, limit_bytes, whole_graph
 from panollava.attention.fused import fused_on_gpu
+from panollava.attention.shared_prefix import SharedPrefix, table_of_rows
+from panollava.inference.decode import Prefix, Prompts, Row, Said, likeliest
 from panollava.vlm.last_layer import last_of_rows
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
-from panollava.attention.shared_prefix import SharedPrefix, table_of_rows
 
 PROMPT_MULTIPLE, OWN_MULTIPLE = 16, 64
 LOOK_EVERY = 8

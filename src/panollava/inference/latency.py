@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from PIL import Image
 
+from panollava.corpus.messages import with_question
 from panollava.inference.answer import generate, prompt_ids, split_prompts
 from panollava.inference.decode import Prefix, Row
 from panollava.inference.prefill import compute_prefix
@@ -56,9 +57,7 @@ def _measure_one(
     model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, panorama: Image.Image
 ) -> dict[str, float]:
     """Return the latencies on one panorama."""
-    dialogues = [
-        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}] for text in QUESTIONS
-    ]
+    dialogues = [with_question([], text) for text in QUESTIONS]
 
     def first_answer() -> Prefix:
         head, tails = split_prompts(prompt_ids(processor, dialogues[:1]), model.config.image_token_id)

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
 
-from panollava.inference.decode import Prefix
 from panollava.attention.attending import attending
 from panollava.attention.cuda_graphs import replayed, whole_graph
+from panollava.attention.shared_prefix import SHARED_ATTENTION
+from panollava.inference.decode import Prefix
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
-from panollava.attention.shared_prefix import SHARED_ATTENTION
 
 KeysAndValues = list[tuple[Tensor, Tensor]]
 

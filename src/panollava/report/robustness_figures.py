@@ -52,7 +52,7 @@ def _draw_rolls(axes: Axes, rolls: Block) -> None:
         axes.axhline(block["plain"]["value"], color=colour, linewidth=1.2, linestyle=":")
         axes.axhline(block["all"]["value"], color=colour, linewidth=1.4, linestyle="--", alpha=0.8)
     axes.set_xticks(range(len(angles) + 1), ["none", *(f"{angle}°" for angle in angles)])
-    axes.set(xlabel="roll to the right", ylabel="score", ylim=(0, 1.02), title="Turning about the vertical")
+    axes.set(xlabel="roll to the right", ylabel="score", ylim=(0, 1.02), title="Rotation about the vertical")
     handles = [Line2D([], [], color=MUTED, linestyle=":"), Line2D([], [], color=MUTED, linestyle="--")]
     axes.legend(handles, ["no roll", "right at every roll"], loc="lower right", bbox_to_anchor=(1, 0.06), fontsize=8.5)
     axes.grid(axis="y")

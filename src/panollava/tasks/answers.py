@@ -7,8 +7,7 @@ counted, never guessed at.
 import math
 import re
 
-DirectionDeg = tuple[float, float]
-BoxDeg = tuple[float, float, float, float]
+from panollava.corpus.records import BoxDeg, DirectionDeg
 
 _NUMBER = r"([+-]?[0-9]+(?:\.[0-9]+)?)"
 _LIST = r"\s*,\s*".join

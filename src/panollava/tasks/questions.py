@@ -7,12 +7,10 @@ mistake, and a turn can be answered without waiting for the one before it.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from panollava.corpus.masks import mask_of
+from panollava.corpus.messages import Message, with_answer, with_question
 from panollava.corpus.records import Mask, Record, Task, Turn
-
-Message = dict[str, Any]
 
 # The longest answer of each task in tokens; longer ones are cut there. The boxes and the description of a crowded
 # scene set theirs.
@@ -57,11 +55,9 @@ def panorama_questions(image_id: str, records: Sequence[Record]) -> list[Questio
     for number, record in enumerate(records):
         messages: list[Message] = []
         for turn, content in enumerate(record.conversations):
-            image = [] if turn else [{"type": "image"}]
-            messages = [*messages, {"role": "user", "content": [*image, {"type": "text", "text": content.human}]}]
+            messages = with_question(messages, content.human)
             questions.append(Question(image_id, number, turn, content, messages, mask_of(content, objects)))
-            answer = [{"type": "text", "text": content.assistant}]
-            messages = [*messages, {"role": "assistant", "content": answer}]
+            messages = with_answer(messages, content.assistant)
     return questions
 
 

@@ -10,12 +10,20 @@ from typing import Any, Literal
 
 import torch
 
-from panollava.corpus.records import ChoiceAnswer, DetectionAnswer, DirectionAnswer, LabelledBox, Turn
+from panollava.corpus.records import (
+    BoxDeg,
+    ChoiceAnswer,
+    DetectionAnswer,
+    DirectionAnswer,
+    DirectionDeg,
+    LabelledBox,
+    Turn,
+)
+from panollava.inference.answer import Answer
 from panollava.metrics.spherical_iou import paired_iou
 from panollava.metrics.text import normalise_answer
 from panollava.tasks import DESCRIBED
-from panollava.inference.answer import Answer
-from panollava.tasks.answers import BoxDeg, DirectionDeg, parse_box, parse_detection, parse_direction, parse_object
+from panollava.tasks.answers import parse_box, parse_detection, parse_direction, parse_object
 from panollava.tasks.questions import Question
 from panollava.vlm.geometry import angular_distance, directions_to_rays
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from panollava.corpus.masks import decoded, encoded
+from panollava.corpus.patch_masks import patch_coverage, splat
 from panollava.corpus.records import Mask
 from panollava.metrics.masks import boundary_error_deg, mask_iou, resized
 from panollava.tasks.questions import Question
 from panollava.tasks.scoring import Prediction
 from panollava.vlm.geometry import erp_solid_angles
-from panollava.corpus.patch_masks import patch_coverage, splat
 
 MOST_ROWS = 512
 # The constant mask is drawn at so many rows, 1.4 degrees each, and cut at one of so many levels.

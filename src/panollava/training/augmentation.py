@@ -16,9 +16,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from panollava.corpus.records import ObjectAnnotation, Record
-from panollava.corpus.rotation.wording import places
-from panollava.corpus.rotation.records import turned_record
-from panollava.corpus.rotation.panorama import Turning, sample_turned
+from panollava.corpus.rotation.panorama import Rotation, sample_rotated
+from panollava.corpus.rotation.records import rotated_record
+from panollava.corpus.rotation.wording import placed_objects
 from panollava.vlm.geometry import angular_distance, directions_to_rays
 
 
@@ -26,29 +26,29 @@ from panollava.vlm.geometry import angular_distance, directions_to_rays
 class Augmentation:
     """At how many evenly spaced rolls panoramas are shown (1: as they are), and by how much they tilt at most."""
 
-    rolls: int = 1
+    yaw_steps: int = 1
     tilt_deg: float = 0.0
 
-    def turning(self, rng: Random) -> Turning:
+    def turning(self, rng: Random) -> Rotation:
         """Return a random turning; of no augmentation the one that turns nothing, without a draw."""
-        yaw = rng.randrange(self.rolls) * 360 / self.rolls if self.rolls > 1 else 0.0
-        return Turning(yaw, rng.uniform(-self.tilt_deg, self.tilt_deg) if self.tilt_deg else 0.0)
+        yaw = rng.randrange(self.yaw_steps) * 360 / self.yaw_steps if self.yaw_steps > 1 else 0.0
+        return Rotation(yaw, rng.uniform(-self.tilt_deg, self.tilt_deg) if self.tilt_deg else 0.0)
 
 
 NO_AUGMENTATION = Augmentation()
 
 
-def turned_sample(records: Sequence[Record], count: int, turning: Turning, rng: Random) -> list[Record]:
+def rotated_sample(records: Sequence[Record], count: int, rotation: Rotation, rng: Random) -> list[Record]:
     """Return `count` random records of a panorama, or fewer, told of it turned.
 
     Records that cannot be turned give their places to others; a panorama of which none can is not turned at all, which
     its caller sees by an empty list.
     """
-    if turning == Turning():
+    if rotation == Rotation():
         return rng.sample(records, min(count, len(records)))
-    objects, chosen = places(records), []
+    objects, chosen = placed_objects(records), []
     for record in rng.sample(records, len(records)):
-        turned, _ = turned_record(record, turning, objects)
+        turned, _ = rotated_record(record, rotation, objects)
         if turned is not None:
             chosen.append(turned)
         if len(chosen) == count:
@@ -56,31 +56,31 @@ def turned_sample(records: Sequence[Record], count: int, turning: Turning, rng: 
     return chosen
 
 
-def turned_objects(objects: Sequence[ObjectAnnotation], turning: Turning) -> list[ObjectAnnotation]:
+def rotated_objects(objects: Sequence[ObjectAnnotation], rotation: Rotation) -> list[ObjectAnnotation]:
     """Return objects with their boxes in the turned panorama; masks stay as they are, see `tilted_mask`."""
-    if turning == Turning():
+    if rotation == Rotation():
         return list(objects)
-    return [item.model_copy(update={"box_deg": turning.box(item.box_deg)}) for item in objects]
+    return [item.model_copy(update={"box_deg": rotation.box(item.box_deg)}) for item in objects]
 
 
-def tilt_of(turning: Turning) -> Turning:
+def tilt_of(rotation: Rotation) -> Rotation:
     """Return the tilt alone, which comes before the roll."""
-    return replace(turning, yaw_deg=0.0)
+    return replace(rotation, yaw_deg=0.0)
 
 
-def tilted_mask(mask: Tensor, turning: Turning) -> Tensor:
+def tilted_mask(mask: Tensor, rotation: Rotation) -> Tensor:
     """Return a mask `[H, W]` as the views see it: tilted, but not rolled."""
-    return sample_turned(mask[None].float(), tilt_of(turning))[0] > 0.5 if turning.tilt_deg else mask
+    return sample_rotated(mask[None].float(), tilt_of(rotation))[0] > 0.5 if rotation.tilt_deg else mask
 
 
-def rolled_views(poses: Tensor, turning: Turning, *, reorder: bool = True) -> tuple[Tensor, Tensor]:
+def yawed_views(poses: Tensor, rotation: Rotation, *, reorder: bool = True) -> tuple[Tensor, Tensor]:
     """Return for views at `poses` `[V, 6]` their order in the rolled panorama `[V]`, and their poses there in it.
 
     Views that must keep their places, since which of their tokens count hangs on the others, do not `reorder`.
     """
-    if not turning.yaw_deg:
+    if not rotation.yaw_deg:
         return torch.arange(len(poses)), poses
-    return _rolled_views(tuple(poses.flatten().tolist()), turning.yaw_deg, reorder)
+    return _rolled_views(tuple(poses.flatten().tolist()), rotation.yaw_deg, reorder)
 
 
 @lru_cache(maxsize=64)

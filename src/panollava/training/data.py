@@ -16,26 +16,27 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from panollava.attention.packing import Packed, flatten, flattened_places, pack
+from panollava.corpus import messages
 from panollava.corpus.masks import decoded, mask_of
+from panollava.corpus.patch_masks import patch_coverage
 from panollava.corpus.records import ObjectAnnotation, Record
+from panollava.corpus.rotation.panorama import Rotation, rotate_image
 from panollava.corpus.store import panorama_records
-from panollava.corpus.rotation.panorama import Turning, turn_image
 from panollava.training.augmentation import (
     NO_AUGMENTATION,
     Augmentation,
-    rolled_views,
+    rotated_objects,
+    rotated_sample,
     tilt_of,
     tilted_mask,
-    turned_objects,
-    turned_sample,
+    yawed_views,
 )
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.labels import IGNORE
-from panollava.attention.packing import Packed, flatten, flattened_places, pack
-from panollava.corpus.patch_masks import patch_coverage
 from panollava.vlm.processing_panollava import PANORAMA_TOKEN, PanoLlavaProcessor
 
-AS_IT_IS = Turning()
+AS_IT_IS = Rotation()
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Draw:
     records: list[Record]
     grids: Tensor | None = None
     objects: Sequence[ObjectAnnotation] = ()
-    turning: Turning = AS_IT_IS
+    rotation: Rotation = AS_IT_IS
 
 
 class Panoramas(Protocol):
@@ -106,16 +107,18 @@ class Draws(Dataset):
         epoch, place = divmod(index, len(self.panoramas))
         whole = self.panoramas[order_of(self.seed, epoch, len(self.panoramas))[place]]
         rng = Random(f"{self.seed}/{epoch}/{whole.records[0].image_id}")
-        turning = self.augmentation.turning(rng)
-        chosen = turned_sample(whole.records, self.records, turning, rng)
+        rotation = self.augmentation.turning(rng)
+        chosen = rotated_sample(whole.records, self.records, rotation, rng)
         if not chosen:
-            turning = AS_IT_IS
-            chosen = turned_sample(whole.records, self.records, turning, rng)
-        objects = turned_objects([item for record in whole.records for item in record.objects], turning)
+            rotation = AS_IT_IS
+            chosen = rotated_sample(whole.records, self.records, rotation, rng)
+        objects = rotated_objects([item for record in whole.records for item in record.objects], rotation)
         image = (
-            whole.image if whole.image is None or not turning.tilt_deg else turn_image(whole.image, tilt_of(turning))
+            whole.image
+            if whole.image is None or not rotation.tilt_deg
+            else rotate_image(whole.image, tilt_of(rotation))
         )
-        return replace(whole, image=image, records=chosen, objects=objects, turning=turning)
+        return replace(whole, image=image, records=chosen, objects=objects, rotation=rotation)
 
 
 # What is asked and answered in turn.
@@ -129,21 +132,11 @@ def dialogue_of(record: Record) -> Dialogue:
     return tuple((turn.human, turn.assistant) for turn in record.conversations)
 
 
-def messages(dialogue: Dialogue) -> list[dict]:
-    """Return a dialogue as chat messages, the panorama before the first question."""
-    chat: list[dict] = []
-    for number, (human, assistant) in enumerate(dialogue):
-        panorama = [{"type": "image"}] if number == 0 else []
-        chat.append({"role": "user", "content": [*panorama, {"type": "text", "text": human}]})
-        chat.append({"role": "assistant", "content": [{"type": "text", "text": assistant}]})
-    return chat
-
-
 @lru_cache(maxsize=DIALOGUES_KEPT)  # epochs see the same dialogues again, and panoramas share many
 def encoded(processor: PanoLlavaProcessor, dialogue: Dialogue) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     """Return where the placeholder stands among a dialogue's ids, the ids, and their labels."""
     tokens = processor.tokenizer.apply_chat_template(
-        messages(dialogue),
+        messages.dialogue(dialogue),
         chat_template=processor.chat_template,
         return_dict=True,
         return_assistant_tokens_mask=True,
@@ -193,7 +186,7 @@ class Collator:
     def _views_of(self, draw: Draw) -> tuple[Tensor, Tensor]:
         """Return the order of a draw's views `[V]`, and their poses in it `[V, 6]`."""
         # All panoramas of a batch keep the tokens that the first one keeps.
-        return rolled_views(self.poses[0], draw.turning, reorder=self.processor.token_reduction == "none")
+        return yawed_views(self.poses[0], draw.rotation, reorder=self.processor.token_reduction == "none")
 
     def _masks(self, rows: Sequence[Packed], draws: Sequence[Draw], side: int) -> dict[str, Tensor]:
         """Return `mask_queries` `[Q, 3]` (see the model's forward), the tokens that answers with masks begin after.
@@ -207,7 +200,7 @@ class Collator:
                 mask = mask_of(turn, draw.objects)
                 if mask is not None:
                     queries.append((0, place + start - 1, number))
-                    covered = patch_coverage(tilted_mask(decoded(mask), draw.turning), self.poses[0], side, side)
+                    covered = patch_coverage(tilted_mask(decoded(mask), draw.rotation), self.poses[0], side, side)
                     targets.append(covered[self._views_of(draw)[0]])
         nothing = torch.zeros(0, self.poses.shape[1], side, side)
         return {

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, set_seed
 
+from panollava.attention.compiling import compile_layers
+from panollava.attention.packing import PACKED_ATTENTION
 from panollava.backbones.assemble import (
     Parts,
     assemble,
@@ -30,7 +32,6 @@ from panollava.backbones.assemble import (
 )
 from panollava.backbones.presets import Backbone
 from panollava.corpus.store import open_split
-from panollava.attention.compiling import compile_layers
 from panollava.training.data import Collator, Draws, StoredPanoramas, ViewCollator
 from panollava.training.features import frozen_features
 from panollava.training.lora import lora_config
@@ -39,7 +40,6 @@ from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, size_
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
-from panollava.attention.packing import PACKED_ATTENTION
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 from panollava.vlm.resampler import build_trunk
 from panollava.vlm.views import VIEW_SETTINGS

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
+from panollava.attention.cuda_graphs import forget
 from panollava.backbones.assemble import trained_state
 from panollava.training.augmentation import NO_AUGMENTATION, Augmentation
 from panollava.training.checkpoints import last_checkpoint, load_weights, save_weights
@@ -27,7 +28,6 @@ from panollava.training.encoding import with_grids
 from panollava.training.mask_loss import mask_losses
 from panollava.training.overlap import OVERLAP_LOSSES
 from panollava.training.processes import from_all, from_main, share_of_step
-from panollava.attention.cuda_graphs import forget
 
 WEIGHT_DECAY = 0.01
 

@@ -272,7 +272,7 @@ def kept_tokens(poses: Tensor, size: int, reduction: str) -> Tensor:
     """Return which tokens `[V, size, size]` of views at poses `[V, 6]` become language tokens.
 
     `none`: all. `unique`: of the views of one kind and field of view, only the one with the nearest centre keeps a
-    direction, the first of two equally near; so each direction is kept once at each scale. Turning all poses together
+    direction, the first of two equally near; so each direction is kept once at each scale. Rotation all poses together
     keeps the same tokens.
     """
     if reduction == "none":

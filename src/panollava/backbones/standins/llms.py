@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerBase
 
-from panollava.backbones.standins.glances import SCENERY, SLOTS, Glance
-from panollava.backbones.tokenizer import NUMBERS, train_tokenizer
-from panollava.backbones.standins.told import PLAIN_SHARE, ToldScene, tell
-from panollava.vlm.labels import IGNORE
 from panollava.attention.packing import Packed, pack, packed_mask, stack
+from panollava.backbones.standins.glances import SCENERY, SLOTS, Glance
+from panollava.backbones.standins.told import PLAIN_SHARE, ToldScene, tell
+from panollava.backbones.tokenizer import NUMBERS, train_tokenizer
+from panollava.vlm.labels import IGNORE
 
 VOCABULARY = 1280
 CONTEXT = 4096

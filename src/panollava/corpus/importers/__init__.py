@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from panollava.io import check_vacant
 from panollava.corpus.importers import bench360, coco, imagefolder, llava, quic360, stanford2d3d, vqa
 from panollava.corpus.importers.common import Imported, Origin, Request
 from panollava.corpus.importers.writing import ImportReport, write_dataset
+from panollava.io import check_vacant
 
 IMPORTERS: dict[str, Callable[[Request], Imported]] = {
     "quic360": quic360.read,

@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from panollava.io import new_folder
 from panollava.corpus.images import ImageError, check_image
 from panollava.corpus.importers.common import Entry, Imported, Origin, refuse, schema_problems
 from panollava.corpus.reading import parse_records
 from panollava.corpus.records import Record
+from panollava.io import new_folder
 
 RECORD_FILE = "annotations.jsonl"
 

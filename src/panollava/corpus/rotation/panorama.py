@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from panollava.tasks.answers import BoxDeg, DirectionDeg
+from panollava.corpus.records import BoxDeg, DirectionDeg
 from panollava.vlm.geometry import directions_to_rays, erp_rays, rays_to_directions, rays_to_pixels, rotation
 
 
 @dataclass(frozen=True)
-class Turning:
+class Rotation:
     """A turn of the camera: what is in front rises by `tilt_deg`, then everything goes `yaw_deg` to the right.
 
     Raises:
@@ -60,26 +60,26 @@ class Turning:
         return (*self.direction(yaw, pitch), width, height)
 
 
-def whole_pixels_deg(yaw_deg: float, width: int) -> float:
+def whole_pixel_yaw_deg(yaw_deg: float, width: int) -> float:
     """Return the roll nearest to `yaw_deg` that moves a panorama of that width by whole pixels."""
     return round(yaw_deg * width / 360) * 360 / width
 
 
-def turn_image(image: Image.Image, turning: Turning) -> Image.Image:
+def rotate_image(image: Image.Image, rotation: Rotation) -> Image.Image:
     """Return the turned panorama: pixels moved if these are whole, otherwise sampled bilinearly across the seam."""
-    pixels = turning.yaw_deg * image.width / 360
-    if not turning.tilt_deg and math.isclose(pixels, round(pixels), abs_tol=1e-6):
+    pixels = rotation.yaw_deg * image.width / 360
+    if not rotation.tilt_deg and math.isclose(pixels, round(pixels), abs_tol=1e-6):
         return Image.fromarray(np.roll(np.asarray(image), round(pixels), axis=1))
     panorama = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    turned = sample_turned(panorama.float(), turning).round().clamp(0, 255).to(torch.uint8)
+    turned = sample_rotated(panorama.float(), rotation).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(turned.permute(1, 2, 0).contiguous().numpy())
 
 
-def sample_turned(panorama: Tensor, turning: Turning) -> Tensor:
+def sample_rotated(panorama: Tensor, rotation: Rotation) -> Tensor:
     """Return a panorama `[3, H, W]` (float) turned by sampling it; rows beyond the outermost centres clamp."""
     height, width = panorama.shape[-2:]
     # The matrix is orthogonal: a product from the left by its transpose turns the rays back.
-    u, v = rays_to_pixels(erp_rays(height, width, torch.float64) @ turning.matrix, height, width)
+    u, v = rays_to_pixels(erp_rays(height, width, torch.float64) @ rotation.matrix, height, width)
     padded = torch.cat((panorama[..., -1:], panorama, panorama[..., :1]), dim=-1)
     grid = torch.stack(((2 * u + 3) / (width + 2) - 1, (2 * v + 1) / height - 1), dim=-1).to(panorama.dtype)
     return F.grid_sample(padded[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]

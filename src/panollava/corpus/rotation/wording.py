@@ -10,21 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from panollava.corpus.questions import below_60, left_neighbour, sector, side, turn_deg, whole_box
-from panollava.corpus.records import ChoiceAnswer, DirectionAnswer, LabelledBox, Record, Turn
+from panollava.corpus.records import BoxDeg, ChoiceAnswer, DirectionAnswer, DirectionDeg, LabelledBox, Record, Turn
+from panollava.corpus.rotation.panorama import Rotation
 from panollava.corpus.wording import DIRECTIONS, WORDS
-from panollava.tasks.answers import BoxDeg, DirectionDeg
-from panollava.corpus.rotation.panorama import Turning
 
 AMBIGUOUS = "no unambiguous answer after the turn"
 UNFOUNDED = "the objects do not give the stored answer"
 
 
-class CannotTurn(ValueError):
+class CannotRotate(ValueError):
     """A question cannot be turned; the message is the reason, and is counted."""
 
 
 @dataclass(frozen=True)
-class Place:
+class PlacedObject:
     """A named object and its box in degrees."""
 
     label: str
@@ -42,20 +41,20 @@ class Place:
 
 
 @dataclass
-class Sight:
+class Surroundings:
     """Where the objects of a panorama stand, and the number of the one of which a dialogue speaks."""
 
-    objects: list[Place]
+    objects: list[PlacedObject]
     subject: int | None = None
 
-    def turned(self, turning: Turning) -> "Sight":
+    def turned(self, rotation: Rotation) -> "Surroundings":
         """Return the same objects in the turned panorama."""
-        return Sight([replace(place, box_deg=turning.box(place.box_deg)) for place in self.objects])
+        return Surroundings([replace(place, box_deg=rotation.box(place.box_deg)) for place in self.objects])
 
 
-def places(records: Sequence[Record]) -> list[Place]:
+def placed_objects(records: Sequence[Record]) -> list[PlacedObject]:
     """Return the objects of a panorama, which may stand with any of its records."""
-    return [Place(item.label, item.box_deg) for record in records for item in record.objects]
+    return [PlacedObject(item.label, item.box_deg) for record in records for item in record.objects]
 
 
 def spelt(label: str, language: str) -> str:
@@ -70,16 +69,16 @@ def _stands(word: str, text: str) -> re.Match[str] | None:
     return re.search(rf"\b{re.escape(word)}(?![a-z])", text, flags=re.IGNORECASE)
 
 
-def _mentioned(turn: Turn, objects: Sequence[Place], number: int) -> list[int]:
+def _mentioned(turn: Turn, objects: Sequence[PlacedObject], number: int) -> list[int]:
     """Return the numbers of the objects that a question names, in its order."""
     found = {n: _stands(spelt(place.label, turn.language), turn.human) for n, place in enumerate(objects)}
     named = sorted((match.start(), n) for n, match in found.items() if match)
     if len(named) != number:
-        raise CannotTurn(UNFOUNDED)
+        raise CannotRotate(UNFOUNDED)
     return [n for _, n in named]
 
 
-def subject(turn: Turn, objects: Sequence[Place]) -> DirectionDeg | None:
+def subject(turn: Turn, objects: Sequence[PlacedObject]) -> DirectionDeg | None:
     """Return yaw and pitch of the one object that a question is about; None where it is about several, or none.
 
     A typed answer says it. Otherwise it is the only object all of whose label stands in question and answer: in "What
@@ -100,54 +99,54 @@ def subject(turn: Turn, objects: Sequence[Place]) -> DirectionDeg | None:
 
 def _direction(number: int | None, language: str) -> str:
     if number is None:
-        raise CannotTurn(AMBIGUOUS)
+        raise CannotRotate(AMBIGUOUS)
     return DIRECTIONS[language][number]
 
 
-def _bearings(sight: Sight, *numbers: int) -> list[Place]:
+def _bearings(sight: Surroundings, *numbers: int) -> list[PlacedObject]:
     """Return objects whose bearing means something."""
     found = [sight.objects[number] for number in numbers]
     if len(below_60(found)) < len(found):
-        raise CannotTurn(AMBIGUOUS)
+        raise CannotRotate(AMBIGUOUS)
     return found
 
 
-def _direction8(turn: Turn, before: Sight, now: Sight) -> tuple[str, str]:
+def _direction8(turn: Turn, before: Surroundings, now: Surroundings) -> tuple[str, str]:
     (now.subject,) = _mentioned(turn, before.objects, 1)
     return _where(turn, before, now)
 
 
-def _where(turn: Turn, before: Sight, now: Sight) -> tuple[str, str]:
+def _where(turn: Turn, before: Surroundings, now: Surroundings) -> tuple[str, str]:
     if now.subject is None:
-        raise CannotTurn(UNFOUNDED)
+        raise CannotRotate(UNFOUNDED)
     (item,) = _bearings(now, now.subject)
     return turn.human, _direction(sector(item.yaw_deg), turn.language)
 
 
-def _turn(turn: Turn, before: Sight, now: Sight) -> tuple[str, str]:
+def _turn(turn: Turn, before: Surroundings, now: Surroundings) -> tuple[str, str]:
     faced, asked = _bearings(now, *_mentioned(turn, before.objects, 2))
     return turn.human, _direction(sector(turn_deg(faced, asked)), turn.language)
 
 
-def _relation(turn: Turn, before: Sight, now: Sight) -> tuple[str, str]:
+def _relation(turn: Turn, before: Surroundings, now: Surroundings) -> tuple[str, str]:
     # Which of the two is faced depends on the phrasing; the stored answer tells.
     words, pair = WORDS[turn.language], _mentioned(turn, before.objects, 2)
     sides = [side(*(before.objects[n] for n in order)) for order in (pair, pair[::-1])]
     said = [None if found is None else words[found] for found in sides]
     if choice_text(turn) not in said:
-        raise CannotTurn(UNFOUNDED)
+        raise CannotRotate(UNFOUNDED)
     found = side(*_bearings(now, *(pair if said[0] == choice_text(turn) else pair[::-1])))
     if found is None:
-        raise CannotTurn(AMBIGUOUS)
+        raise CannotRotate(AMBIGUOUS)
     return turn.human, words[found]
 
 
-def _look(turn: Turn, before: Sight, now: Sight) -> tuple[str, str]:
+def _look(turn: Turn, before: Surroundings, now: Surroundings) -> tuple[str, str]:
     angles = [int(number) for number in re.findall(r"-?\d+", turn.human)]
     for place, moved in zip(before.objects, now.objects, strict=True):
         if whole_box(place.box_deg)[:2] == angles and spelt(place.label, turn.language) == choice_text(turn):
             return _respelt(turn.human, whole_box(moved.box_deg)[:2]), choice_text(turn)
-    raise CannotTurn(UNFOUNDED)
+    raise CannotRotate(UNFOUNDED)
 
 
 def _respelt(text: str, angles: list[int]) -> str:
@@ -156,18 +155,18 @@ def _respelt(text: str, angles: list[int]) -> str:
     return re.sub(r"-?\d+", lambda _: str(next(following)), text)
 
 
-def _left(turn: Turn, before: Sight, now: Sight) -> tuple[str, str]:
+def _left(turn: Turn, before: Surroundings, now: Surroundings) -> tuple[str, str]:
     if now.subject is None:
-        raise CannotTurn(UNFOUNDED)
+        raise CannotRotate(UNFOUNDED)
     neighbour = left_neighbour(now.objects[now.subject], now.objects)
     if neighbour is None:
-        raise CannotTurn(AMBIGUOUS)
+        raise CannotRotate(AMBIGUOUS)
     now.subject = next(number for number, place in enumerate(now.objects) if place is neighbour)
     return turn.human, spelt(neighbour.label, turn.language)
 
 
 # The question and the answer of each type out of the objects before the turn, which say what is meant, and now.
-HEADING: dict[str, Callable[[Turn, Sight, Sight], tuple[str, str]]] = {
+REWORDERS: dict[str, Callable[[Turn, Surroundings, Surroundings], tuple[str, str]]] = {
     "direction8": _direction8,
     "relation": _relation,
     "turn": _turn,
@@ -179,9 +178,9 @@ HEADING: dict[str, Callable[[Turn, Sight, Sight], tuple[str, str]]] = {
 
 
 def choice_text(turn: Turn) -> str:
-    """Return the right answer of a choice. Raises CannotTurn for another task."""
+    """Return the right answer of a choice. Raises CannotRotate for another task."""
     if not isinstance(turn.answer, ChoiceAnswer):
-        raise CannotTurn(f"type {turn.type}, but no choice")
+        raise CannotRotate(f"type {turn.type}, but no choice")
     return turn.answer.text
 
 

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from panollava.corpus.rotation.panorama import Rotation
+from panollava.corpus.rotation.wording import DIRECTION_TYPES
 from panollava.corpus.wording import DIRECTIONS
 from panollava.metrics.robustness import Block, Outcome, latitude_bands, mean_score, roll_scores, seam_gap
 from panollava.metrics.text import normalise_answer
-from panollava.tasks.robustness.questions import ASKED, Key
-from panollava.corpus.rotation.wording import DIRECTION_TYPES
 from panollava.tasks.results import headline_types
+from panollava.tasks.robustness.questions import ASKED, Key
 from panollava.tasks.scoring import Prediction, angle_deg, iou
-from panollava.corpus.rotation.panorama import Turning
 
 NEAR_DEG = 15.0
 RIGHT = ("accuracy", "direction", "grounding")
@@ -38,7 +38,7 @@ def values(line: Prediction) -> dict[str, float]:
     return {}
 
 
-def agrees(line: Prediction, plain: Prediction, turning: Turning) -> bool:
+def agrees(line: Prediction, plain: Prediction, rotation: Rotation) -> bool:
     """Return whether an answer about a turned panorama says the same as the one about the panorama unturned.
 
     Directions agree within 15 degrees and boxes from an IoU of a half on, once the plain answer is turned too. Eight
@@ -47,11 +47,11 @@ def agrees(line: Prediction, plain: Prediction, turning: Turning) -> bool:
     if line["task"] == "direction":
         if not (line["direction"] and plain["direction"]):
             return False
-        return angle_deg(turning.direction(*plain["direction"]), tuple(line["direction"])) <= NEAR_DEG
+        return angle_deg(rotation.direction(*plain["direction"]), tuple(line["direction"])) <= NEAR_DEG
     if line["task"] == "grounding":
         if not (line["boxes"] and plain["boxes"]):
             return False
-        boxes = (turning.box(plain["boxes"][0]["box_deg"]), tuple(line["boxes"][0]["box_deg"]))
+        boxes = (rotation.box(plain["boxes"][0]["box_deg"]), tuple(line["boxes"][0]["box_deg"]))
         return iou(*boxes) >= 0.5
     return _meaning(line) == _meaning(plain)
 
@@ -73,10 +73,10 @@ def outcomes(lines: Iterable[Prediction], plain: Mapping[Key, Prediction]) -> di
     """
     found: dict[str, list[Outcome]] = {measure: [] for measure in MEASURES}
     for line in lines:
-        turning, key = Turning(line["yaw_deg"], line["tilt_deg"]), key_of_line(line)
+        rotation, key = Rotation(line["yaw_deg"], line["tilt_deg"]), key_of_line(line)
         if key not in plain:
             raise ValueError(f"question {key} was answered after a turn, but not without; run evaluate on this store")
-        same = turning == Turning() or agrees(line, plain[key], turning)
+        same = rotation == Rotation() or agrees(line, plain[key], rotation)
         for measure, value in values(line).items():
             angle = line["tilt_deg"] or line["yaw_deg"]
             found[measure].append(Outcome(line["image_id"], key, line["type"], angle, value, same))

@@ -1,0 +1,25 @@
+"""Chat messages, as the processor's chat template takes them: the panorama stands before the first question."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Message = dict[str, Any]
+
+
+def with_question(history: Sequence[Message], question: str) -> list[Message]:
+    """Return a dialogue with its next question; the first one brings the panorama."""
+    panorama = [] if history else [{"type": "image"}]
+    return [*history, {"role": "user", "content": [*panorama, {"type": "text", "text": question}]}]
+
+
+def with_answer(history: Sequence[Message], answer: str) -> list[Message]:
+    """Return a dialogue with the answer to its last question."""
+    return [*history, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+
+
+def dialogue(turns: Iterable[tuple[str, str]]) -> list[Message]:
+    """Return a dialogue of (question, answer) pairs."""
+    messages: list[Message] = []
+    for question, answer in turns:
+        messages = with_answer(with_question(messages, question), answer)
+    return messages
