@@ -42,7 +42,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def image_processor() -> PanoLlavaImageProcessor:
     """An image processor for 32-pixel views: the whole panorama and four around the horizon."""
     return PanoLlavaImageProcessor(
-        size={"height": 32, "width": 32}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.25, 0.3], stride_deg=90.0
+        size={"height": 32, "width": 32}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.25, 0.3], views={"stride_deg": 90.0}
     )
 
 
@@ -65,7 +65,7 @@ def make_config() -> Callable[..., PanoLlavaConfig]:
         fields = {
             "image_token_id": 300,
             "tokens_per_side": 2,
-            "stride_deg": 90.0,
+            "views": {"stride_deg": 90.0},
             "resampler_hidden_size": 32,
             "resampler_layers": 1,
         }

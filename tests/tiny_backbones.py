@@ -22,13 +22,14 @@ from transformers import (
     SiglipModel,
 )
 
-from panollava.backbones.assemble import Parts
+from panollava.backbones.assemble import ModelSettings, Parts
 from panollava.backbones.presets import Backbone, resolve
 from panollava.backbones.standins.told import tell
 from panollava.backbones.tokenizer import train_tokenizer
 from panollava.corpus.store import write_store
 from panollava.corpus.world_records import world_row
-from panollava.training.trainer import Recipe
+from panollava.training.recipe import Recipe
+from panollava.vlm.views import ViewSettings
 
 CONTEXT = 2048
 SIZE: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -69,22 +70,16 @@ RECIPE = Recipe(
     bf16=False,
 )
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "v_proj", "down_proj"]}
-MODEL: dict[str, Any] = {
-    "view_strategy": "e2p",
-    "fov_deg": 90,
-    "stride_deg": 60,
-    "pitches_deg": [0],
-    "roll_deg": 0,
-    "token_budget": None,
-    "panorama_height": None,
-    "tokens_per_side": 4,
-    "token_reduction": "none",
-    "resampler": "mlp",
-    "resampler_hidden_size": 32,
-    "resampler_layers": 1,
-    "position_code": "ray",
-    "position_frequencies": 2,
-}
+MODEL = ModelSettings(
+    views=ViewSettings("e2p", stride_deg=60),
+    tokens_per_side=4,
+    resampler="mlp",
+    resampler_hidden_size=32,
+    resampler_layers=1,
+    position_code="ray",
+    position_frequencies=2,
+    mask_hidden_size=64,
+)
 
 
 @lru_cache

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ from PIL import Image
 from tiny_backbones import MODEL
 from torch import nn
 
-from panollava.attention.cuda_graphs import OnOwnTensors, kept
+from panollava.attention.cuda_graphs import GraphCache, GraphedFunction
 from panollava.backbones.assemble import Parts, assemble, trained_state, write_parts, write_trained
-from panollava.inference.decode import Prefix
-from panollava.inference.prefill import prefix_of_views
+from panollava.inference.prefill import prefill
+from panollava.inference.prompts import Prefix
 from panollava.training.lora import lora_config
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
-from panollava.vlm.views import kept_tokens, view_poses
+from panollava.vlm.views import view_poses
 
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "up_proj"]}
 
@@ -41,26 +42,27 @@ def noting(graphs: list[int]) -> Callable:
     return backend
 
 
-def on_own_tensors(model: nn.Module, function: Callable, *given: torch.Tensor) -> Any:
-    """Do what `replayed` does on a GPU, but for the graphs."""
+def replay_on_cpu(cache: GraphCache, function: Callable, *given: torch.Tensor) -> Any:
+    """Do what `GraphCache.replay` does on a GPU, but for the graphs."""
     shape = function, tuple(each.shape for each in given)
-    return kept(model, shape, lambda: OnOwnTensors(function, given), 2**30)(model, given)
+    return cache.entry(shape, lambda: GraphedFunction(function, given), 2**30)(cache.model, given)
 
 
-def prefix_of(model: PanoLlavaForConditionalGeneration, panoramas: int, *, compiled: bool = False) -> Prefix:
+@torch.inference_mode()
+def prefix_of(graphs: GraphCache, panoramas: int, *, compiled: bool = False) -> Prefix:
     """Return the prefix of random views, on the model's device."""
+    model: Any = graphs.model
     size, config = model.config.vision_config.image_size, model.config
-    poses = view_poses(config.view_strategy, fov_deg=config.fov_deg, stride_deg=config.stride_deg).to(model.device)
+    poses = view_poses(config.view_settings).to(model.device)
     pixels = torch.randn(panoramas, len(poses), 3, size, size).to(model.device)
-    visual = int(kept_tokens(poses, config.tokens_per_side, config.token_reduction).sum())
-    ids = [7, *[config.image_token_id] * visual]
-    return prefix_of_views(model, ids, pixels, poses.expand(panoramas, -1, -1), compiled=compiled)
+    ids = [7, *[config.image_token_id] * len(poses) * config.tokens_per_side**2]
+    return prefill(graphs, ids, pixels, poses.expand(panoramas, -1, -1), compiled=compiled)
 
 
 def write_resampler_folder(parts: Parts, folder: Path, *, lora: Path | None = None, **changes: Any) -> Path:
     """Write what train_resampler writes, and with `lora` what finetune_lora writes on top of the same weights."""
     torch.manual_seed(0)
-    model, processor = assemble(parts, dtype=torch.float32, **(MODEL | changes))
+    model, processor = assemble(parts, replace(MODEL, **changes), dtype=torch.float32)
     resampler = {name for name, _ in model.named_parameters() if ".resampler." in name or name.startswith("mask_head.")}
     for out in (folder, lora):
         if out is None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from PIL import Image
 
-from panollava.attention.cuda_graphs import forget
 from panollava.backbones.assemble import ADAPTER, PARTS, TRAINED, load_finetuned, load_trained, read_parts
 from panollava.backbones.matching import Origin, check_checkpoint, check_lora, trained_names
 from panollava.corpus.images import open_panorama
@@ -21,9 +20,8 @@ from panollava.corpus.messages import Message, with_answer, with_question
 from panollava.corpus.patch_masks import splat
 from panollava.corpus.records import LabelledBox
 from panollava.corpus.wording import detection_question
-from panollava.inference.answer import generate, prompt_ids, split_prompts
-from panollava.inference.decode import Prefix, Row
-from panollava.inference.prefill import compute_prefix
+from panollava.inference.engine import Engine
+from panollava.inference.prompts import Prefix, Row, room_for_answer, split_prompts
 from panollava.io import new_folder
 from panollava.tasks.answers import parse_detection
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
@@ -34,10 +32,13 @@ MASK_ROWS = 512
 
 
 class PanoLLaVAModel:
-    """A PanoLLaVA that answers questions about panoramas, greedily, one question at a time: not from several threads.
+    """A PanoLLaVA that answers questions about panoramas, greedily, one question at a time.
+
+    Not for several threads.
 
     Attributes:
         model, processor: the transformers model, in evaluation mode, and its processor.
+        engine: what answers, and owns what is reused between answers.
         adapted: PEFT's wrapper around the model while LoRA weights are loaded and not merged, else None.
         origin: the backbones below the trained weights; None for a full checkpoint, and once LoRA has been merged.
     """
@@ -50,10 +51,18 @@ class PanoLLaVAModel:
         *,
         compiled: bool = False,
     ) -> None:
-        if compiled and model.device.type != "cuda":
-            raise ValueError(f"compiled is for a GPU, and the model is on {model.device}; leave it out")
-        self.model, self.processor, self.origin, self.compiled = model.eval(), processor, origin, compiled
+        self.engine, self.origin = Engine(model, processor, compiled=compiled), origin
         self.adapted: PeftModel | None = None
+
+    @property
+    def model(self) -> PanoLlavaForConditionalGeneration:
+        """Return the transformers model."""
+        return self.engine.model
+
+    @property
+    def processor(self) -> PanoLlavaProcessor:
+        """Return its processor."""
+        return self.engine.processor
 
     @classmethod
     def from_pretrained(
@@ -87,7 +96,7 @@ class PanoLLaVAModel:
 
     def chat(self, image: Image.Image | str | Path) -> "Chat":
         """Return a new conversation about a panorama, given as an image or as its file."""
-        return Chat(self.model, self.processor, _panorama(image), compiled=self.compiled)
+        return Chat(self.engine, _panorama(image))
 
     def generate(self, image: Image.Image | str | Path, question: str, *, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
         """Return the answer to one question about a panorama, given as an image or as its file.
@@ -140,14 +149,13 @@ class PanoLLaVAModel:
             names = load_trained(self.model, folder)
             if self.origin is not None:
                 self.origin = Origin(self.origin.parts, self.origin.trained | set(names))
-        forget(self.model)
+        self.engine.graphs.clear()
         self.adapted = PeftModel.from_pretrained(self.model, str(folder)).eval()
 
     def merge_lora_weights(self) -> None:
         """Add loaded LoRA weights to the weights of the language model; without any, nothing is to be done."""
         if self.adapted is not None:
-            forget(self.model)
-            self.model = self.adapted.merge_and_unload().eval()
+            self.engine = Engine(self.adapted.merge_and_unload(), self.processor, compiled=self.engine.compiled)
             self.adapted = self.origin = None
 
     def save_pretrained(self, out: str | Path) -> None:
@@ -169,18 +177,11 @@ class Chat:
     answers are those that a fresh prompt with the whole conversation would get. Change no weights meanwhile.
     """
 
-    def __init__(
-        self,
-        model: PanoLlavaForConditionalGeneration,
-        processor: PanoLlavaProcessor,
-        panorama: Image.Image,
-        *,
-        compiled: bool = False,
-    ) -> None:
-        self.model, self.processor, self.panorama, self.compiled = model, processor, panorama, compiled
+    def __init__(self, engine: Engine, panorama: Image.Image) -> None:
+        self.engine, self.panorama = engine, panorama
         self.messages: list[Message] = []
-        head, _ = self._split(with_question([], "?"))
-        self.prefix: Prefix = compute_prefix(model, processor, [panorama], head, compiled=compiled)
+        head, _ = split_prompts(engine.processor, [with_question([], "?")])
+        self.prefix: Prefix = engine.prefill([panorama], head)
 
     def ask(self, question: str, *, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
         """Return the answer to the next question; an answer stops early where the context ends.
@@ -192,7 +193,7 @@ class Chat:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; an answer has at least one token")
         messages, tail, room = self._asked(question)
         row = Row(0, 0, tail, min(max_new_tokens, room))
-        answer = generate(self.model, self.processor, self.prefix, [row], compiled=self.compiled)[0].text
+        answer = self.engine.generate(self.prefix, [row])[0].text
         self.messages = with_answer(messages, answer)
         return answer
 
@@ -204,7 +205,7 @@ class Chat:
         """
         _, tail, _ = self._asked(question)
         row = Row(0, 0, tail, 1, masked=True)
-        patches, poses = generate(self.model, self.processor, self.prefix, [row])[0].patches, self.prefix.poses
+        patches, poses = self.engine.generate(self.prefix, [row])[0].patches, self.prefix.poses
         assert patches is not None
         assert poses is not None
         # Finer than its patches a mask is smooth anyway; the weights of millions of pixels would fill the memory.
@@ -231,19 +232,8 @@ class Chat:
         if not question.strip():
             raise ValueError("the question is empty")
         messages = with_question(self.messages, question)
-        _, tail = self._split(messages)
-        length, context = len(self.prefix.ids) + len(tail), self.processor.tokenizer.model_max_length
-        if length >= context:
-            raise ValueError(
-                f"the conversation has {length} tokens with this question, {len(self.prefix.ids)} of them the "
-                f"panorama, but the language model's context holds {context}; ask a shorter one or start a new chat"
-            )
-        return messages, tail, context - length
-
-    def _split(self, messages: list[Message]) -> tuple[list[int], list[int]]:
-        """Return the token ids before and after the panorama."""
-        head, tails = split_prompts(prompt_ids(self.processor, [messages]), self.model.config.image_token_id)
-        return head, tails[0]
+        _, (tail,) = split_prompts(self.engine.processor, [messages])
+        return messages, tail, room_for_answer(self.engine.processor, messages, len(self.prefix.ids) + len(tail))
 
 
 def _panorama(image: Image.Image | str | Path) -> Image.Image:

@@ -20,9 +20,6 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import set_seed
 
-from panollava.attention.attending import attending
-from panollava.attention.cuda_graphs import forget
-from panollava.attention.packing import PACKED_ATTENTION
 from panollava.backbones.assemble import trained_state, write_parts, write_trained
 from panollava.chat import PanoLLaVAModel
 from panollava.corpus.images import open_panorama, to_working_size
@@ -32,12 +29,14 @@ from panollava.corpus.records import Record
 from panollava.corpus.splits import image_contents
 from panollava.corpus.validation import read_dataset
 from panollava.io import check_vacant, new_folder
-from panollava.training.data import Collator, Draw, Draws
+from panollava.training.dialogues import Collator, Draw, Draws
+from panollava.training.fit import RESAMPLER
+from panollava.training.language_stages import LORA, MASK_HEAD, NEW
 from panollava.training.lora import lora_config
 from panollava.training.processes import divided
+from panollava.training.recipe import Recipe
 from panollava.training.scratch import scratch
-from panollava.training.stages import LORA, MASK_HEAD, NEW, RESAMPLER
-from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
+from panollava.training.trainer import PanoTrainer, set_trainable, trainable_table
 from panollava.vlm.labels import IGNORE
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -168,7 +167,7 @@ class PanoLLaVATrainer:
         if divided():
             raise ValueError("this trainer keeps the model whole; under FSDP run the stages (docs/many_gpus.md)")
         files = [self.train_dataset.file, *self.train_dataset.image_files()]
-        forget(self.model.model)  # training needs the memory
+        self.model.engine.graphs.clear()  # training needs the memory
         with scratch("finetune", self._settings(), files) as checkpoints:
             history = self._fit(checkpoints)
             self._write()
@@ -181,14 +180,13 @@ class PanoLLaVATrainer:
     def evaluate(self, dataset: PanoDataset) -> float:
         """Return the mean loss of an answer's token over all records of a dataset."""
         model, total, tokens = self.model.model, 0.0, 0
-        with attending(model, PACKED_ATTENTION):
-            for panorama in tqdm(range(len(dataset)), desc="evaluate", unit="panorama"):
-                whole = dataset[panorama]
-                for start in range(0, len(whole.records), self.records):
-                    batch = self.collator([Draw(whole.image, whole.records[start : start + self.records])])
-                    # Divided by one, the loss is the sum over the tokens.
-                    total += model(**send_to_device(batch, model.device), num_items_in_batch=1).loss.item()
-                    tokens += int((batch["labels"][:, 1:] != IGNORE).sum())
+        for panorama in tqdm(range(len(dataset)), desc="evaluate", unit="panorama"):
+            whole = dataset[panorama]
+            for start in range(0, len(whole.records), self.records):
+                batch = self.collator([Draw(whole.image, whole.records[start : start + self.records])])
+                # Divided by one, the loss is the sum over the tokens.
+                total += model(**send_to_device(batch, model.device), num_items_in_batch=1).loss.item()
+                tokens += int((batch["labels"][:, 1:] != IGNORE).sum())
         return total / tokens
 
     def _settings(self) -> dict[str, Any]:
@@ -214,8 +212,7 @@ class PanoLLaVATrainer:
         vision = self.model.model.config.vision_config
         patches = vision.image_size // vision.patch_size if self.masked else None
         collator = Collator(self.model.processor, patches=patches)
-        with attending(self.model.model, PACKED_ATTENTION):
-            history = PanoTrainer(adapted, recipe, checkpoints, draws=draws, collator=collator).run()
+        history = PanoTrainer(adapted, recipe, checkpoints, draws=draws, collator=collator).run()
         adapted.eval()
         return history
 

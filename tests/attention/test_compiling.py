@@ -11,11 +11,13 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from panollava import PanoLlavaForConditionalGeneration
-from panollava.attention import packing
+from panollava.attention import packed
 from panollava.attention.compiling import compile_layers
-from panollava.attention.packing import PACKED_ATTENTION, flatten, pack, packed_attention
+from panollava.attention.packing import flatten, pack
+from panollava.attention.plan import planned_attention, use_plans
 from panollava.training.lora import lora_config
-from panollava.training.stages import LORA, RESAMPLER
+from panollava.training.fit import RESAMPLER
+from panollava.training.language_stages import LORA
 from panollava.training.trainer import set_trainable
 from panollava.vlm.labels import IGNORE
 
@@ -27,7 +29,7 @@ PLACEHOLDERS = [300] * 20
 def adapted(make_model: Make) -> PeftModel:
     """A model in finetuning, whose adapters do something; activations are checkpointed, as on a large model."""
     model = make_model(text={"num_hidden_layers": 3})  # two that are compiled, and the last one
-    model.model.language_model.set_attn_implementation(PACKED_ATTENTION)
+    use_plans(model.model.language_model)
     model.activation_checkpointing_enable()
     adapted = get_peft_model(model, lora_config(rank=2, alpha=6, dropout=0.0, targets=["q_proj", "down_proj"]))
     set_trainable(adapted, [LORA, RESAMPLER])
@@ -77,21 +79,20 @@ def test_loss_and_gradients_are_those_of_plain_layers_at_every_length(adapted: P
 
 def test_fused_attention_is_one_graph_at_every_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forwards and backwards; tensors without content stand in for a GPU's."""
-    monkeypatch.setattr(packing, "fused_on_gpu", lambda tensor: True)
+    monkeypatch.setattr(packed, "fused_on_gpu", lambda tensor: True)
     torch._dynamo.reset()
     counters.clear()
-    attend = torch.compile(packed_attention, backend="aot_eager", dynamic=True, fullgraph=True)
+    attend = torch.compile(planned_attention, backend="aot_eager", dynamic=True, fullgraph=True)
     paddings = set()
     for lengths in [(8, 9), (11, 3, 5), (30, 2), (16, 16), (4, 6), (5, 6), (6, 6), (7, 6)]:
-        layout = send_to_device(flatten([pack(PLACEHOLDERS, [([1] * n, [1] * n) for n in lengths])] * 2, 0), "meta")[
-            "layout"
-        ]
-        size = len(layout["segments"])
+        rows = [pack(PLACEHOLDERS, [([1] * n, [1] * n) for n in lengths])] * 2
+        plan = send_to_device(flatten(rows, 0), "meta")["plan"]
+        size = len(plan.segments)
         paddings.add(size - 2 * (len(PLACEHOLDERS) + sum(lengths)))
         tokens = [torch.empty(1, h, size, 8, device="meta", dtype=torch.half, requires_grad=True) for h in (4, 2, 2)]
-        read, _ = attend(torch.nn.Identity(), *tokens, None, layout=layout, scaling=0.3)
-        assert read.shape == (1, size, 4, 8)
-        gradients = torch.autograd.grad(read, tokens, torch.empty_like(read))
+        output, _ = attend(torch.nn.Identity(), *tokens, None, plan=plan, scaling=0.3)
+        assert output.shape == (1, size, 4, 8)
+        gradients = torch.autograd.grad(output, tokens, torch.empty_like(output))
         assert [one.shape for one in gradients] == [one.shape for one in tokens]
         assert counters["stats"]["unique_graphs"] == 1
     assert len(paddings) > 4

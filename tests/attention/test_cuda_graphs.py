@@ -1,4 +1,4 @@
-"""What is kept for a model, and when it is made anew; on a GPU with the graphs themselves."""
+"""The cache of persistent tensors and graphs of a model, and when it starts anew; on a GPU with the graphs themselves."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from panollava import PanoLlavaForConditionalGeneration
-from panollava.attention.cuda_graphs import OnOwnTensors, Weights
+from panollava.attention.cuda_graphs import GraphCache, GraphedFunction, WeightAddresses
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -31,12 +31,12 @@ class Overwriting:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("overwriting", [False, True])
-def test_results_stay_what_they_were(
+def test_later_calls_do_not_overwrite_results(
     make_model: Callable[..., PanoLlavaForConditionalGeneration], overwriting: bool
 ) -> None:
     model = make_model().to(DEVICE)
     given = [torch.randn(4, 3, device=DEVICE) for _ in range(4)]
-    own = OnOwnTensors(halves, [given[0]])
+    own = GraphedFunction(halves, [given[0]])
     if overwriting:
         own.replayed = Overwriting()
     found = [own(model, [one]) for one in given]
@@ -45,15 +45,15 @@ def test_results_stay_what_they_were(
     assert own.nbytes == 2 * given[0].nbytes
 
 
-def test_weights_and_modules_that_were_replaced_are_seen() -> None:
+def test_replaced_weights_and_modules_are_noticed() -> None:
     def made() -> nn.Sequential:
         return nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU()), nn.BatchNorm1d(3))
 
     model = made()
-    weights = Weights(model)
+    weights = WeightAddresses(model)
     with torch.no_grad():
         model[0].weight.mul_(2)
-    assert weights.stayed()
+    assert weights.unchanged()
     for change in (
         lambda model: setattr(model[0], "weight", nn.Parameter(model[0].weight.clone())),
         lambda model: setattr(model[0].weight, "data", model[0].weight.data.clone()),
@@ -63,7 +63,31 @@ def test_weights_and_modules_that_were_replaced_are_seen() -> None:
         lambda model: model[2].register_buffer("running_mean", torch.ones(3)),
     ):
         model = made()
-        weights = Weights(model)
-        assert weights.stayed()
+        weights = WeightAddresses(model)
+        assert weights.unchanged()
         change(model)
-        assert not weights.stayed()
+        assert not weights.unchanged()
+
+
+class Entry:
+    nbytes = 100
+
+
+def test_the_oldest_entries_of_a_kind_make_room() -> None:
+    cache = GraphCache(nn.Linear(2, 2))
+    entries = {shape: cache.entry(shape, Entry, 1000) for shape in "abc"}
+    assert all(cache.entry(shape, Entry, 1000) is own for shape, own in entries.items())
+    assert cache.entry("a", Entry, 100) is entries["a"]  # of the others, the newer one fits into 100 bytes
+    assert cache.entry("c", Entry, 1000) is entries["c"]
+    assert cache.entry("b", Entry, 1000) is not entries["b"]
+
+
+def test_a_cache_starts_anew_when_it_is_cleared_or_weights_move() -> None:
+    model = nn.Linear(2, 2)
+    cache = GraphCache(model)
+    first = cache.entry("a", Entry, 1000)
+    cache.clear()
+    second = cache.entry("a", Entry, 1000)
+    assert second is not first
+    model.weight = nn.Parameter(model.weight.detach().clone())
+    assert cache.entry("a", Entry, 1000) is not second

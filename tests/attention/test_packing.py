@@ -9,15 +9,9 @@ import torch
 from torch import Tensor
 
 from panollava import PanoLlavaForConditionalGeneration
-from panollava.attention.packing import (
-    PACKED_ATTENTION,
-    Packed,
-    flatten,
-    flattened_places,
-    pack,
-    packed_mask,
-    stack,
-)
+from panollava.attention.packing import Packed, flatten, flattened_offsets, pack
+from panollava.attention.plan import IMPLEMENTATION
+from panollava.attention.stacking import packed_mask, stack
 from panollava.vlm.labels import IGNORE
 
 Make = Callable[..., PanoLlavaForConditionalGeneration]
@@ -71,7 +65,7 @@ def windowed(make_config: Callable, language: str, window: int | None) -> PanoLl
 
 
 def inputs(rows: list[Packed], attention: str, window: int | None) -> dict:
-    if attention == PACKED_ATTENTION:
+    if attention == IMPLEMENTATION:
         return flatten(rows, PAD)
     batch = stack(rows, PAD)
     segments = batch.pop("segments")
@@ -85,7 +79,7 @@ def gradients(model: PanoLlavaForConditionalGeneration) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("language", "window"), WINDOWS)
-@pytest.mark.parametrize("attention", ["sdpa", PACKED_ATTENTION])
+@pytest.mark.parametrize("attention", ["sdpa", IMPLEMENTATION])
 def test_packed_rows_have_the_loss_and_gradients_of_separate_records(
     make_config: Callable, prefix, records, views, attention: str, language: str, window: int | None
 ) -> None:
@@ -118,18 +112,18 @@ def test_packed_rows_have_the_loss_and_gradients_of_separate_records(
     assert max(g.abs().max() for n, g in found.items() if "vision_tower" in n) > 0
 
 
-def places_of(rows: list[Packed], attention: str, row: int, record: int) -> slice:
-    """Return where a record of a row stands in the flattened logits of a batch."""
+def positions_of(rows: list[Packed], attention: str, row: int, record: int) -> slice:
+    """Return the positions of a record of a row in the flattened logits of a batch."""
     start, length = rows[row].segments.index(record), rows[row].segments.count(record)
-    if attention == PACKED_ATTENTION:
-        start += flattened_places(rows)[row]
+    if attention == IMPLEMENTATION:
+        start += flattened_offsets(rows)[row]
     else:
         start += row * stack(rows, PAD)["input_ids"].shape[1]
     return slice(start, start + length)
 
 
 @pytest.mark.parametrize(("language", "window"), WINDOWS)
-@pytest.mark.parametrize("attention", ["sdpa", PACKED_ATTENTION])
+@pytest.mark.parametrize("attention", ["sdpa", IMPLEMENTATION])
 def test_a_record_does_not_leak_into_the_next(
     make_config: Callable, prefix, records, views, attention: str, language: str, window: int | None
 ) -> None:
@@ -147,20 +141,20 @@ def test_a_record_does_not_leak_into_the_next(
             with torch.no_grad():
                 logits.append(model(**batch, **views).logits.flatten(0, 1))
         changed = (logits[0] - logits[1]).abs()
-        own_places = places_of(rows, attention, row, number)
-        assert changed[own_places].amax(-1).min() > 1e-3
-        changed[own_places] = 0
+        own_positions = positions_of(rows, attention, row, number)
+        assert changed[own_positions].amax(-1).min() > 1e-3
+        changed[own_positions] = 0
         assert changed.max() < 1e-6
 
 
 def test_dropout_acts_in_training_alone_and_keeps_records_apart(make_model: Make, prefix, records, views) -> None:
     model = make_model(text={"attention_dropout": 0.4})
-    model.model.language_model.set_attn_implementation(PACKED_ATTENTION)
+    model.model.language_model.set_attn_implementation(IMPLEMENTATION)
     (ids, labels), *rest = records[0]
     other = [(id_ + 1) % 297 + 3 for id_ in ids]
 
     def logits(seed: int, first: list[int] = ids) -> Tensor:
-        batch = inputs([pack(prefix, [(first, labels), *rest]), pack(prefix, records[1])], PACKED_ATTENTION, None)
+        batch = inputs([pack(prefix, [(first, labels), *rest]), pack(prefix, records[1])], IMPLEMENTATION, None)
         del batch["labels"]
         torch.manual_seed(seed)
         with torch.no_grad():
@@ -172,7 +166,7 @@ def test_dropout_acts_in_training_alone_and_keeps_records_apart(make_model: Make
     assert torch.equal(dropped, logits(1))
     assert (dropped - logits(2)).abs().max() > 1e-3
     changed = (dropped - logits(1, other)).abs()
-    own = places_of([pack(prefix, row) for row in records], PACKED_ATTENTION, 0, 1)
+    own = positions_of([pack(prefix, row) for row in records], IMPLEMENTATION, 0, 1)
     assert changed[own].max() > 1e-3
     changed[own] = 0
     assert changed.max() < 1e-6
@@ -182,8 +176,8 @@ def test_checkpointed_activations_are_computed_again_with_the_same_dropout(
     make_model: Make, prefix, records, views
 ) -> None:
     model = make_model(text={"attention_dropout": 0.4}).train()
-    model.model.language_model.set_attn_implementation(PACKED_ATTENTION)
-    batch, found = inputs([pack(prefix, row) for row in records], PACKED_ATTENTION, None), []
+    model.model.language_model.set_attn_implementation(IMPLEMENTATION)
+    batch, found = inputs([pack(prefix, row) for row in records], IMPLEMENTATION, None), []
     for checkpointing in (False, True):
         if checkpointing:
             model.activation_checkpointing_enable()
@@ -195,7 +189,7 @@ def test_checkpointed_activations_are_computed_again_with_the_same_dropout(
         assert torch.allclose(found[1][name], gradient, atol=1e-6), name
 
 
-@pytest.mark.parametrize("attention", ["sdpa", PACKED_ATTENTION])
+@pytest.mark.parametrize("attention", ["sdpa", IMPLEMENTATION])
 def test_padding_is_finite_and_no_gradient_turns_into_nan(make_model: Make, prefix, records, views, attention) -> None:
     model = make_model().train()
     model.model.language_model.set_attn_implementation(attention)
@@ -203,14 +197,14 @@ def test_padding_is_finite_and_no_gradient_turns_into_nan(make_model: Make, pref
     batch = inputs(rows, attention, None)
     padding = batch["input_ids"].numel() - sum(len(row.ids) for row in rows)
     assert (batch["input_ids"] == PAD).sum() == padding
-    assert padding > (1 if attention == PACKED_ATTENTION else 60)
+    assert padding > (1 if attention == IMPLEMENTATION else 60)
     model(**batch, **views).loss.backward()
     assert all(torch.isfinite(gradient).all() for gradient in gradients(model).values())
     del batch["labels"]
     assert torch.isfinite(model(**batch, **views).logits).all()
 
 
-def test_layout_of_the_rows() -> None:
+def test_a_packed_row_holds_prefix_and_records_in_order() -> None:
     packed = pack([5, 6], [([1, 2, 3], [IGNORE, 2, 3]), ([4, 5], [4, 5])])
     assert packed.ids == [5, 6, 1, 2, 3, 4, 5]
     assert packed.positions == [0, 1, 2, 3, 4, 2, 3]
@@ -253,24 +247,23 @@ def test_mask_is_what_the_words_say(window: int | None) -> None:
 def test_a_flattened_row_has_all_prefixes_first_and_every_token_once(prefix, records) -> None:
     rows = [pack(prefix, row) for row in records]
     flat = flatten(rows, PAD)
-    layout, length = flat["layout"], len(prefix)
+    plan, length = flat["plan"], len(prefix)
     total = sum(len(row.ids) for row in rows)
     assert flat["input_ids"].shape == (1, -(-(total + 2) // 32) * 32)
-    assert layout["span"] == length + 40  # the longest record
+    assert plan.span == length + 40  # the longest record
     assert flat["input_ids"][0, : 2 * length].tolist() == prefix * 2
     assert flat["input_ids"][0, total:].unique().tolist() == [PAD]
     assert (flat["labels"][0, total:] == IGNORE).all()
-    for row, place in zip(rows, flattened_places(rows), strict=True):
-        there = slice(place + length, place + len(row.ids))
+    for row, offset in zip(rows, flattened_offsets(rows), strict=True):
+        there = slice(offset + length, offset + len(row.ids))
         for name, values in (("input_ids", row.ids), ("position_ids", row.positions), ("labels", row.labels)):
             assert flat[name][0, there].tolist() == values[length:], name
-        assert layout["segments"][there].tolist() == row.segments[length:]
+        assert plan.segments[there].tolist() == row.segments[length:]
     lengths = [[9, 17, 40, 16], [33, 6]]
-    assert layout["lengths"] == [sum(own) for own in lengths]
-    assert [layout[name][0].diff().tolist() for name in ("prefixes", "groups", "records")] == [
-        [length] * 2, [82, 39], lengths[0] + lengths[1]
-    ]  # fmt: skip
-    assert [layout[name][1] for name in ("prefixes", "groups", "records")] == [length, 82, 40]
+    assert plan.lengths == tuple(sum(own) for own in lengths)
+    parts = (plan.prefixes, plan.groups, plan.records)
+    assert [offsets.diff().tolist() for offsets, _ in parts] == [[length] * 2, [82, 39], lengths[0] + lengths[1]]
+    assert [longest for _, longest in parts] == [length, 82, 40]
 
 
 def test_prefixes_of_different_lengths_are_refused() -> None:

@@ -1,13 +1,14 @@
 """Rows behind shared prefixes attend to what they would attend to alone, window and padding included."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from panollava.attention.shared_prefix import SharedPrefix, shared_attention
+from panollava.attention.shared_prefix import SharedPlan, SharedPrefix
 
 PREFIXES, GROUPS, HEADS, LENGTH, WIDTH, OWN = 3, 2, 4, 22, 8, 9
 OWNERS = torch.tensor([2, 0, 0, 2, 2])  # prefix 1 has no row
@@ -21,6 +22,14 @@ def alone(query: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Te
     mask = (distance >= 0) & (distance < (window or total))
     keys, values = (x.repeat_interleave(HEADS // GROUPS, 0) for x in (keys, values))
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+
+
+def attend(
+    shared: SharedPrefix, query: Tensor, keys: Tensor, values: Tensor, *, layer: int = 0, window: int | None = None
+) -> Tensor:
+    module: Any = SimpleNamespace(layer_idx=layer)
+    plan = SharedPlan(prefix=shared)
+    return plan.attend(module, query, keys, values, scale=WIDTH**-0.5, dropout=0.0, window=window)
 
 
 @pytest.mark.parametrize("count", [OWN, 4, 1])
@@ -42,9 +51,8 @@ def test_each_row_attends_as_it_would_alone(
     own_keys, own_values = torch.randn(2, len(owners), GROUPS, OWN, WIDTH)
     query = torch.randn(len(owners), HEADS, count, WIDTH)
     shared = SharedPrefix.of([torch.zeros_like(keys), keys], [keys, values], owners, paddings)
-    layer = SimpleNamespace(layer_idx=1)
-    read, _ = shared_attention(layer, query, own_keys, own_values, None, shared=shared, sliding_window=window)
-    assert torch.isfinite(read).all()
+    output = attend(shared, query, own_keys, own_values, layer=1, window=window)
+    assert torch.isfinite(output).all()
     for row, (owner, padding) in enumerate(zip(owners, paddings.tolist(), strict=True)):
         real = min(count, OWN - padding)
         wanted = alone(
@@ -53,13 +61,13 @@ def test_each_row_attends_as_it_would_alone(
             torch.cat((values[owner], own_values[row, :, padding:]), dim=1),
             window,
         )
-        assert torch.allclose(read[row, -real:].transpose(0, 1), wanted, atol=1e-5), row
+        assert torch.allclose(output[row, -real:].transpose(0, 1), wanted, atol=1e-5), row
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the fused kernels of half precision need a GPU")
 @pytest.mark.parametrize("length", [LENGTH, 0])
 @pytest.mark.parametrize("window", [None, 5, 25])
-def test_the_fused_kernels_read_what_plain_products_read(length: int, window: int | None) -> None:
+def test_the_fused_kernels_compute_plain_products(length: int, window: int | None) -> None:
     keys, values = torch.randn(2, PREFIXES, GROUPS, length, WIDTH)
     own_keys, own_values = torch.randn(2, len(OWNERS), GROUPS, 16, WIDTH)
     query = torch.randn(len(OWNERS), HEADS, 4, WIDTH)
@@ -68,8 +76,7 @@ def test_the_fused_kernels_read_what_plain_products_read(length: int, window: in
         there = [x.to(device, dtype) for x in (keys, values, query, own_keys, own_values)]
         shared = SharedPrefix.of([there[0]], [there[1]], OWNERS.to(device), PADDING.to(device))
         assert shared.fused == (device == "cuda")
-        layer = SimpleNamespace(layer_idx=0)
-        found.append(shared_attention(layer, *there[2:], None, shared=shared, sliding_window=window)[0].float().cpu())
+        found.append(attend(shared, *there[2:], window=window).float().cpu())
     assert torch.allclose(*found, atol=0.05)
 
 
@@ -77,10 +84,10 @@ def test_without_a_prefix_rows_are_alone() -> None:
     own_keys, own_values = torch.randn(2, 2, GROUPS, OWN, WIDTH)
     query, nothing = torch.randn(2, HEADS, OWN, WIDTH), [torch.empty(1, 1, 0, 1)]
     shared = SharedPrefix.of(nothing, nothing, torch.tensor([0, 0]), torch.tensor([0, 0]))
-    read, _ = shared_attention(SimpleNamespace(layer_idx=0), query, own_keys, own_values, None, shared=shared)
+    output = attend(shared, query, own_keys, own_values)
     for row in range(2):
         assert torch.allclose(
-            read[row].transpose(0, 1), alone(query[row], own_keys[row], own_values[row], None), atol=1e-5
+            output[row].transpose(0, 1), alone(query[row], own_keys[row], own_values[row], None), atol=1e-5
         )
 
 
@@ -89,4 +96,4 @@ def test_a_prefix_is_stored_once() -> None:
     shared = SharedPrefix.of(keys, keys, OWNERS, PADDING)
     assert shared.keys[0].data_ptr() == keys[0].data_ptr()
     assert shared.rows.shape == (PREFIXES, 3)
-    assert torch.equal(shared.rows.flatten()[shared.places], torch.arange(len(OWNERS)))
+    assert torch.equal(shared.rows.flatten()[shared.slots], torch.arange(len(OWNERS)))

@@ -1,14 +1,14 @@
-"""What a GPU does again and again, recorded as graphs: persistent tensors for each shape of work, kept for a model.
+"""CUDA graphs of repeated work: persistent tensors for each shape of work, in a cache that belongs to one model's
+owner.
 
-What a shape does for the first time runs as it is, is captured the second time and replayed from then on. Graphs read
-the weights where they lay when they were captured: a model whose modules or weights have been replaced gets new ones.
+The first call with a shape runs as it is, the second is captured, later ones are replayed. Graphs read the weights
+where they lay when they were captured: when modules or weights have been replaced, the cache starts anew. Without CUDA
+the work just runs.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 # Of a GPU's memory, what tensors of all shapes of a kind but the present one may take; graphs keep theirs beside it.
 SHARE_OF_MEMORY = 0.25
 LIMIT_WITHOUT_GPU = 2**34
-# Far more shapes than one model meets; beyond it compiling is an error.
-COMPILED_SHAPES = 200
 
 Result = TypeVar("Result")
 
 
-class Replayed:
+class ReplayedFunction:
     """A function of persistent tensors alone. On a GPU it runs as it is once, then is captured and replayed."""
 
     def __init__(self, device: torch.device) -> None:
@@ -46,71 +44,74 @@ class Replayed:
         return self.result
 
 
-class Kept(Protocol):
-    """What is kept for one shape of work."""
+class Sized(Protocol):
+    """What is cached for one shape of work."""
 
     @property
     def nbytes(self) -> int:
         """Return how many bytes its tensors take, those of graphs aside."""
 
 
-class Weights:
+Entry = TypeVar("Entry", bound=Sized)
+
+
+class WeightAddresses:
     """Where a model's modules, weights and buffers lay; quick to compare, for every answer and training step does.
 
-    What only Python decides, such as whether PEFT's adapters are switched off, is not seen: `forget` the model then.
+    What only Python decides, such as whether PEFT's adapters are switched off, is not seen: clear the cache then.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        modules = list(model.modules())  # the model itself is not held below: it would live for ever
+        modules = list(model.modules())
         self._children = [module._modules for module in modules if module._modules]
         self._tensors = [own for module in modules for own in (module._parameters, module._buffers) if own]
-        self._modules, self._places = self._modules_now(), self._places_now()
+        self._modules, self._addresses = self._modules_now(), self._addresses_now()
 
     def _modules_now(self) -> list[nn.Module | None]:
         return [child for own in self._children for child in own.values()]
 
-    def _places_now(self) -> list[int]:
+    def _addresses_now(self) -> list[int]:
         return [tensor.data_ptr() for own in self._tensors for tensor in own.values() if tensor is not None]
 
-    def stayed(self) -> bool:
+    def unchanged(self) -> bool:
         """Return whether all modules are the same ones, and all weights where they were."""
-        return self._modules_now() == self._modules and self._places_now() == self._places
+        return self._modules_now() == self._modules and self._addresses_now() == self._addresses
 
 
-@dataclass
-class Shapes:
-    """What is kept for one model, by the shape of the work, the one used last at the end; and where its weights lay."""
+class GraphCache:
+    """Persistent tensors and graphs of one model, by the shape of the work; the oldest of a kind make room.
 
-    weights: Weights
-    known: OrderedDict[Hashable, Any]
-
-
-_SHAPES: WeakKeyDictionary[nn.Module, Shapes] = WeakKeyDictionary()
-Something = TypeVar("Something", bound=Kept)
-
-
-def kept(model: nn.Module, shape: Hashable, make: Callable[[], Something], limit_bytes: int) -> Something:
-    """Return what is kept for a shape, from the last time or made now; the oldest of its kind make room for it."""
-    shapes = _SHAPES.get(model)
-    if shapes is None or not shapes.weights.stayed():
-        shapes = _SHAPES[model] = Shapes(Weights(model), OrderedDict())
-    known = shapes.known
-    found = known.pop(shape, None)
-    mine = make() if found is None else found
-    others = [(old, other.nbytes) for old, other in known.items() if type(other) is type(mine)]
-    while sum(size for _, size in others) > limit_bytes:
-        known.pop(others.pop(0)[0])
-    known[shape] = mine
-    return mine
-
-
-def forget(model: nn.Module) -> None:
-    """Forget what is kept for a model and for its parts.
-
-    Their memory is needed, or they do something else in a way that `Weights` miss.
+    Its owner keeps it as long as the model's weights are to be reused, and clears it to free the memory.
     """
-    for module in model.modules():
-        _SHAPES.pop(module, None)
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._weights: WeightAddresses | None = None
+        self._entries: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def clear(self) -> None:
+        """Free all tensors and graphs."""
+        self._weights, self._entries = None, OrderedDict()
+
+    def entry(self, shape: Hashable, make: Callable[[], Entry], limit: int) -> Entry:
+        """Return the entry of a shape, made now if it is new; others of its kind take at most `limit` bytes."""
+        if self._weights is None or not self._weights.unchanged():
+            self._weights, self._entries = WeightAddresses(self.model), OrderedDict()
+        found = self._entries.pop(shape, None)
+        mine = make() if found is None else found
+        others = [(old, other.nbytes) for old, other in self._entries.items() if type(other) is type(mine)]
+        while sum(size for _, size in others) > limit:
+            self._entries.pop(others.pop(0)[0])
+        self._entries[shape] = mine
+        return mine
+
+    def replay(self, function: Callable[..., Result], *given: Tensor) -> Result:
+        """Return what a function makes of the model and of tensors, on a GPU by graphs. Without gradients."""
+        device = given[0].device
+        if device.type != "cuda":
+            return function(self.model, *given)
+        shape = function, tuple((each.shape, each.dtype) for each in given)
+        return self.entry(shape, lambda: GraphedFunction(function, given), limit_bytes(device))(self.model, given)
 
 
 def limit_bytes(device: torch.device) -> int:
@@ -120,12 +121,12 @@ def limit_bytes(device: torch.device) -> int:
     return int(SHARE_OF_MEMORY * torch.cuda.get_device_properties(device).total_memory)
 
 
-class OnOwnTensors:
-    """A function of a model and some tensors, replayed on tensors of its own."""
+class GraphedFunction:
+    """A function of a model and some tensors, replayed on persistent tensors of its own."""
 
     def __init__(self, function: Callable[..., Any], given: Sequence[Tensor]) -> None:
         self.function, self.given = function, [torch.empty_like(each) for each in given]
-        self.replayed, self.nbytes = Replayed(given[0].device), 0
+        self.replayed, self.nbytes = ReplayedFunction(given[0].device), 0
 
     def __call__(self, model: nn.Module, given: Sequence[Tensor]) -> Any:
         """Return the tensors that the function makes."""
@@ -135,18 +136,3 @@ class OnOwnTensors:
         if not self.nbytes:
             self.nbytes = sum(tensor.nbytes for tensor in (*self.given, *tree_leaves(result)))
         return result if self.replayed.graph is None else tree_map(torch.clone, result)
-
-
-def replayed(model: nn.Module, function: Callable[..., Result], *given: Tensor) -> Result:
-    """Return the tensors that a function makes of a model and tensors, on a GPU by graphs. Without gradients."""
-    device = given[0].device
-    if device.type != "cuda":
-        return function(model, *given)
-    shape = function, tuple((each.shape, each.dtype) for each in given)
-    return kept(model, shape, lambda: OnOwnTensors(function, given), limit_bytes(device))(model, given)
-
-
-def whole_graph(function: Callable, backend: str | Callable) -> Callable:
-    """Return a function that is compiled as one graph for each shape of what it is given."""
-    compiled = torch.compile(function, dynamic=False, fullgraph=True, backend=backend)
-    return torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES)(compiled)

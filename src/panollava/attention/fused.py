@@ -1,8 +1,8 @@
 """Fused attention: causal, of rows of one length; and on a GPU, of sequences of any lengths in parts that are joined.
 
-Of these, tokens are `[T, H, d]`, without padding between sequences; keys and values may have fewer heads. With what is
-read come the logarithms of the normalisers `[H, T]`, by which attention to some keys and attention to others make
-attention to all (`join`). Backwards, a part takes the result and the normalisers of the whole, as in ring attention
+Tokens of such sequences are `[T, H, d]`, without padding between them; keys and values may have fewer heads. With the
+output come the logarithms of the normalisers `[H, T]`, by which attention to some keys and attention to others add up
+to attention to all (`join`). Backwards, a part takes the output and the normalisers of the whole, as in ring attention
 (Liu, Zaharia and Abbeel 2023).
 """
 
@@ -37,8 +37,8 @@ class Part(NamedTuple):
     scale: float
 
 
-class Read(NamedTuple):
-    """What queries read `[T, H, d]`, and the logarithms of their normalisers `[H, T]`."""
+class PartOutput(NamedTuple):
+    """The output `[T, H, d]` of a part's queries, and the logarithms of their normalisers `[H, T]`."""
 
     tokens: Tensor
     normaliser: Tensor
@@ -57,7 +57,7 @@ def fused_on_gpu(keys: Tensor) -> bool:
 
 
 def attend_causally(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float = 0.0) -> Tensor:
-    """Return what `query` `[B, H, T, d]` reads of `key` and `value` `[B, G, T, d]`, by the fastest kernel for it.
+    """Return the causal attention of `query` `[B, H, T, d]` to `key` and `value` `[B, G, T, d]`, by the fastest kernel.
 
     Kernels for other than half precision want as many heads everywhere; without one, all scores would be in memory.
     """
@@ -68,16 +68,16 @@ def attend_causally(query: Tensor, key: Tensor, value: Tensor, scale: float, dro
     return F.scaled_dot_product_attention(query, key, value, **options)
 
 
-def attend(part: Part) -> Read:
-    """Return what the queries of a part read."""
+def attend(part: Part) -> PartOutput:
+    """Return the output of a part."""
     tokens, normaliser, *_ = torch.ops.aten._flash_attention_forward(
         part.query, part.key, part.value, *_lengths(part), 0.0, part.causal, False, scale=part.scale
     )
-    return Read(tokens, normaliser)
+    return PartOutput(tokens, normaliser)
 
 
-def attend_backward(part: Part, whole: Read, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of a part's query, key and value from the `gradient` of what the `whole` attention reads."""
+def attend_backward(part: Part, whole: PartOutput, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of a part's query, key and value from the `gradient` of the `whole` output."""
     inputs = gradient, part.query, part.key, part.value, whole.tokens, whole.normaliser.contiguous()
     random = gradient.new_zeros(2, dtype=torch.uint64), gradient.new_empty(0)  # the state of a dropout of nothing
     return torch.ops.aten._flash_attention_backward(
@@ -89,9 +89,9 @@ def _lengths(part: Part) -> tuple[Tensor, Tensor, int, int]:
     return part.queries[0], part.keys[0], part.queries[1], part.keys[1]
 
 
-def join(first: Read, second: Read) -> Read:
-    """Return what the same queries read of the keys of two parts together."""
+def join(first: PartOutput, second: PartOutput) -> PartOutput:
+    """Return the output of the same queries for the keys of two parts together."""
     normaliser = torch.logaddexp(first.normaliser, second.normaliser)
     shares = [(part.normaliser - normaliser).exp().T[..., None] for part in (first, second)]
     tokens = first.tokens * shares[0] + second.tokens * shares[1]
-    return Read(tokens.to(first.tokens.dtype), normaliser)
+    return PartOutput(tokens.to(first.tokens.dtype), normaliser)

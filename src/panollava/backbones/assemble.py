@@ -9,7 +9,7 @@ import importlib.util
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-import panollava.auto  # noqa: F401 # what is saved below carries its own code
+import panollava.auto  # noqa: F401 # models that are saved carry their own code
 from panollava.backbones.presets import Backbone, check_unchanged
 from panollava.backbones.tokenizer import chat_template
 from panollava.io import replacing
@@ -35,7 +35,7 @@ from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
-from panollava.vlm.views import VIEW_SETTINGS
+from panollava.vlm.views import ViewSettings
 
 TRAINED, PARTS = "trained.safetensors", "parts.json"
 ADAPTER = "adapter_config.json"
@@ -47,6 +47,38 @@ class Parts:
 
     encoder: Backbone
     llm: Backbone
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The fields of `PanoLlavaConfig` that neither backbone decides; see there for their meaning."""
+
+    views: ViewSettings
+    tokens_per_side: int
+    resampler: Literal["mlp", "pooling", "perceiver", "c_abstractor"]
+    resampler_hidden_size: int
+    resampler_layers: int
+    position_code: Literal["none", "yaw", "ray"]
+    position_frequencies: int
+    mask_hidden_size: int
+
+    @classmethod
+    def of(cls, config: PanoLlavaConfig) -> "ModelSettings":
+        """Return the settings of a model's configuration."""
+        return cls(
+            views=config.view_settings,
+            tokens_per_side=config.tokens_per_side,
+            resampler=config.resampler,
+            resampler_hidden_size=config.resampler_hidden_size,
+            resampler_layers=config.resampler_layers,
+            position_code=config.position_code,
+            position_frequencies=config.position_frequencies,
+            mask_hidden_size=config.mask_hidden_size,
+        )
+
+    def config_fields(self) -> dict[str, Any]:
+        """Return the settings as arguments of `PanoLlavaConfig`."""
+        return asdict(self)
 
 
 def write_parts(parts: Parts, folder: Path) -> None:
@@ -118,44 +150,40 @@ def load_tokenizer(llm: Backbone) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_image_processor(encoder: Backbone, view_size: int, **views: Any) -> PanoLlavaImageProcessor:
+def load_image_processor(encoder: Backbone, view_size: int, settings: ModelSettings) -> PanoLlavaImageProcessor:
     """Return the image processor for views of an encoder's size, normalised as the encoder was trained."""
-    settings, _ = BaseImageProcessor.get_image_processor_dict(encoder.source, revision=encoder.revision)
+    stored, _ = BaseImageProcessor.get_image_processor_dict(encoder.source, revision=encoder.revision)
     return PanoLlavaImageProcessor(
         size={"height": view_size, "width": view_size},
-        image_mean=settings["image_mean"],
-        image_std=settings["image_std"],
-        **views,
+        image_mean=stored["image_mean"],
+        image_std=stored["image_std"],
+        views=asdict(settings.views),
+        tokens_per_side=settings.tokens_per_side,
     )
 
 
 def assemble(
-    parts: Parts, *, dtype: torch.dtype, four_bit: torch.dtype | None = None, **settings: Any
+    parts: Parts, settings: ModelSettings, *, dtype: torch.dtype, four_bit: torch.dtype | None = None
 ) -> tuple[PanoLlavaForConditionalGeneration, PanoLlavaProcessor]:
     """Return a model with a new resampler between two loaded backbones, and its processor.
 
-    `settings` are the fields of `PanoLlavaConfig` that neither backbone decides.
-
     Raises:
-        ValueError: a backbone that is not the one its pointer names; a visual prefix longer than the model's context.
+        ValueError: a backbone that is not the one its pointer names.
     """
     vision, language = load_encoder(parts.encoder, dtype), load_llm(parts.llm, dtype, four_bit=four_bit)
-    views = {name: settings[name] for name in VIEW_SETTINGS}
-    context = language.config.max_position_embeddings
     processor = PanoLlavaProcessor.from_parts(
-        load_image_processor(parts.encoder, vision.config.image_size, **views),
+        load_image_processor(parts.encoder, vision.config.image_size, settings),
         load_tokenizer(parts.llm),
-        tokens_per_side=settings["tokens_per_side"],
-        token_reduction=settings["token_reduction"],
-        context_length=context,
+        tokens_per_side=settings.tokens_per_side,
+        context_length=language.config.max_position_embeddings,
     )
     layer = -1 if parts.encoder.feature_layer is None else parts.encoder.feature_layer
     config = PanoLlavaConfig(
         vision_config=vision.config,
         text_config=language.config,
-        image_token_id=int(processor.image_token_id),  # type: ignore[arg-type] # one token has one id
+        image_token_id=processor.image_token_id,
         vision_feature_layer=layer,
-        **settings,
+        **settings.config_fields(),
     )
     model = PanoLlavaForConditionalGeneration.from_parts(vision, language, config)
     return model, processor
@@ -209,12 +237,9 @@ def load_finetuned(
     """
     parts = read_parts(folder)
     config = PanoLlavaConfig.from_pretrained(folder)
-    fields = (*VIEW_SETTINGS, "token_reduction", "resampler", "resampler_hidden_size", "resampler_layers",
-              "position_code", "position_frequencies", "mask_hidden_size")  # fmt: skip
-    values = config.to_dict()
     # A configuration read from a file may hold its dtype by name.
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    model, processor = assemble(parts, dtype=dtype or stored, **{f: values[f] for f in fields})
+    model, processor = assemble(parts, ModelSettings.of(config), dtype=dtype or stored)
     load_trained(model, folder)
     if (folder / ADAPTER).is_file():
         adapted: Any = PeftModel.from_pretrained(model, folder)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig
 
-from panollava.backbones.assemble import ADAPTER, PARTS, TRAINED, Parts, read_parts
+from panollava.backbones.assemble import ADAPTER, PARTS, TRAINED, ModelSettings, Parts, read_parts
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 
@@ -106,8 +106,9 @@ def _settings(config: PanoLlavaConfig) -> dict[str, object]:
         name: f"{part.model_type}, {part.num_hidden_layers} layers of {part.hidden_size}"
         for name, part in (("vision_config", config.vision_config), ("text_config", config.text_config))
     }
-    values = config.to_dict()
-    return described | {name: values[name] for name in PanoLlavaConfig.__annotations__ if name not in described}
+    others = {"image_token_id": config.image_token_id, "vision_feature_layer": config.vision_feature_layer}
+    fields = ModelSettings.of(config).config_fields()
+    return described | others | fields.pop("views") | fields
 
 
 def _differing_layers(model: nn.Module, folder: Path) -> list[str]:

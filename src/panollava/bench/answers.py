@@ -12,27 +12,33 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from panollava.attention.cuda_graphs import GraphCache
+from panollava.attention.plan import use_plans
 from panollava.bench.pair import Pair
-from panollava.inference.answer import decode
-from panollava.inference.decode import Prefix, Row
-from panollava.inference.prefill import prefix_of_views
+from panollava.inference.decode import Limits, decode_growing
+from panollava.inference.decode_static import decode_static
+from panollava.inference.prefill import prefill
+from panollava.inference.prompts import Prefix, Row
 
 
-@dataclass(frozen=True)
 class Ours:
     """Our side: the model and the panorama."""
 
-    pair: Pair
+    def __init__(self, pair: Pair) -> None:
+        use_plans(pair.ours.model.language_model)
+        self.pair, self.graphs = pair, GraphCache(pair.ours)
 
-    def look(self, *, compiled: bool = False) -> Prefix:
+    def prefill(self, *, compiled: bool = False) -> Prefix:
         """Return the panorama's keys and values."""
         views = self.pair.pixel_values, self.pair.view_poses
-        return prefix_of_views(self.pair.ours, self.pair.prefix, *views, compiled=compiled)
+        return prefill(self.graphs, self.pair.prefix, *views, compiled=compiled)
 
     def answer(self, prefix: Prefix, prompts: list[list[int]], count: int, *, compiled: bool = False) -> Tensor:
         """Return `count` tokens `[R, count]` for each of R prompts."""
-        rows = [Row(index, 0, ids, count) for index, ids in enumerate(prompts)]
-        return decode(self.pair.ours, prefix, rows, [], 0, compiled=compiled).tokens
+        rows, limits = [Row(index, 0, ids, count) for index, ids in enumerate(prompts)], Limits((), 0)
+        if self.pair.ours.device.type == "cuda":
+            return decode_static(self.graphs, prefix, rows, limits, compiled=compiled).tokens
+        return decode_growing(self.pair.ours, prefix, rows, limits).tokens
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Peer:
         """Return the same, one prompt after the other."""
         return torch.cat([self.answer(prompt, count) for prompt in prompts.split(1)])
 
-    def look(self) -> DynamicCache:
+    def prefill(self) -> DynamicCache:
         """Return a cache prefilled with the panorama."""
         config: Any = self.pair.peer.config.text_config
         cache = DynamicCache(config=config)
@@ -69,19 +75,19 @@ class Peer:
         own.batch_repeat_interleave(len(prompts))
         return self._generate(prompts, count, past_key_values=own)
 
-    def logits(self, prompts: Tensor, said: Tensor) -> Tensor:
-        """Return the logits `[R, count, vocabulary]` of what was said after each prompt."""
+    def logits(self, prompts: Tensor, answers: Tensor) -> Tensor:
+        """Return the logits `[R, count, vocabulary]` of the answers to prompts."""
         found = []
-        for prompt, tokens in zip(prompts.split(1), said.split(1), strict=True):
+        for prompt, tokens in zip(prompts.split(1), answers.split(1), strict=True):
             ids = torch.cat((self.full(prompt), tokens[:, :-1]), dim=1)
-            inputs = {"input_ids": ids, "pixel_values": self.pair.images(1), "logits_to_keep": said.shape[1]}
+            inputs = {"input_ids": ids, "pixel_values": self.pair.images(1), "logits_to_keep": answers.shape[1]}
             found.append(self.pair.peer(**inputs).logits.float())
         return torch.cat(found)
 
     def _generate(self, prompts: Tensor, count: int, **inputs: Any) -> Tensor:
         ids = self.full(prompts)
         model: Any = self.pair.peer
-        said = model.generate(
+        tokens = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=count, **inputs
         )
-        return said[:, ids.shape[1] :]
+        return tokens[:, ids.shape[1] :]

@@ -31,7 +31,7 @@ def workloads(ours: Ours, peer: Peer, prompts: Tensor, size: Size) -> Workloads:
     """Return what is timed: each workload with its sides, ours first."""
     one, other, count = prompts[:1], prompts[1:2], size.new_tokens
     texts = prompts.tolist()
-    prefix, cache = ours.look(), peer.look()
+    prefix, cache = ours.prefill(), peer.prefill()
 
     def own(answer: Callable[[bool], Tensor]) -> dict[str, Side]:
         compiled = {COMPILED: lambda: answer(True)} if size.device == "cuda" else {}
@@ -40,11 +40,11 @@ def workloads(ours: Ours, peer: Peer, prompts: Tensor, size: Size) -> Workloads:
     static = {STATIC: lambda: peer.answer(one, count, cache_implementation="static")} if size.device == "cuda" else {}
     return {
         FIRST: {
-            **own(lambda compiled: ours.answer(ours.look(compiled=compiled), texts[:1], 1, compiled=compiled)),
+            **own(lambda compiled: ours.answer(ours.prefill(compiled=compiled), texts[:1], 1, compiled=compiled)),
             DOCUMENTED: lambda: peer.answer(one, 1),
         },
         ANSWER: {
-            **own(lambda compiled: ours.answer(ours.look(compiled=compiled), texts[:1], count, compiled=compiled)),
+            **own(lambda compiled: ours.answer(ours.prefill(compiled=compiled), texts[:1], count, compiled=compiled)),
             DOCUMENTED: lambda: peer.answer(one, count), **static,
         },
         FOLLOW_UP: {
@@ -53,10 +53,10 @@ def workloads(ours: Ours, peer: Peer, prompts: Tensor, size: Size) -> Workloads:
             REUSED: lambda: peer.answer_behind(cache, other, 1),
         },
         MANY: {
-            **own(lambda compiled: ours.answer(ours.look(compiled=compiled), texts, count, compiled=compiled)),
+            **own(lambda compiled: ours.answer(ours.prefill(compiled=compiled), texts, count, compiled=compiled)),
             DOCUMENTED: lambda: peer.one_by_one(prompts, count),
             BATCHED: lambda: peer.answer(prompts, count),
-            REUSED: lambda: peer.answer_behind(peer.look(), prompts, count),
+            REUSED: lambda: peer.answer_behind(peer.prefill(), prompts, count),
         },
     }  # fmt: skip
 

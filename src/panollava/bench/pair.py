@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from panollava.bench.sizes import Size
+from panollava.training.fit import RESAMPLER
+from panollava.training.language_stages import LORA
 from panollava.training.lora import lora_config
-from panollava.training.stages import LORA, RESAMPLER
 from panollava.training.trainer import set_trainable
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.resampler import Resampler
@@ -79,7 +80,7 @@ def build_pair(size: Size) -> Pair:
         raise ValueError(f"size {size.name} needs a GPU with 80 GB, and PyTorch sees none; --size tiny needs none")
     torch.manual_seed(SEED)
     config = size.config()
-    poses = view_poses(config.view_strategy, fov_deg=config.fov_deg, stride_deg=config.stride_deg).to(size.device)
+    poses = view_poses(config.view_settings).to(size.device)
     with torch.device(size.device):
         ours = PanoLlavaForConditionalGeneration._from_config(config, dtype=size.dtype).eval()
         pixels = torch.randn(1, len(poses), 3, config.vision_config.image_size, config.vision_config.image_size)
@@ -93,9 +94,6 @@ def build_pair(size: Size) -> Pair:
 def build_peer(ours: PanoLlavaForConditionalGeneration, poses: Tensor) -> LlavaForConditionalGeneration:
     """Return the LLaVA that computes what `ours` computes of panoramas seen at `poses` `[V, 6]`."""
     vision, language = twin(ours.model.vision_tower), twin(ours.model.language_model)
-    for module in language.modules():  # ours hooks the last layer
-        module._forward_pre_hooks.clear()
-        module._forward_hooks.clear()
     config = LlavaConfig(
         vision_config=vision.config,
         text_config=language.config,

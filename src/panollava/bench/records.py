@@ -7,7 +7,8 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
 
-from panollava.attention.packing import flatten, pack, packed_mask, stack
+from panollava.attention.packing import flatten, pack
+from panollava.attention.stacking import packed_mask, stack
 from panollava.bench.pair import Pair
 from panollava.bench.sizes import Size
 from panollava.vlm.labels import IGNORE

@@ -16,7 +16,7 @@ from torch import Tensor
 from panollava.bench.pair import PROJECTOR, Pair
 from panollava.bench.records import Work
 from panollava.bench.sizes import Size
-from panollava.training.encoding import with_grids
+from panollava.training.encoding import FrozenEncoder
 from panollava.vlm.labels import IGNORE
 
 # The loss of a step in parts, one forward pass each; their sum is the loss.
@@ -63,8 +63,10 @@ class Trained:
 def our_losses(ours: PeftModel, pair: Pair, work: Work, *, cached: bool) -> Losses:
     """Return our side's loss: one packed row, through the encoder or from its features as the stages keep them."""
     batch = work.packed | {"pixel_values": pair.pixel_values, "view_poses": pair.view_poses}
-    kept = with_grids(ours, batch) if cached else None
-    return [lambda: ours(**(kept or with_grids(ours, batch))).loss]
+    encoder = FrozenEncoder.of(ours)
+    assert encoder is not None
+    kept = encoder.with_grids(batch) if cached else None
+    return [lambda: ours(**(kept or encoder.with_grids(batch))).loss]
 
 
 def peer_losses(peer: PeftModel, pair: Pair, batch: dict[str, Tensor], rows: int, *, best: bool) -> Losses:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from panollava.attention.compiling import compile_layers
-from panollava.attention.packing import PACKED_ATTENTION
+from panollava.attention.plan import use_plans
 from panollava.bench.checks import check_gradients, check_losses
 from panollava.bench.limits import device_name, machine_limits, sharing_bound
 from panollava.bench.pair import Pair, adapt, build_pair, twin
@@ -44,7 +44,7 @@ class Sides:
 def build_sides(pair: Pair, work: Work, size: Size) -> Sides:
     """Return all sides, ours first, then LLaVA as documented."""
     ours, peer = adapt(pair, size)
-    pair.ours.model.language_model.set_attn_implementation(PACKED_ATTENTION)
+    use_plans(pair.ours.model.language_model)
     rows = size.rows_at_once
     losses = {
         OURS: our_losses(ours, pair, work, cached=False),

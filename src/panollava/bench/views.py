@@ -15,7 +15,7 @@ from panollava.bench.turns import Side, check_rounds, quartiles, ratios, spread,
 from panollava.vlm.geometry import directions_to_rays, erp_rays, rays_to_pixels
 from panollava.vlm.image_processing_panollava import views_of_panorama
 from panollava.vlm.opencv_views import load_opencv, opencv_views
-from panollava.vlm.views import sample_views, view_poses, view_rays
+from panollava.vlm.views import ViewSettings, sample_views, view_poses, view_rays
 
 HEIGHT, SIZE, FOV_DEG, STRIDE_DEG = 2048, 336, 90.0, 45.0
 YARDSTICK = "one cached cv2.remap"
@@ -133,7 +133,7 @@ def bench_views(rounds: int, *, height: int = HEIGHT, size: int = SIZE) -> dict[
     """
     check_rounds(rounds)
     cv2, panorama = load_opencv(), picture(height, size)
-    poses = view_poses("e2p", fov_deg=FOV_DEG, stride_deg=STRIDE_DEG)
+    poses = view_poses(ViewSettings("e2p", fov_deg=FOV_DEG, stride_deg=STRIDE_DEG))
     cv2.setNumThreads(torch.get_num_threads())
     sides = sides_of(panorama, poses, size)
     apart, times = check_agreement(sides), time_in_turns(sides, rounds)

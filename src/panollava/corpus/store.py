@@ -96,6 +96,10 @@ def open_split(folder: Path, split: str) -> datasets.Dataset:
     return dataset
 
 
+def open_images(folder: Path, split: str) -> datasets.Dataset:
+    return open_split(folder, split)
+
+
 def panorama_records(row: dict[str, Any]) -> list[Record]:
     """Return the records of one row of an opened split."""
     return records_from_json(row["records"])

@@ -1,84 +1,38 @@
-"""Greedy decoding of rows behind shared prefixes, for a model that attends by `SHARED_ATTENTION`, in inference mode.
+"""Greedy decoding of rows behind shared prefixes, with a KV cache that grows; for a CPU.
 
-On a CPU the cache grows, and rows that have ended leave the batch. A GPU would wait for Python then: there a step works
-on the same tensors each time and is replayed as a graph, see `static_rows.py`.
+Rows that have ended leave the batch. A GPU would wait for Python then: `decode_static.py` is for it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from panollava.attention.shared_prefix import SharedPrefix
-from panollava.vlm.last_layer import last_of_rows
+from panollava.attention.last_layer import last_of_rows
+from panollava.attention.shared_prefix import SharedPlan, SharedPrefix
+from panollava.inference.prompts import Prefix, PromptBatch, Row
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 
 
-@dataclass(frozen=True)
-class Prefix:
-    """The tokens that all prompts begin with, and for P panoramas their keys and values, patch grids and poses.
+class Limits(NamedTuple):
+    """When answers end: the ids of end of sequence, the id that fills up, and the fewest tokens of an answer."""
 
-    `layers` holds keys and values `[P, G, L, d]` of each layer. Without any panorama it is empty, and `grids` and
-    `poses` are None.
-    """
-
-    ids: list[int]
-    layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    grids: Tensor | None = None
-    poses: Tensor | None = None
-
-    def states(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the keys and the values of each layer; a single empty one where there is no prefix."""
-        if not self.layers:
-            nothing = [torch.empty(1, 1, 0, 1)]  # of no layer: nothing is read of it
-            return nothing, nothing
-        return [keys for keys, _ in self.layers], [values for _, values in self.layers]
+    ends: tuple[int, ...]
+    pad: int
+    min_new_tokens: int = 0
 
 
-@dataclass(frozen=True)
-class Row:
-    """One question: its place in the result, its panorama, its tokens after the prefix, its longest answer.
-
-    `masked` says whether it asks for a mask as well.
-    """
-
-    index: int
-    panorama: int
-    ids: list[int]
-    max_new_tokens: int
-    masked: bool = False
-
-
-class Prompts(NamedTuple):
-    """Rows as tensors: token ids and positions `[R, T]`, padded on the left; the padding and prefix of each, `[R]`."""
-
-    ids: Tensor
-    positions: Tensor
-    padding: Tensor
-    owners: Tensor
-
-    @classmethod
-    def of(cls, batch: Sequence[Row], prefix: Prefix, pad: int, device: torch.device, multiple: int = 1) -> "Prompts":
-        """Return a batch, padded to the longest row and on to a `multiple` of tokens."""
-        longest = -(-max(len(row.ids) for row in batch) // multiple) * multiple
-        ids = torch.tensor([[pad] * (longest - len(row.ids)) + row.ids for row in batch], device=device)
-        padding = torch.tensor([longest - len(row.ids) for row in batch], device=device)
-        positions = len(prefix.ids) + (torch.arange(longest, device=device) - padding[:, None]).clamp(min=0)
-        return cls(ids, positions, padding, torch.tensor([row.panorama for row in batch], device=device))
-
-
-class Said(NamedTuple):
+class Decoded(NamedTuple):
     """The likeliest tokens `[R, T]` of rows and their log-probabilities `[R, T]`, 0 after the end.
 
-    And the hidden state `[R, D]` of the last token of each prompt. The end of sequence counts as said.
+    And the hidden state `[R, D]` of the last token of each prompt. The end of sequence is one of the tokens.
     """
 
     tokens: Tensor
     scores: Tensor
-    first: Tensor
+    prompt_state: Tensor
 
 
 def likeliest(logits: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,40 +42,33 @@ def likeliest(logits: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def decode_growing(
-    model: PanoLlavaForConditionalGeneration,
-    prefix: Prefix,
-    batch: Sequence[Row],
-    ends: list[int],
-    pad: int,
-    min_new_tokens: int = 0,
-) -> Said:
-    """Return what rows with the same longest answer say, with a cache that grows.
+    model: PanoLlavaForConditionalGeneration, prefix: Prefix, batch: Sequence[Row], limits: Limits
+) -> Decoded:
+    """Return the answers of rows with the same longest answer. In inference mode.
 
     Rows that have ended leave the batch once they are half of it.
     """
     device, budget = model.device, batch[0].max_new_tokens
-    ids, positions, padding, owners = Prompts.of(batch, prefix, pad, device)
-    said = torch.full((len(batch), budget), pad, device=device)
+    ids, positions, padding, owners = PromptBatch.of(batch, prefix, limits.pad, device)
+    found = torch.full((len(batch), budget), limits.pad, device=device)
     scores = torch.zeros(len(batch), budget, dtype=torch.double, device=device)
     ended = torch.zeros(len(batch), dtype=torch.bool, device=device)
-    end_ids = torch.tensor(ends, dtype=torch.long, device=device)
-    keys, values = prefix.states()
-    live, cache, shared = (
-        torch.arange(len(batch), device=device),
-        DynamicCache(),
-        SharedPrefix.of(keys, values, owners, padding),
-    )
+    end_ids = torch.tensor(limits.ends, dtype=torch.long, device=device)
+    keys, values = prefix.keys_and_values()
+    live, cache = torch.arange(len(batch), device=device), DynamicCache()
+    shared = SharedPrefix.of(keys, values, owners, padding)
     for step in range(budget):
-        state = {"past_key_values": cache, "shared": shared, "use_cache": True, "read": last_of_rows(ids)}
+        plan = SharedPlan(prefix=shared, needed=last_of_rows(ids))
+        state = {"past_key_values": cache, "use_cache": True, "plan": plan}
         hidden = model.model(input_ids=ids, position_ids=positions, **state).last_hidden_state[:, -1]
         if step == 0:
-            first = hidden
+            prompt_state = hidden
         logits = model.lm_head(hidden).float()
-        if step < min_new_tokens:
+        if step < limits.min_new_tokens:
             logits[:, end_ids] = float("-inf")
         tokens, gained, last = likeliest(logits, end_ids)
         ids, positions = tokens[:, None], positions[:, -1:] + 1
-        said[live, step] = tokens
+        found[live, step] = tokens
         scores[live, step] = gained.masked_fill(ended[live], 0)
         ended[live] |= last
         going = (~ended[live]).nonzero()[:, 0]
@@ -131,4 +78,4 @@ def decode_growing(
             live, ids, positions = live[going], ids[going], positions[going]
             cache.batch_select_indices(going)
             shared = SharedPrefix.of(keys, values, owners[live], padding[live])
-    return Said(said, scores, first)
+    return Decoded(found, scores, prompt_state)

@@ -1,7 +1,7 @@
-"""Decoding on a GPU: persistent tensors and a static cache for each shape of a batch, and steps replayed as graphs.
+"""Greedy decoding on a GPU: persistent tensors and a static KV cache for each shape of a batch, steps as CUDA graphs.
 
-A shape is rounded up (rows to a power of two, tokens to a multiple), so few are needed. Ends are looked at every few
-steps, for a look makes the GPU wait.
+A shape is rounded up (rows to a power of two, tokens to a multiple), so few are needed. Whether all rows have ended is
+checked every few steps, for the check makes the GPU wait.
 """
 
 from collections import Counter
@@ -16,15 +16,17 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import StaticLayer
 
-from panollava.attention.cuda_graphs import Replayed, kept, limit_bytes, whole_graph
+from panollava.attention.compiling import compile_pass
+from panollava.attention.cuda_graphs import GraphCache, ReplayedFunction, limit_bytes
 from panollava.attention.fused import fused_on_gpu
-from panollava.attention.shared_prefix import SharedPrefix, table_of_rows
-from panollava.inference.decode import Prefix, Prompts, Row, Said, likeliest
-from panollava.vlm.last_layer import last_of_rows
+from panollava.attention.last_layer import last_of_rows
+from panollava.attention.shared_prefix import SharedPlan, SharedPrefix, table_of_rows
+from panollava.inference.decode import Decoded, Limits, likeliest
+from panollava.inference.prompts import Prefix, PromptBatch, Row
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 
 PROMPT_MULTIPLE, OWN_MULTIPLE = 16, 64
-LOOK_EVERY = 8
+CHECK_EVERY = 8
 
 
 class Shape(NamedTuple):
@@ -43,13 +45,14 @@ class Shape(NamedTuple):
 
 
 def _next_logits(
-    model: PanoLlavaForConditionalGeneration, ids: Tensor, positions: Tensor, **state: Any
+    model: PanoLlavaForConditionalGeneration, ids: Tensor, positions: Tensor, cache: Cache, shared: SharedPrefix
 ) -> tuple[Tensor, Tensor]:
     """Return the hidden state `[R, D]` of the last of tokens `[R, T]`, and its logits `[R, vocabulary]`."""
-    # Embedded here: the model would look for placeholders in the ids, and a look cannot be captured.
+    # Embedded here: the model would search placeholders in the ids, and a search cannot be captured.
     embedded = model.get_input_embeddings()(ids)
+    plan = SharedPlan(prefix=shared, needed=last_of_rows(ids))
     hidden = model.model(
-        inputs_embeds=embedded, position_ids=positions, use_cache=True, read=last_of_rows(ids), **state
+        inputs_embeds=embedded, position_ids=positions, use_cache=True, past_key_values=cache, plan=plan
     ).last_hidden_state
     return hidden[:, -1], model.lm_head(hidden[:, -1]).float()
 
@@ -57,21 +60,21 @@ def _next_logits(
 @cache
 def compiled_next_logits(backend: str | Callable = "inductor") -> Callable[..., tuple[Tensor, Tensor]]:
     """Return `_next_logits` as one compiled graph for each shape; the first call with a shape takes half a minute."""
-    return whole_graph(_next_logits, backend)
+    return compile_pass(_next_logits, backend)
 
 
 class StaticRows:
-    """The tensors of one shape, and what is done on them: a prompt of T tokens, and a step of one."""
+    """The tensors of one shape, and the work on them: a prompt of T tokens, and a step of one."""
 
     def __init__(self, model: PanoLlavaForConditionalGeneration, shape: Shape, prefix: Prefix) -> None:
-        self._model, self.shape = ref(model), shape  # what is kept for a model must not keep it alive
+        self.model, self.shape = model, shape
         device, rows = model.device, shape.rows
         # Whole even where the language model has a sliding window, of which the attention knows.
         self.layers = [StaticLayer(shape.own) for _ in range(model.config.text_config.num_hidden_layers)]
         self.cache = Cache(layers=[*self.layers])
         whole: dict[str, Any] = {"dtype": torch.long, "device": device}
         self.filled = torch.zeros((), **whole)
-        keys, values = prefix.states()
+        keys, values = prefix.keys_and_values()
         for layer, key, value in zip(self.layers, keys, values, strict=False):  # of no prefix, the first call makes it
             if key.shape[2]:
                 layer.lazy_initialization(
@@ -81,7 +84,7 @@ class StaticRows:
             [torch.empty_like(given) for given in keys],
             [torch.empty_like(given) for given in values],
             rows=torch.zeros(shape.prefixes, shape.behind_one, **whole),
-            places=torch.zeros(rows, **whole),
+            slots=torch.zeros(rows, **whole),
             padding=torch.zeros(rows, **whole),
             padded=True,
             filled=self.filled,
@@ -89,20 +92,13 @@ class StaticRows:
         )
         self.ends = torch.tensor(shape.ends, **whole)
         self.token, self.position = torch.zeros(2, rows, 1, **whole)
-        self.said = torch.zeros(rows, shape.own, **whole)
+        self.found = torch.zeros(rows, shape.own, **whole)
         self.scores = torch.zeros(rows, shape.own, dtype=torch.double, device=device)
         self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
         self.step, self.minimum = torch.zeros(2, 1, **whole)
         self.loaded: Callable[[], Prefix | None] = lambda: None
-        self.advance = Replayed(device)
-        self.prompts: dict[int, tuple[Tensor, Replayed]] = {}
-
-    @property
-    def model(self) -> PanoLlavaForConditionalGeneration:
-        """Return the model, which outlives what is kept for it."""
-        model = self._model()
-        assert model is not None
-        return model
+        self.advance = ReplayedFunction(device)
+        self.prompts: dict[int, tuple[Tensor, ReplayedFunction]] = {}
 
     @property
     def nbytes(self) -> int:
@@ -111,14 +107,13 @@ class StaticRows:
         return 2 * sum(keys.nbytes for keys in [*own, *self.shared.keys])
 
     def _advance(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Read tokens `[R, T]`, say the next one, and return the hidden state `[R, D]` that it comes from."""
-        self.shared.forget()
-        way = compiled_next_logits() if self.shape.compiled else _next_logits
-        hidden, logits = way(self.model, ids, positions, past_key_values=self.cache, shared=self.shared)
+        """Read tokens `[R, T]`, choose the next one, and return the hidden state `[R, D]` that it comes from."""
+        next_logits = compiled_next_logits() if self.shape.compiled else _next_logits
+        hidden, logits = next_logits(self.model, ids, positions, self.cache, self.shared)
         logits = logits.clone()
         logits[:, self.ends] += torch.where(self.step < self.minimum, float("-inf"), 0.0)
         tokens, gained, last = likeliest(logits, self.ends)
-        self.said.index_copy_(1, self.step, tokens[:, None])
+        self.found.index_copy_(1, self.step, tokens[:, None])
         self.scores.index_copy_(1, self.step, gained.masked_fill(self.ended, 0)[:, None])
         self.ended |= last
         self.token.copy_(tokens[:, None])
@@ -127,50 +122,54 @@ class StaticRows:
         self.step += 1
         return hidden
 
-    def _load(self, prefix: Prefix, prompts: Prompts, pad: int, min_new_tokens: int) -> None:
+    def _load(self, prefix: Prefix, prompts: PromptBatch, limits: Limits) -> None:
         """Take over a batch of r <= R rows; the others have ended before they begin."""
         real = len(prompts.owners)
         if self.loaded() is not prefix:
-            torch._foreach_copy_([*self.shared.keys, *self.shared.values], list(chain(*prefix.states())))
+            for own, given in zip(
+                [*self.shared.keys, *self.shared.values], chain(*prefix.keys_and_values()), strict=True
+            ):
+                own.copy_(given)
             self.loaded = ref(prefix)
-        rows, places = table_of_rows(prompts.owners, self.shape.prefixes, self.shape.behind_one)
+        rows, slots = table_of_rows(prompts.owners, self.shape.prefixes, self.shape.behind_one)
         _copy(self.shared.rows, rows)
-        _copy(self.shared.places.zero_()[:real], places)
+        _copy(self.shared.slots.zero_()[:real], slots)
         _copy(self.shared.padding.zero_()[:real], prompts.padding)
-        self.said.fill_(pad)
-        self.minimum.fill_(min_new_tokens)
+        self.found.fill_(limits.pad)
+        self.minimum.fill_(limits.min_new_tokens)
         self.ended.fill_(True)[:real] = False
 
-    def _read(self, prompts: Prompts) -> Tensor:
-        """Read the prompts, say the first token of each, and return the hidden state `[R, D]` that it comes from."""
+    def _read(self, prompts: PromptBatch) -> Tensor:
+        """Read the prompts, choose the first token of each, and return the hidden state `[R, D]` that it comes from."""
         real, length = prompts.ids.shape
         if length not in self.prompts:
             own = torch.zeros(2, self.shape.rows, length, dtype=torch.long, device=self.model.device)
-            self.prompts[length] = own, Replayed(own.device)
+            self.prompts[length] = own, ReplayedFunction(own.device)
         own, read = self.prompts[length]
         _copy(own[:, :real], torch.stack((prompts.ids, prompts.positions)))
         return read(lambda: self._begin(*own)).clone()
 
     def _begin(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Forget what was said and read before, and advance by a prompt."""
+        """Reset the state of the last batch, and advance by a prompt."""
         for state in (self.filled, self.scores, self.step, *(layer.cumulative_length for layer in self.layers)):
             state.zero_()
         return self._advance(ids, positions)
 
-    def decode(self, prefix: Prefix, prompts: Prompts, budget: int, pad: int, min_new_tokens: int) -> Said:
-        """Return what the rows say, at most `budget` tokens."""
+    def decode(self, prefix: Prefix, prompts: PromptBatch, budget: int, limits: Limits) -> Decoded:
+        """Return the answers of the rows, at most `budget` tokens each."""
         real = len(prompts.owners)
-        self._load(prefix, prompts, pad, min_new_tokens)
-        first = self._read(prompts)
+        self._load(prefix, prompts, limits)
+        prompt_state = self._read(prompts)
         for step in range(1, budget):
-            if step % LOOK_EVERY == 0 and bool(self.ended.all()):
+            if step % CHECK_EVERY == 0 and bool(self.ended.all()):
                 break
             self.advance(lambda: self._advance(self.token, self.position))
-        return Said(self.said[:real, :budget].clone(), self.scores[:real, :budget].clone(), first[:real])
+        tokens, scores = self.found[:real, :budget].clone(), self.scores[:real, :budget].clone()
+        return Decoded(tokens, scores, prompt_state[:real])
 
 
 def _copy(own: Tensor, given: Tensor) -> None:
-    """Copy without waiting for what the GPU has yet to do."""
+    """Copy without waiting for the GPU."""
     own.copy_(given, non_blocking=True)
 
 
@@ -179,20 +178,14 @@ def _power_of_two(count: int) -> int:
 
 
 def decode_static(
-    model: PanoLlavaForConditionalGeneration,
-    prefix: Prefix,
-    batch: Sequence[Row],
-    ends: list[int],
-    pad: int,
-    min_new_tokens: int = 0,
-    *,
-    compiled: bool = False,
-) -> Said:
-    """Return what rows with the same longest answer say, on persistent tensors."""
-    device, budget = model.device, batch[0].max_new_tokens
+    graphs: GraphCache, prefix: Prefix, batch: Sequence[Row], limits: Limits, *, compiled: bool = False
+) -> Decoded:
+    """Return the answers of rows with the same longest answer, on persistent tensors. In inference mode."""
+    model: Any = graphs.model
+    budget = batch[0].max_new_tokens
     # Made where Python is, for a GPU would be asked a dozen times.
-    prompts = Prompts.of(batch, prefix, pad, torch.device("cpu"), PROMPT_MULTIPLE)
-    keys, _ = prefix.states()
+    prompts = PromptBatch.of(batch, prefix, limits.pad, torch.device("cpu"), PROMPT_MULTIPLE)
+    keys, _ = prefix.keys_and_values()
     most = max(Counter(row.panorama for row in batch).values())
     shape = Shape(
         rows=_power_of_two(len(batch)),
@@ -200,8 +193,8 @@ def decode_static(
         prefixes=len(keys[0]),
         length=keys[0].shape[2],
         behind_one=_power_of_two(most),
-        ends=tuple(ends),
+        ends=limits.ends,
         compiled=compiled,
     )
-    rows = kept(model, shape, lambda: StaticRows(model, shape, prefix), limit_bytes(device))
-    return rows.decode(prefix, prompts, budget, pad, min_new_tokens)
+    rows = graphs.entry(shape, lambda: StaticRows(model, shape, prefix), limit_bytes(model.device))
+    return rows.decode(prefix, prompts, budget, limits)

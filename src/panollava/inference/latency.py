@@ -1,6 +1,6 @@
 """How long an answer takes, in milliseconds: medians over a few panoramas after a warm-up, and the peak of the memory.
 
-One panorama and one question at a time, as a person asks; the file is decoded already.
+One panorama and one question at a time, as a person asks; the image is decoded already.
 """
 
 import resource
@@ -15,23 +15,18 @@ import torch
 from PIL import Image
 
 from panollava.corpus.messages import with_question
-from panollava.inference.answer import generate, prompt_ids, split_prompts
-from panollava.inference.decode import Prefix, Row
-from panollava.inference.prefill import compute_prefix
-from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
-from panollava.vlm.processing_panollava import PanoLlavaProcessor
+from panollava.inference.engine import Engine
+from panollava.inference.prompts import Prefix, Row, split_prompts
 
 Result = TypeVar("Result")
 DECODED_TOKENS = 16
-# What a GPU does again and again runs as it is once and is captured the second time.
+# On a GPU, work runs as it is once and is captured as a CUDA graph the second time.
 WARM_UPS = 2
 QUESTIONS = ("What does the panorama show?", "In which direction is the nearest object?")
 
 
 @torch.inference_mode()
-def measure_latency(
-    model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, panoramas: Sequence[Image.Image]
-) -> dict[str, float]:
+def measure_latency(engine: Engine, panoramas: Sequence[Image.Image]) -> dict[str, float]:
     """Return the latencies on `panoramas`, the first of which is the warm-up and counts only if it is the only one.
 
     projection_ms: from the panorama to its views.
@@ -41,38 +36,38 @@ def measure_latency(
     follow_up_ms: the first token of a second question about the same panorama.
     peak_memory_mb: of the process so far on a CPU, of the tensors during these measurements on a GPU.
     """
-    if model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(model.device)
+    device = engine.model.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     for _ in range(WARM_UPS):
-        _measure_one(model, processor, panoramas[0])
+        _measure_one(engine, panoramas[0])
     times: dict[str, list[float]] = defaultdict(list)
     for panorama in panoramas[1:] or panoramas:
-        for name, value in _measure_one(model, processor, panorama).items():
+        for name, value in _measure_one(engine, panorama).items():
             times[name].append(value)
     latency = {name: round(statistics.median(values), 3) for name, values in times.items()}
-    return latency | {"peak_memory_mb": round(peak_memory_mb(model.device), 1)}
+    return latency | {"peak_memory_mb": round(peak_memory_mb(device), 1)}
 
 
-def _measure_one(
-    model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, panorama: Image.Image
-) -> dict[str, float]:
+def _measure_one(engine: Engine, panorama: Image.Image) -> dict[str, float]:
     """Return the latencies on one panorama."""
-    dialogues = [with_question([], text) for text in QUESTIONS]
+    first, second = ([with_question([], text)] for text in QUESTIONS)
+    processor, device = engine.processor, engine.model.device
 
     def first_answer() -> Prefix:
-        head, tails = split_prompts(prompt_ids(processor, dialogues[:1]), model.config.image_token_id)
-        prefix = compute_prefix(model, processor, [panorama], head)
-        generate(model, processor, prefix, [Row(0, 0, tails[0], 1)])
+        head, tails = split_prompts(processor, first)
+        prefix = engine.prefill([panorama], head)
+        engine.generate(prefix, [Row(0, 0, tails[0], 1)])
         return prefix
 
     def follow_up(prefix: Prefix, tokens: int) -> None:
-        _, tails = split_prompts(prompt_ids(processor, dialogues[1:]), model.config.image_token_id)
-        generate(model, processor, prefix, [Row(0, 0, tails[0], tokens)], min_new_tokens=tokens)
+        _, tails = split_prompts(processor, second)
+        engine.generate(prefix, [Row(0, 0, tails[0], tokens)], min_new_tokens=tokens)
 
-    times, device = {}, model.device
+    times = {}
     views, times["projection_ms"] = timed(device, lambda: processor.image_processor(panorama, return_tensors="pt"))
     pixels = views["pixel_values"].to(device)
-    _, times["encoder_ms"] = timed(device, lambda: model.model.encode_views(pixels))
+    _, times["encoder_ms"] = timed(device, lambda: engine.model.model.encode_views(pixels))
     prefix, times["first_token_ms"] = timed(device, first_answer)
     _, times["follow_up_ms"] = timed(device, lambda: follow_up(prefix, 1))
     _, longer = timed(device, lambda: follow_up(prefix, 1 + DECODED_TOKENS))

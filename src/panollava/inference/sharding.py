@@ -1,4 +1,4 @@
-"""Divide the answering of questions among the processes of one run; `accelerate launch` and `torchrun` start them."""
+"""Shard work among the processes of one run; `accelerate launch` and `torchrun` start them."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -11,14 +11,16 @@ Group = TypeVar("Group")
 Result = TypeVar("Result")
 
 
-def by_turns(groups: Sequence[Group], work: Callable[[Group], list[Result]], *, desc: str, unit: str) -> list[Result]:
-    """Return what `work` gives for all groups, in their order, on every process; each process works on its share.
+def shard_by_rank(
+    groups: Sequence[Group], work: Callable[[Group], list[Result]], *, desc: str, unit: str
+) -> list[Result]:
+    """Return the results of `work` for all groups, in their order, on every process; each rank works on its share.
 
     The groups themselves stay whole: what is computed together, and so every digit, is the same for any number of
     processes.
     """
     state = PartialState()
-    places = range(state.process_index, len(groups), state.num_processes)
-    progress = tqdm(places, desc=desc, unit=unit, disable=not state.is_main_process)
-    found = gather_object([(place, work(groups[place])) for place in progress])
+    indices = range(state.process_index, len(groups), state.num_processes)
+    progress = tqdm(indices, desc=desc, unit=unit, disable=not state.is_main_process)
+    found = gather_object([(index, work(groups[index])) for index in progress])
     return [result for _, results in sorted(found, key=lambda item: item[0]) for result in results]

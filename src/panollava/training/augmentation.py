@@ -1,13 +1,13 @@
-"""Panoramas turned at random: their questions, answers, boxes and masks turn with the image.
+"""Panoramas rotated at random: their questions, answers, boxes and masks rotate with the image.
 
-A roll needs no new pixels. The views are those of the unturned panorama, and their poses say where they look in the
-turned one; views that come to look where others did take their places in the order. So the features of a frozen encoder
-can be kept. A tilt does turn the pixels.
+A yaw needs no new pixels. The views are those of the panorama as it is, and their poses say where they look in the
+rotated one; a view that comes to look where another one did takes its position in the order. So the features of a
+frozen encoder can be reused. A tilt resamples the pixels.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from random import Random
 
@@ -19,30 +19,21 @@ from panollava.corpus.records import ObjectAnnotation, Record
 from panollava.corpus.rotation.panorama import Rotation, sample_rotated
 from panollava.corpus.rotation.records import rotated_record
 from panollava.corpus.rotation.wording import placed_objects
+from panollava.training.recipe import Augmentation
 from panollava.vlm.geometry import angular_distance, directions_to_rays
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """At how many evenly spaced rolls panoramas are shown (1: as they are), and by how much they tilt at most."""
-
-    yaw_steps: int = 1
-    tilt_deg: float = 0.0
-
-    def turning(self, rng: Random) -> Rotation:
-        """Return a random turning; of no augmentation the one that turns nothing, without a draw."""
-        yaw = rng.randrange(self.yaw_steps) * 360 / self.yaw_steps if self.yaw_steps > 1 else 0.0
-        return Rotation(yaw, rng.uniform(-self.tilt_deg, self.tilt_deg) if self.tilt_deg else 0.0)
-
-
-NO_AUGMENTATION = Augmentation()
+def random_rotation(augmentation: Augmentation, rng: Random) -> Rotation:
+    """Return a random rotation; without augmentation the identity, without a draw."""
+    steps, most = augmentation.yaw_steps, augmentation.tilt_deg
+    yaw = rng.randrange(steps) * 360 / steps if steps > 1 else 0.0
+    return Rotation(yaw, rng.uniform(-most, most) if most else 0.0)
 
 
 def rotated_sample(records: Sequence[Record], count: int, rotation: Rotation, rng: Random) -> list[Record]:
-    """Return `count` random records of a panorama, or fewer, told of it turned.
+    """Return `count` random records of a panorama, or fewer, as they are after a rotation.
 
-    Records that cannot be turned give their places to others; a panorama of which none can is not turned at all, which
-    its caller sees by an empty list.
+    Records that cannot be rotated are replaced by others; the list is empty where none can.
     """
     if rotation == Rotation():
         return rng.sample(records, min(count, len(records)))
@@ -57,42 +48,37 @@ def rotated_sample(records: Sequence[Record], count: int, rotation: Rotation, rn
 
 
 def rotated_objects(objects: Sequence[ObjectAnnotation], rotation: Rotation) -> list[ObjectAnnotation]:
-    """Return objects with their boxes in the turned panorama; masks stay as they are, see `tilted_mask`."""
+    """Return objects with their boxes in the rotated panorama; masks stay as they are, see `tilted_mask`."""
     if rotation == Rotation():
         return list(objects)
     return [item.model_copy(update={"box_deg": rotation.box(item.box_deg)}) for item in objects]
 
 
 def tilt_of(rotation: Rotation) -> Rotation:
-    """Return the tilt alone, which comes before the roll."""
+    """Return the tilt alone, which comes before the yaw."""
     return replace(rotation, yaw_deg=0.0)
 
 
 def tilted_mask(mask: Tensor, rotation: Rotation) -> Tensor:
-    """Return a mask `[H, W]` as the views see it: tilted, but not rolled."""
+    """Return a mask `[H, W]` as the views see it: with the tilt, without the yaw."""
     return sample_rotated(mask[None].float(), tilt_of(rotation))[0] > 0.5 if rotation.tilt_deg else mask
 
 
-def yawed_views(poses: Tensor, rotation: Rotation, *, reorder: bool = True) -> tuple[Tensor, Tensor]:
-    """Return for views at `poses` `[V, 6]` their order in the rolled panorama `[V]`, and their poses there in it.
-
-    Views that must keep their places, since which of their tokens count hangs on the others, do not `reorder`.
-    """
+def yawed_views(poses: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+    """Return for views at `poses` `[V, 6]` their order in the panorama after a yaw `[V]`, and their poses in it."""
     if not rotation.yaw_deg:
         return torch.arange(len(poses)), poses
-    return _rolled_views(tuple(poses.flatten().tolist()), rotation.yaw_deg, reorder)
+    return _yawed_views(tuple(poses.flatten().tolist()), rotation.yaw_deg)
 
 
 @lru_cache(maxsize=64)
-def _rolled_views(poses: tuple[float, ...], yaw_deg: float, reorder: bool) -> tuple[Tensor, Tensor]:
+def _yawed_views(poses: tuple[float, ...], yaw_deg: float) -> tuple[Tensor, Tensor]:
     usual = torch.tensor(poses).view(-1, 6)
-    rolled = usual.clone()
-    rolled[:, 0] = torch.remainder(usual[:, 0] + math.radians(yaw_deg) + math.pi, 2 * math.pi) - math.pi
-    if not reorder:
-        return torch.arange(len(usual)), rolled
-    looks = [directions_to_rays(views[:, 0], views[:, 1]) for views in (usual, rolled)]
+    yawed = usual.clone()
+    yawed[:, 0] = torch.remainder(usual[:, 0] + math.radians(yaw_deg) + math.pi, 2 * math.pi) - math.pi
+    looks = [directions_to_rays(views[:, 0], views[:, 1]) for views in (usual, yawed)]
     apart = angular_distance(looks[0][:, None], looks[1][None])
-    # Only views of one kind and size take each other's places.
-    apart += 100.0 * (usual[:, None, 2:] != rolled[None, :, 2:]).any(-1)
+    # Only views of one kind and size are exchanged.
+    apart += 100.0 * (usual[:, None, 2:] != yawed[None, :, 2:]).any(-1)
     order = torch.from_numpy(linear_sum_assignment(apart.numpy())[1])
-    return order, rolled[order]
+    return order, yawed[order]

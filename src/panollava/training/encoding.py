@@ -1,39 +1,39 @@
-"""What a frozen encoder makes of a batch's views, before the model runs: on a GPU its pass is replayed as a graph.
+"""The frozen encoder's pass over a batch, before the model runs: on a GPU it is replayed as a CUDA graph."""
 
-The graph lives until the encoder does not or it is forgotten, see `vlm/captured.py`.
-"""
-
-from collections.abc import Callable
-from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from panollava.attention.cuda_graphs import replayed
+from panollava.attention.cuda_graphs import GraphCache
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.vision import encode_views
 
 
-def with_grids(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
-    """Return a batch with `patch_grids` `[P, V, h, w, C]` in place of `pixel_values`, if the model's encoder is frozen.
+class FrozenEncoder:
+    """The frozen encoder of a model in training, with its CUDA graphs. The model's weights are whole."""
 
-    `model` may be adapted by PEFT; its weights are whole.
-    """
-    whole: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
-    if not isinstance(whole, PanoLlavaForConditionalGeneration) or "pixel_values" not in batch:
-        return batch
-    if not whole.model.vision_is_frozen():
-        return batch
-    encode, others = _encode_at(whole.config.vision_feature_layer), dict(batch)
-    with torch.no_grad():
-        grids = replayed(whole.model.vision_tower, encode, others.pop("pixel_values"))
-    return others | {"patch_grids": grids}
+    def __init__(self, tower: PreTrainedModel, layer: int) -> None:
+        self.layer, self.graphs = layer, GraphCache(tower)
 
+    @classmethod
+    def of(cls, model: nn.Module) -> Self | None:
+        """Return the frozen encoder of a model, which PEFT may have adapted; None where it has none."""
+        whole: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
+        if not isinstance(whole, PanoLlavaForConditionalGeneration) or not whole.model.vision_is_frozen():
+            return None
+        return cls(whole.model.vision_tower, whole.config.vision_feature_layer)
 
-@cache
-def _encode_at(layer: int) -> Callable[[PreTrainedModel, Tensor], Tensor]:
-    """Return what gives an encoder's hidden state `layer`, the same function each time."""
-    return lambda tower, pixel_values: encode_views(tower, pixel_values, layer)
+    def with_grids(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch with `patch_grids` `[P, V, h, w, C]` in place of `pixel_values`, if it has any."""
+        if "pixel_values" not in batch:
+            return batch
+        others = dict(batch)
+        with torch.no_grad():
+            grids = self.graphs.replay(self._encode, others.pop("pixel_values"))
+        return others | {"patch_grids": grids}
+
+    def _encode(self, tower: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+        return encode_views(tower, pixel_values, self.layer)

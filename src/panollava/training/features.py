@@ -1,4 +1,4 @@
-"""What the frozen encoder makes of a split, computed once and shared by all stages that train behind it.
+"""The frozen encoder's features of a split, computed once and shared by all stages that train behind it.
 
 One file per encoder weights, feature layer, view settings and split, so that a change of any of them means another
 file: patch grids `[P, V, h, w, C]` in the encoder's dtype, memory-mapped. The oldest files make room for new ones.

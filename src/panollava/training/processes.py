@@ -1,4 +1,4 @@
-"""What the processes of one training run share; `accelerate launch` and `torchrun` start them.
+"""Work that the processes of one training run share; `accelerate launch` and `torchrun` start them.
 
 A launch changes no result: the recipe says what a step sees, and the processes divide it. Files are written by the main
 process alone.

@@ -7,7 +7,8 @@ that belongs to one run of one stage: a killed stage finds them and continues to
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,63 +20,32 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
+from transformers.utils import is_bitsandbytes_available
 
-from panollava.attention.cuda_graphs import forget
 from panollava.backbones.assemble import trained_state
-from panollava.training.augmentation import NO_AUGMENTATION, Augmentation
 from panollava.training.checkpoints import last_checkpoint, load_weights, save_weights
-from panollava.training.encoding import with_grids
+from panollava.training.encoding import FrozenEncoder
 from panollava.training.mask_loss import mask_losses
 from panollava.training.overlap import OVERLAP_LOSSES
 from panollava.training.processes import from_all, from_main, share_of_step
+from panollava.training.recipe import Recipe
 
 WEIGHT_DECAY = 0.01
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a stage trains and how: learning rates by a part of the parameters' names, then the usual numbers.
-
-    A step sees `accumulation` batches of `batch_size` panoramas, however many processes divide them among themselves.
-    `overlap` is (loss, pairing) for the stage that trains on views alone. With `compile`, the language model's layers
-    are compiled; with `load_in_4bit`, its frozen weights are held in 4 bits; `augmentation` turns panoramas.
-    """
-
-    learning_rates: Mapping[str, float]
-    steps: int
-    batch_size: int
-    accumulation: int
-    warmup: float
-    schedule: str
-    save_steps: int
-    seed: int
-    bf16: bool
-    workers: int = 0
-    activation_checkpointing: bool = False
-    overlap: tuple[str, str] | None = None
-    mask_weight: float = 0.0
-    compile: bool = False
-    load_in_4bit: bool = False
-    augmentation: Augmentation = NO_AUGMENTATION
-
-    @property
-    def step_panoramas(self) -> int:
-        """How many panoramas a step sees."""
-        return self.batch_size * self.accumulation
-
-    @property
-    def draws(self) -> int:
-        """How many panoramas all steps see together."""
-        return self.steps * self.step_panoramas
 
 
 def _group(name: str, parts: Iterable[str]) -> str | None:
     return next((part for part in parts if part in name), None)
 
 
+@cache
+def packed_types() -> tuple[type, ...]:
+    """Return the classes of parameters that hold two numbers of 4 bits in each byte."""
+    return (import_module("bitsandbytes.nn").Params4bit,) if is_bitsandbytes_available() else ()
+
+
 def size_of(parameter: nn.Parameter) -> int:
     """Return how many numbers a parameter holds; those of 4 bits are packed, as PEFT counts them as well."""
-    packed = type(parameter).__name__ == "Params4bit"
+    packed = isinstance(parameter, packed_types())
     return 2 * parameter.element_size() * parameter.numel() if packed else parameter.numel()
 
 
@@ -122,7 +92,7 @@ class PanoTrainer(Trainer):
     def __init__(
         self, model: Any, recipe: Recipe, folder: Path, *, draws: Dataset, collator: Callable[[Any], dict[str, Tensor]]
     ) -> None:
-        self.recipe, self.waited = recipe, 0.0
+        self.recipe, self.waited, self.encoder = recipe, 0.0, FrozenEncoder.of(model)
         batch_size, accumulation = share_of_step(
             recipe.batch_size,
             recipe.accumulation,
@@ -158,7 +128,7 @@ class PanoTrainer(Trainer):
         )
         arguments.mixed_precision = "bf16" if recipe.bf16 else "no"  # whatever the launch or its user prefers
         # Several GPUs need one process each (accelerate launch); a packed batch cannot be scattered by DataParallel.
-        arguments._n_gpu = min(arguments.n_gpu, 1)
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # private: there is no public switch for it
         super().__init__(model, arguments, data_collator=collator, train_dataset=draws)
         self.can_return_loss = True
         if self.is_fsdp_enabled:
@@ -168,14 +138,10 @@ class PanoTrainer(Trainer):
             plugin.mixed_precision_policy = MixedPrecisionPolicy()
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return a batch on the device, what a frozen encoder makes of its views in their place."""
+        """Return a batch on the device, with the features of a frozen encoder in place of views."""
         batch = super()._prepare_inputs(inputs)
         # FSDP gathers an encoder's weights in the model's own forward alone.
-        return batch if self.is_fsdp_enabled else with_grids(self._whole_model(), batch)
-
-    def _whole_model(self) -> nn.Module:
-        assert isinstance(self.model, nn.Module)
-        return self.model
+        return batch if self.is_fsdp_enabled or self.encoder is None else self.encoder.with_grids(batch)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return nothing: nobody asks for the operations of a step, and to count them walks twice through a model."""
@@ -274,7 +240,8 @@ class PanoTrainer(Trainer):
             PartialState().print(f"resuming from {last}", flush=True)
         start = time.perf_counter()
         self.train(resume_from_checkpoint=None if last is None else str(last))
-        forget(self._whole_model())  # the encoder's graph
+        if self.encoder is not None:
+            self.encoder.graphs.clear()
         seconds = time.perf_counter() - start
         PartialState().print(f"{seconds:.0f} s, {100 * self.waited / seconds:.1f} % of it waiting for data", flush=True)
         return [entry for entry in self.state.log_history if "loss" in entry]

@@ -1,11 +1,14 @@
 """The configuration of PanoLLaVA: an image encoder, a language model, the views between panorama and encoder, and the
 resampler between encoder and language model. Angles are in degrees, as everything that a user writes."""
 
+from dataclasses import asdict
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+
+from .views import ViewSettings
 
 
 @strict
@@ -16,11 +19,8 @@ class PanoLlavaConfig(PreTrainedConfig):
         vision_config, text_config: the two backbones; view size and patch size are the encoder's own.
         image_token_id: id of the placeholder token; it may lie beyond the vocabulary, it is never embedded.
         vision_feature_layer: index into the encoder's hidden states; -1 is its last hidden state, final norm included.
-        view_strategy, fov_deg, stride_deg, pitches_deg, roll_deg: the views of a panorama, see `views.view_poses`.
+        views: the fields of `views.ViewSettings`, those that are left out at their defaults.
         tokens_per_side: t; each view becomes t x t language tokens.
-        token_budget, panorama_height: for `adaptive`, how many tokens a panorama may take, and the height in pixels of
-            the panoramas that the model is made for. It sees them all through the same views.
-        token_reduction: which of these tokens the language model reads, see `views.kept_tokens`.
         resampler: how patches become tokens, see `resampler.py`.
         resampler_hidden_size: width of the resampler's trunk (`pooling` keeps the encoder's) and of its projection.
         resampler_layers: blocks of the perceiver; of the C-abstractor on either side of its pooling.
@@ -29,7 +29,8 @@ class PanoLlavaConfig(PreTrainedConfig):
         mask_hidden_size: width in which queries and patches meet, see `mask_head.py`.
 
     Raises:
-        ValueError: a size below one, or a perceiver width that is not a multiple of 32.
+        ValueError: a size below one, a perceiver width that is not a multiple of 32, what `ViewSettings` refuses, or
+            a configuration of version 0.8 or older.
     """
 
     model_type = "panollava"
@@ -43,15 +44,8 @@ class PanoLlavaConfig(PreTrainedConfig):
     image_token_id: int = 32000
     tie_word_embeddings: bool = False
     vision_feature_layer: int = -1
-    view_strategy: str = "anyres_e2p"
-    fov_deg: float | int = 90.0
-    stride_deg: float | int = 45.0
-    pitches_deg: list[float | int] | tuple[float | int, ...] = (0.0,)
-    roll_deg: float | int = 0.0
-    token_budget: int | None = None
-    panorama_height: int | None = None
+    views: dict[str, Any] | None = None  # a dict with all fields once built
     tokens_per_side: int = 6
-    token_reduction: Literal["none", "unique"] = "none"
     resampler: Literal["mlp", "pooling", "perceiver", "c_abstractor"] = "mlp"
     resampler_hidden_size: int = 1024
     resampler_layers: int = 2
@@ -60,8 +54,13 @@ class PanoLlavaConfig(PreTrainedConfig):
     mask_hidden_size: int = 64
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if "view_strategy" in kwargs:
+            raise ValueError(
+                "this configuration was written by PanoLLaVA 0.8 or older, which had view_strategy and its settings at "
+                "the top level; they are fields of `views` now: train or merge the model again"
+            )
         super().__post_init__(**kwargs)
-        self.pitches_deg = list(self.pitches_deg)
+        self.views = asdict(ViewSettings(**(self.views or {})))
         # Tying is decided by the top-level value, while the language model's own checkpoint carries it in its config.
         self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
         for name, value in (
@@ -78,3 +77,8 @@ class PanoLlavaConfig(PreTrainedConfig):
                 f"resampler_hidden_size is {self.resampler_hidden_size}; a perceiver has heads of width 32 and needs "
                 "a multiple of it"
             )
+
+    @property
+    def view_settings(self) -> ViewSettings:
+        """Return the settings of the views."""
+        return ViewSettings(**(self.views or {}))

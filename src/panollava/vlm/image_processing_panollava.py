@@ -6,6 +6,7 @@ filters wrap around, so neither the seam nor fine texture leaves a trace in the 
 """
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,7 @@ from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_S
 from transformers.processing_utils import ImagesKwargs
 
 from .opencv_views import opencv_views
-from .views import ERP_WINDOW, VIEW_SETTINGS, blur_of_view, box_factor, sample_views
-from .views import view_poses as strategy_poses
+from .views import ERP_WINDOW, ViewSettings, blur_of_view, box_factor, sample_views, view_poses
 
 ASPECT_TOLERANCE = 0.01
 # Reduced widths are multiples of this, so that a few wrapped columns suffice at the seam.
@@ -45,8 +45,6 @@ def _views_by(sampler: str, panorama: Tensor, poses: Tensor, size: int) -> Tenso
     """Return what `views_of_panorama` returns, pinhole views by the sampler that is named."""
     if sampler == "torch":
         return views_of_panorama(panorama, poses, size)
-    if sampler != "opencv":
-        raise ValueError(f"sampler {sampler!r} is unknown; choose torch or opencv")
     views, windows = torch.empty((len(poses), 3, size, size)), poses[:, 5] == ERP_WINDOW
     if windows.any():
         views[windows] = views_of_panorama(panorama, poses[windows], size)
@@ -117,26 +115,19 @@ def reduce_panorama(panorama: Tensor, height: int, width: int) -> Tensor:
 
 
 class PanoLlavaImagesKwargs(ImagesKwargs, total=False):
-    """Settings of the image processor beyond the usual ones: those of `view_poses`, angles in degrees."""
+    """Settings of the image processor beyond the usual ones."""
 
-    view_strategy: str
-    fov_deg: float | int
-    stride_deg: float | int
-    pitches_deg: list[float | int]
-    roll_deg: float | int
-    token_budget: int | None
+    views: dict[str, Any]
     tokens_per_side: int | None
-    panorama_height: int | None
-    sampler: str
 
 
 class PanoLlavaImageProcessor(PilBackend):
     """Turn 2:1 panoramas into `pixel_values` `[P, V, 3, S, S]` and `view_poses` `[P, V, 6]` (float32, radians).
 
-    `size` is the view size S; `image_mean` and `image_std` must be those of the image encoder. `token_budget`,
-    `tokens_per_side` and `panorama_height` matter to `adaptive` alone. `sampler` is `torch`, or `opencv` for the same
-    views to a grey level, several times faster on a CPU, of bytes and where OpenCV is installed. Images may be PIL,
-    numpy or torch, of different sizes; arrays hold values from 0 to 255 unless `do_rescale=False`.
+    `size` is the view size S; `image_mean` and `image_std` must be those of the image encoder. `views` holds fields of
+    `ViewSettings`, those that are left out at their defaults; `tokens_per_side` matters to the strategy `adaptive`
+    alone. Images may be PIL, numpy or torch, of different sizes; arrays hold values from 0 to 255 unless
+    `do_rescale=False`.
     """
 
     valid_kwargs = PanoLlavaImagesKwargs
@@ -147,15 +138,12 @@ class PanoLlavaImageProcessor(PilBackend):
     do_convert_rgb = True
     do_rescale = True
     do_normalize = True
-    view_strategy = "anyres_e2p"
-    fov_deg = 90.0
-    stride_deg = 45.0
-    pitches_deg = [0.0]  # noqa: RUF012
-    roll_deg = 0.0
-    token_budget = None
+    views = asdict(ViewSettings())
     tokens_per_side = None
-    panorama_height = None
-    sampler = "torch"
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Take the settings that `PanoLlavaImagesKwargs` names."""
+        super().__init__(**kwargs)
 
     def _preprocess(  # type: ignore[override] # only the settings that matter here, by name
         self,
@@ -167,17 +155,17 @@ class PanoLlavaImageProcessor(PilBackend):
         do_normalize: bool,
         image_mean: tuple[float, ...],
         image_std: tuple[float, ...],
-        view_strategy: str,
-        sampler: str,
+        views: dict[str, Any],
+        tokens_per_side: int | None = None,
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         if size.height is None or size.height != size.width:
             raise ValueError(f"views are square, but size is {size.height} x {size.width}")
-        settings = {name: kwargs[name] for name in VIEW_SETTINGS if name != "view_strategy"}
-        poses = strategy_poses(view_strategy, view_size=size.height, **settings)
+        settings = ViewSettings(**views)
+        poses = view_poses(settings, view_size=size.height, tokens_per_side=tokens_per_side)
         panoramas = [_checked_panorama(image, index) for index, image in enumerate(images)]
-        pixels = torch.stack([_views_by(sampler, panorama, poses, size.height) for panorama in panoramas])
+        pixels = torch.stack([_views_by(settings.sampler, panorama, poses, size.height) for panorama in panoramas])
         if do_rescale:
             pixels *= rescale_factor
         if do_normalize:

@@ -1,6 +1,7 @@
-"""Labels: the token to be learned at each place `[B, S]`, or IGNORE; and the places whose hidden states they need.
+"""Labels: the token to be learned at each position `[B, S]`, or IGNORE; and the positions whose hidden states they
+need.
 
-Places are numbered among all `B S` tokens of a batch.
+Positions are numbered among all `B S` tokens of a batch.
 """
 
 import torch
@@ -15,14 +16,14 @@ def next_labels(labels: Tensor) -> Tensor:
     return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
 
 
-def places_read(targets: Tensor, mask_queries: Tensor | None = None) -> Tensor:
-    """Return the places `[K]`, each once, whose hidden states predict what is learned or are asked for masks.
+def needed_positions(targets: Tensor, mask_queries: Tensor | None = None) -> Tensor:
+    """Return the positions `[K]`, each once, whose hidden states predict a label or are mask queries.
 
     `targets` `[B, S]` are those of `next_labels`; `mask_queries` `[Q, 3]` begin with row and position. A GPU is waited
-    for, since the number of places depends on values.
+    for, since K depends on values.
     """
     learned = (targets != IGNORE).flatten().nonzero()[:, 0]
     if mask_queries is None:
         return learned
-    asked = mask_queries[:, 0] * targets.shape[1] + mask_queries[:, 1]
-    return torch.cat((learned, asked)).unique()
+    queried = mask_queries[:, 0] * targets.shape[1] + mask_queries[:, 1]
+    return torch.cat((learned, queried)).unique()

@@ -5,7 +5,7 @@ language model reads them in place of one placeholder per panorama.
 """
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,28 @@ from transformers.utils.generic import can_return_tuple
 
 from .c_abstractor import DepthwiseConv, LastNorm
 from .configuration_panollava import PanoLlavaConfig
-from .labels import next_labels, places_read
-from .last_layer import ReadAlone
+from .context import require_context
+from .labels import needed_positions, next_labels
 from .mask_head import MaskHead
 from .perceiver import PerceiverBlock, PerceiverTrunk
 from .resampler import Resampler
 from .trunks import ScaledLinear, Whitening
-from .views import VIEW_SETTINGS
-from .views import view_poses as strategy_poses
+from .views import view_poses
 from .vision import encode_views, is_frozen
+
+
+class AttentionPlan(Protocol):
+    """How the tokens of one pass attend, for a language model whose attention implementation takes a plan.
+
+    needed: the positions `[K]` among the `B S` tokens whose last hidden states are needed; None for all.
+    mask: a 4-D attention mask, which transformers hands to the attention as it is.
+    """
+
+    @property
+    def needed(self) -> Tensor | None: ...
+    @property
+    def mask(self) -> Tensor: ...
+    def needing_all(self) -> Self: ...
 
 
 @dataclass
@@ -38,7 +51,7 @@ class PanoLlavaModelOutputWithPast(BaseModelOutputWithPast):
 
 @dataclass
 class PanoLlavaCausalLMOutputWithPast(ModelOutput):
-    """Loss and logits; with labels, the logits are `[K, vocabulary]`, one row for each place that is read.
+    """Loss and logits; with labels, the logits are `[K, vocabulary]`, one row for each needed position.
 
     `mask_logits` `[Q, V, h, w]` scores each patch for each of Q mask queries.
     """
@@ -91,7 +104,6 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         self.vision_tower = AutoModel.from_config(config.vision_config) if vision_tower is None else vision_tower
         self.resampler = Resampler(config)
         self.language_model = AutoModel.from_config(config.text_config) if language_model is None else language_model
-        ReadAlone(self.language_model)
         self.post_init()
 
     def vision_is_frozen(self) -> bool:
@@ -109,11 +121,10 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         """Return the patch grids `[P, V, h, w, C]` of views `[P, V, 3, S, S]`; a frozen encoder keeps no graph."""
         return encode_views(self.vision_tower, pixel_values, self.config.vision_feature_layer)
 
-    def usual_poses(self, grids: Tensor) -> Tensor:
-        """Return the poses `[P, V, 6]` of the configured view strategy for patch grids `[P, V, h, w, C]`."""
-        settings = {name: vars(self.config)[name] for name in VIEW_SETTINGS}
-        size = self.config.vision_config.image_size
-        poses = strategy_poses(settings.pop("view_strategy"), view_size=size, **settings)
+    def default_poses(self, grids: Tensor) -> Tensor:
+        """Return the poses `[P, V, 6]` of the configured views for patch grids `[P, V, h, w, C]`."""
+        size, side = self.config.vision_config.image_size, self.config.tokens_per_side
+        poses = view_poses(self.config.view_settings, view_size=size, tokens_per_side=side)
         return poses.to(grids.device).expand(len(grids), -1, -1)
 
     @can_return_tuple
@@ -126,10 +137,9 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Return the language tokens of panoramas, one `[N, D]` tensor each, as `pooler_output`.
 
-        `pixel_values` is `[P, V, 3, S, S]`; `view_poses` `[P, V, 6]` comes with it from the image processor and is by
-        default that of the configured view strategy. `patch_grids` `[P, V, h, w, C]`, what the encoder made of the
-        views before, can take the place of the pixel values. `last_hidden_state` holds the trunk features
-        `[P, V, t, t, C']`.
+        `pixel_values` is `[P, V, 3, S, S]`; `view_poses` `[P, V, 6]` comes with it from the image processor and
+        defaults to the configured views. `patch_grids` `[P, V, h, w, C]`, the encoder's features computed before, can
+        take the place of the pixel values. `last_hidden_state` holds the trunk features `[P, V, t, t, C']`.
 
         Raises:
             ValueError: both or neither of pixel values and patch grids, or poses of another number of panoramas or
@@ -143,7 +153,7 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
             raise ValueError("give exactly one of pixel_values and patch_grids")
         features = self.resampler.trunk(grids)
         if view_poses is None:
-            view_poses = self.usual_poses(grids)
+            view_poses = self.default_poses(grids)
         if view_poses.shape[:2] != grids.shape[:2]:
             raise ValueError(
                 f"there are {list(grids.shape[:2])} panoramas and views, view_poses describe "
@@ -190,26 +200,6 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         # The gradient of a scatter under a mask would wait for the GPU.
         return embeddings.flatten(0, 1).index_copy(0, placeholders, features).view_as(embeddings)
 
-    def check_length(self, length: int, position_ids: Tensor | None, span: int | None = None) -> None:
-        """Refuse positions beyond the language model's context.
-
-        A packed row may be longer than the context, as long as the positions within it are not. Only then are tensor
-        values read, which makes a GPU wait; not where the row's layout knows the `span` of its positions.
-
-        Raises:
-            ValueError: with the length and the context.
-        """
-        context = self.config.text_config.max_position_embeddings
-        if length <= context:
-            return
-        if span is None:
-            span = length if position_ids is None else int(position_ids.max()) + 1
-        if span > context:
-            raise ValueError(
-                f"the sequence has {span} tokens, but the language model's context holds {context}; shorten the "
-                "prompt, lower tokens_per_side or choose a view strategy with fewer views"
-            )
-
     @can_return_tuple
     def forward(
         self,
@@ -223,13 +213,15 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         placeholders: Tensor | None = None,
+        plan: AttentionPlan | None = None,
         **kwargs: Any,
     ) -> PanoLlavaModelOutputWithPast:
         """Run the language model over prompts `[B, S]` whose placeholders are filled with visual tokens.
 
         A 4-D boolean `attention_mask` `[B, 1, S, S]` and `position_ids` reach the language model as they are. For
-        `patch_grids` see `get_image_features`. `placeholders` `[P N]` are the places of all placeholders among the
-        `B S` tokens of `input_ids`, in order; to find them makes a GPU wait.
+        `patch_grids` see `get_image_features`. `placeholders` `[P N]` are the positions of all placeholders among the
+        `B S` tokens of `input_ids`, in order; without them they are searched, which makes a GPU wait. With a `plan`
+        the plan decides how tokens attend, and whoever made it has checked that its sequences fit the context.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`; pixel values twice, or with embeddings; a
@@ -250,7 +242,11 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         elif features is not None:
             raise ValueError("panoramas need input_ids: inputs_embeds do not show where the placeholders are")
         assert inputs_embeds is not None
-        self.check_length(inputs_embeds.shape[1], position_ids, kwargs.get("layout", {}).get("span"))
+        if plan is None:
+            context = self.config.text_config.max_position_embeddings
+            require_context("the sequence", inputs_embeds.shape[1], context)
+        else:
+            attention_mask, kwargs = plan.mask, kwargs | {"plan": plan}
         state = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
         outputs = self.language_model(inputs_embeds=inputs_embeds, **state, **kwargs)
         return PanoLlavaModelOutputWithPast(**outputs, image_hidden_states=features)
@@ -328,7 +324,7 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
         """
         if patch_grids is None:
             raise ValueError("masks need the panorama: give pixel_values or patch_grids")
-        poses = self.model.usual_poses(patch_grids) if view_poses is None else view_poses
+        poses = self.model.default_poses(patch_grids) if view_poses is None else view_poses
         patches = self.model.resampler.trunk.whiten(patch_grids)
         return self.mask_head(queries, patches[panoramas], poses[panoramas])
 
@@ -354,20 +350,19 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         mask_queries: Tensor | None = None,
-        read: Tensor | None = None,
+        plan: AttentionPlan | None = None,
         **kwargs: Any,
     ) -> PanoLlavaCausalLMOutputWithPast:
-        """Return logits `[B, S, vocabulary]`, or the loss and the logits of the places that are read.
+        """Return logits `[B, S, vocabulary]`, or the loss and the logits of the needed positions.
 
         `labels` `[B, S]` are shifted here, `shift_labels` `[B, S]` are already; -100 is ignored. With either, the head
-        runs on the places that are read alone and `logits` is `[K, vocabulary]` in their order: the loss is that of the
+        runs on the K needed positions alone and `logits` is `[K, vocabulary]` in their order: the loss is that of the
         plain model, at a fraction of the memory. `num_items_in_batch` (by keyword) replaces the mean.
 
-        `mask_queries` `[Q, 3]` are (row, position, panorama): tokens whose objects the mask head looks for, and where;
-        in a packed row, tokens of its records.
+        `mask_queries` `[Q, 3]` are (row, position, panorama): tokens whose objects the mask head looks for, and where.
 
-        With labels, `read` `[K]` are the places among the `B S` tokens, each once, that these and mask queries need, by
-        default those of `places_read`; to find them makes a GPU wait.
+        The needed positions are those that labels and mask queries need. A `plan` brings them; without one they are
+        searched, which makes a GPU wait.
 
         Raises:
             ValueError: labels together with `logits_to_keep`, and what `PanoLlavaModel.forward` raises.
@@ -378,11 +373,13 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
             raise ValueError("logits_to_keep cannot go with labels: these choose the positions themselves")
         if mask_queries is not None and pixel_values is not None:
             patch_grids, pixel_values = self.model.encode_views(pixel_values), None
-        if shift_labels is None:
-            read = None  # all logits are wanted
-        elif read is None:
-            read = places_read(shift_labels, mask_queries)
+        needed = plan.needed if plan is not None else None
+        if shift_labels is not None and needed is None:
+            needed = needed_positions(shift_labels, mask_queries)
         text_config = self.config.text_config
+        all_wanted = shift_labels is None or kwargs.get("output_hidden_states", text_config.output_hidden_states)
+        if plan is not None and all_wanted:
+            plan = plan.needing_all()
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -393,17 +390,17 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
-            read=None if kwargs.get("output_hidden_states", text_config.output_hidden_states) else read,
+            plan=plan,
             **kwargs,
         )
         hidden, loss, mask_logits = outputs.last_hidden_state, None, None
         if mask_queries is not None:
-            rows, places, panoramas = mask_queries.unbind(-1)
-            mask_logits = self.score_patches(hidden[rows, places], patch_grids, view_poses, panoramas)
+            rows, positions, panoramas = mask_queries.unbind(-1)
+            mask_logits = self.score_patches(hidden[rows, positions], patch_grids, view_poses, panoramas)
         if shift_labels is None:
             logits = self.lm_head(slice_logits_to_keep(hidden, logits_to_keep))
         else:
-            logits, targets = self.lm_head(hidden.flatten(0, 1)[read]), shift_labels.flatten()[read]
+            logits, targets = self.lm_head(hidden.flatten(0, 1)[needed]), shift_labels.flatten()[needed]
             vocabulary = text_config.vocab_size
             loss = self.loss_function(logits=logits, labels=None, shift_labels=targets, vocab_size=vocabulary, **kwargs)
         return PanoLlavaCausalLMOutputWithPast(

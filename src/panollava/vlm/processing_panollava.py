@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
+from .context import require_context
 from .image_processing_panollava import PanoLlavaImageProcessor
-from .views import kept_tokens
 
 PANORAMA_TOKEN = "<pano>"
 
@@ -33,9 +33,9 @@ FLATTEN_CONTENT = (
 class PanoLlavaProcessor(ProcessorMixin):
     """Join the image processor and a tokenizer that knows `<pano>`.
 
-    `tokens_per_side` and `token_reduction` are the model's: each `<pano>` is expanded to as many placeholder tokens as
-    the model makes of its views. A prompt longer than the tokenizer's `model_max_length` is refused. Padding goes to
-    the left, so that all prompts of a batch end together.
+    `tokens_per_side` is the model's: each `<pano>` is expanded to one placeholder for each token of its views. A prompt
+    longer than the language model's context is refused. Padding goes to the left, so that all prompts of a batch end
+    together.
     """
 
     text_kwargs = {"padding": False, "padding_side": "left"}  # noqa: RUF012
@@ -45,7 +45,6 @@ class PanoLlavaProcessor(ProcessorMixin):
         image_processor: PanoLlavaImageProcessor,
         tokenizer: PreTrainedTokenizerBase,
         tokens_per_side: int,
-        token_reduction: str = "none",
         chat_template: str | None = None,
     ):
         if image_processor.tokens_per_side not in (None, tokens_per_side):
@@ -53,9 +52,9 @@ class PanoLlavaProcessor(ProcessorMixin):
                 f"tokens_per_side is {tokens_per_side}, but the image processor chooses its views for "
                 f"{image_processor.tokens_per_side}; both are the model's"
             )
-        self.tokens_per_side, self.token_reduction = tokens_per_side, token_reduction
+        self.tokens_per_side = tokens_per_side
         self.image_token = PANORAMA_TOKEN
-        self.image_token_id = tokenizer.convert_tokens_to_ids(PANORAMA_TOKEN)
+        self.image_token_id: int = tokenizer.convert_tokens_to_ids(PANORAMA_TOKEN)  # type: ignore[assignment] # one token
         if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
             raise ValueError(f"the tokenizer has no {PANORAMA_TOKEN}; build the processor with `from_parts`")
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
@@ -67,7 +66,6 @@ class PanoLlavaProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         *,
         tokens_per_side: int,
-        token_reduction: str = "none",
         context_length: int,
     ) -> Self:
         """Return a processor on a language model's own tokenizer, which gains `<pano>` and the model's context length.
@@ -86,11 +84,16 @@ class PanoLlavaProcessor(ProcessorMixin):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         template = FLATTEN_CONTENT + tokenizer.chat_template
-        return cls(image_processor, tokenizer, tokens_per_side, token_reduction, chat_template=template)
+        return cls(image_processor, tokenizer, tokens_per_side, chat_template=template)
+
+    @property
+    def context_length(self) -> int:
+        """Return how many tokens the language model's context holds."""
+        return self.tokenizer.model_max_length
 
     def tokens_of_panorama(self, poses: Tensor) -> int:
         """Return how many visual tokens the model makes of a panorama that is seen at `poses` `[V, 6]`."""
-        return int(kept_tokens(poses, self.tokens_per_side, self.token_reduction).sum())
+        return len(poses) * self.tokens_per_side**2
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
         """Return the placeholders of one panorama."""
@@ -104,9 +107,5 @@ class PanoLlavaProcessor(ProcessorMixin):
         """
         inputs = super().__call__(*args, **kwargs)
         for index, ids in enumerate(inputs.get("input_ids", [])):
-            if len(ids) > self.tokenizer.model_max_length:
-                raise ValueError(
-                    f"prompt {index} has {len(ids)} tokens, but the language model's context holds "
-                    f"{self.tokenizer.model_max_length}; shorten the prompt or lower tokens_per_side"
-                )
+            require_context(f"prompt {index}", len(ids), self.context_length)
         return inputs

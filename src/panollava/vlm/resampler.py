@@ -16,7 +16,7 @@ from .configuration_panollava import PanoLlavaConfig
 from .geometry import rays_to_directions
 from .perceiver import PerceiverTrunk
 from .trunks import MLPTrunk, PoolingTrunk, ScaledLinear
-from .views import kept_tokens, token_solid_angles, view_rays
+from .views import token_solid_angles, view_rays
 
 # E[gelu(x)^2] for standard normal x: keeps the scale of what follows a GELU.
 GELU_POWER = 0.4252
@@ -80,15 +80,13 @@ class Resampler(nn.Module):
     def __init__(self, config: PanoLlavaConfig):
         super().__init__()
         self.code, self.frequencies = config.position_code, config.position_frequencies
-        self.reduction = config.token_reduction
         self.trunk = build_trunk(config)
         self.projection = Projection(self.trunk.out_width, config)
 
     def project(self, features: Tensor, poses: Tensor) -> Tensor:
         """Return language tokens `[P, N, D]` of trunk features `[P, V, t, t, C']` seen at `poses` `[P, V, 6]`.
 
-        The tokens of a panorama run over views, then rows, then columns: N = V t t of them, or those that the token
-        reduction keeps of the first panorama's poses.
+        The N = V t t tokens of a panorama run over views, then rows, then columns.
         """
         side = features.shape[-2]
         # Mixed precision would compute the rays in half precision, a degree off.
@@ -96,10 +94,7 @@ class Resampler(nn.Module):
             poses = poses.float()
             rays, solid_angles = view_rays(poses, side, side), token_solid_angles(poses, side, side)
             code = position_features(self.code, rays, solid_angles, self.frequencies)
-        tokens = torch.cat((features, code.to(features)), dim=-1).flatten(1, 3)
-        if self.reduction != "none":  # choosing makes a GPU wait
-            tokens = tokens[:, kept_tokens(poses[0], side, self.reduction).flatten()]
-        return self.projection(tokens)
+        return self.projection(torch.cat((features, code.to(features)), dim=-1).flatten(1, 3))
 
     def forward(self, grids: Tensor, poses: Tensor) -> Tensor:
         """Return language tokens `[P, N, D]` of patch grids `[P, V, h, w, C]` seen at `poses` `[P, V, 6]`."""

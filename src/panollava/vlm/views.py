@@ -7,7 +7,7 @@ exact across the seam.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,32 +22,68 @@ POSE_SIZE = 6
 PINHOLE, ERP_WINDOW = 0.0, 1.0
 # The blur against aliasing in pixels of a view: exp(-2 (pi BLUR f)^2) of a frequency f passes.
 BLUR = 0.4
-# Two view centres are equally near a direction when the cosines of its distances differ by less.
-TIE = 1e-4
-
 
 Pose = tuple[float, ...]
 WHOLE = (0.0, 0.0, 0.0, 2 * math.pi, math.pi, ERP_WINDOW)
-# What the views of a model follow from, next to the size of a view; the same names everywhere.
-VIEW_SETTINGS = (
-    "view_strategy", "fov_deg", "stride_deg", "pitches_deg", "roll_deg", "token_budget", "tokens_per_side",
-    "panorama_height",
-)  # fmt: skip
 # The widest view that `adaptive` chooses; wider ones waste most of their pixels on their corners.
 WIDEST_DEG = 120
 ABOUT_AS_FINE = 1.1
 
 
 @dataclass(frozen=True)
-class _Settings:
-    fov_deg: float
-    stride_deg: float
-    pitches_deg: tuple[float, ...]
-    roll_deg: float
-    token_budget: int | None
-    tokens_per_side: int | None
-    panorama_height: int | None
+class ViewSettings:
+    """Which views of a panorama the encoder sees, as users write it: angles in degrees.
+
+    strategy: one of `VIEW_STRATEGIES`.
+        `resize`: the whole panorama. `e2p`: pinhole views every `stride_deg` around each of the rows `pitches_deg`.
+        `sliding_window`: equirectangular windows at the same places. `anyres_e2p`, `anyres`: the whole panorama and
+        one or the other. `cubemap`: six faces, whatever the field of view. `sphere`: rings of pinhole views at most
+        `stride_deg` apart that see every direction. `adaptive`: as many views as fit `token_budget`.
+    fov_deg, stride_deg, pitches_deg: field of view of each view, step around the horizon, rows of views.
+    roll_deg: rotates each view about its own axis.
+    token_budget: for `adaptive`, the most language tokens that a panorama may take.
+    panorama_height: for `adaptive`, the height in pixels of the panoramas that the views are chosen for.
+    sampler: `torch`; or `opencv`, the same pinhole views to a grey level, several times faster on a CPU.
+
+    Raises:
+        ValueError: an unknown strategy or sampler, a field of view outside (0, 180), a stride that does not divide
+            360, rows of views that repeat or lie beyond a pole.
+    """
+
+    strategy: str = "anyres_e2p"
+    fov_deg: float = 90.0
+    stride_deg: float = 45.0
+    pitches_deg: tuple[float, ...] = (0.0,)
+    roll_deg: float = 0.0
+    token_budget: int | None = None
+    panorama_height: int | None = None
+    sampler: str = "torch"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pitches_deg", tuple(self.pitches_deg))  # JSON and YAML bring lists
+        if self.strategy not in VIEW_STRATEGIES:
+            known = ", ".join(VIEW_STRATEGIES)
+            raise ValueError(f"view strategy {self.strategy!r} is unknown; choose one of {known}")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler {self.sampler!r} is unknown; choose {' or '.join(SAMPLERS)}")
+        if not 0 < self.fov_deg < 180:
+            raise ValueError(
+                f"fov_deg is {self.fov_deg}; a pinhole view needs a field of view between 0 and 180 degrees"
+            )
+        if self.stride_deg <= 0 or abs(360 / self.stride_deg - round(360 / self.stride_deg)) > 1e-9:
+            raise ValueError(f"stride_deg is {self.stride_deg}; it must divide 360 so that the ring of views closes")
+        pitches = self.pitches_deg
+        if not pitches or len(set(pitches)) < len(pitches) or not all(abs(pitch) <= 90 for pitch in pitches):
+            raise ValueError(f"pitches_deg is {list(pitches)}; it must name different rows between -90 and 90 degrees")
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What a strategy's views follow from: the settings, pixels along a side of a view, and tokens along it."""
+
+    settings: ViewSettings
     view_size: int | None
+    tokens_per_side: int | None
 
 
 def _pinhole(yaw_deg: float, pitch_deg: float, fov_deg: float) -> Pose:
@@ -59,12 +95,14 @@ def _ring(fov_deg: float, count: int, pitch_deg: float = 0.0) -> list[Pose]:
     return [_pinhole((i * 360 / count + 180) % 360 - 180, pitch_deg, fov_deg) for i in range(count)]
 
 
-def _rows(settings: _Settings) -> list[Pose]:
+def _rows(layout: _Layout) -> list[Pose]:
+    settings = layout.settings
     count = round(360 / settings.stride_deg)
     return [pose for pitch in settings.pitches_deg for pose in _ring(settings.fov_deg, count, pitch)]
 
 
-def _windows(settings: _Settings) -> list[Pose]:
+def _windows(layout: _Layout) -> list[Pose]:
+    settings = layout.settings
     reach = 90 - settings.fov_deg / 2
     for pitch in settings.pitches_deg:
         if abs(pitch) > reach:
@@ -72,7 +110,7 @@ def _windows(settings: _Settings) -> list[Pose]:
                 f"a window of {settings.fov_deg} degrees at pitch {pitch} reaches beyond a pole; "
                 f"with this fov_deg, pitches_deg lie between {-reach} and {reach}"
             )
-    return [(*pose[:5], ERP_WINDOW) for pose in _rows(settings)]
+    return [(*pose[:5], ERP_WINDOW) for pose in _rows(layout)]
 
 
 def _cube() -> list[Pose]:
@@ -87,15 +125,16 @@ def _sphere(fov_deg: float, stride_deg: float, roll_deg: float) -> list[Pose]:
     return [pose for pitch, count in rings for pose in _ring(fov_deg, count, math.degrees(pitch))]
 
 
-def _adaptive(settings: _Settings) -> list[Pose]:
+def _adaptive(layout: _Layout) -> list[Pose]:
     """Return the whole panorama and, as far as the budget allows, views that are finer, but no finer than its pixels.
 
     These cover the sphere; where the budget is too small for that, they are a ring around the horizon.
     """
+    settings = layout.settings
     budget = _given("token_budget", settings.token_budget)
-    side = _given("tokens_per_side", settings.tokens_per_side)
+    side = _given("tokens_per_side", layout.tokens_per_side)
     height = _given("panorama_height", settings.panorama_height)
-    size = _given("view_size", settings.view_size)
+    size = _given("view_size", layout.view_size)
     views = budget // side**2
     if not views:
         raise ValueError(
@@ -138,61 +177,34 @@ def _given(name: str, value: int | None) -> int:
     return value
 
 
-VIEW_STRATEGIES: dict[str, Callable[[_Settings], list[Pose]]] = {
-    "resize": lambda settings: [WHOLE],
+VIEW_STRATEGIES: dict[str, Callable[[_Layout], list[Pose]]] = {
+    "resize": lambda layout: [WHOLE],
     "sliding_window": _windows,
     "e2p": _rows,
-    "cubemap": lambda settings: _cube(),
-    "anyres": lambda settings: [WHOLE, *_windows(settings)],
-    "anyres_e2p": lambda settings: [WHOLE, *_rows(settings)],
-    "sphere": lambda settings: _sphere(settings.fov_deg, settings.stride_deg, settings.roll_deg),
+    "cubemap": lambda layout: _cube(),
+    "anyres": lambda layout: [WHOLE, *_windows(layout)],
+    "anyres_e2p": lambda layout: [WHOLE, *_rows(layout)],
+    "sphere": lambda layout: _sphere(layout.settings.fov_deg, layout.settings.stride_deg, layout.settings.roll_deg),
     "adaptive": _adaptive,
 }
+SAMPLERS = ("torch", "opencv")
 
 
-def view_poses(
-    strategy: str,
-    *,
-    fov_deg: float = 90.0,
-    stride_deg: float = 45.0,
-    pitches_deg: Sequence[float] = (0.0,),
-    roll_deg: float = 0.0,
-    token_budget: int | None = None,
-    tokens_per_side: int | None = None,
-    panorama_height: int | None = None,
-    view_size: int | None = None,
-) -> Tensor:
-    """Return the poses `[V, 6]` of a view strategy.
+def view_poses(settings: ViewSettings, *, view_size: int | None = None, tokens_per_side: int | None = None) -> Tensor:
+    """Return the poses `[V, 6]` of the views of a panorama.
 
-    `resize`: the whole panorama. `e2p`: pinhole views every `stride_deg` around each of the rows `pitches_deg`.
-    `sliding_window`: equirectangular windows at the same places. `anyres_e2p`, `anyres`: the whole panorama and one or
-    the other. `cubemap`: six faces, whatever the field of view. `sphere`: rings of pinhole views at most `stride_deg`
-    apart that see every direction. `adaptive`: what fits `token_budget` tokens, `tokens_per_side` squared a view of
-    `view_size` pixels, of a panorama of `panorama_height` pixels. `roll_deg` turns every view about its own axis.
+    `view_size` pixels and `tokens_per_side` tokens along a side of a view matter to `adaptive` alone.
 
     Raises:
-        ValueError: an unknown strategy, a field of view outside (0, 180), a stride that does not divide 360, rows of
-            views twice or beyond a pole, a budget below one view.
+        ValueError: a window that reaches beyond a pole; for `adaptive`, a budget below one view or a number missing.
     """
-    if strategy not in VIEW_STRATEGIES:
-        raise ValueError(f"view strategy {strategy!r} is unknown; choose one of {', '.join(VIEW_STRATEGIES)}")
-    if not 0 < fov_deg < 180:
-        raise ValueError(f"fov_deg is {fov_deg}; a pinhole view needs a field of view between 0 and 180 degrees")
-    if stride_deg <= 0 or abs(360 / stride_deg - round(360 / stride_deg)) > 1e-9:
-        raise ValueError(f"stride_deg is {stride_deg}; it must divide 360 so that the ring of views closes")
-    pitches = tuple(pitches_deg)
-    if not pitches or len(set(pitches)) < len(pitches) or not all(abs(pitch) <= 90 for pitch in pitches):
-        raise ValueError(f"pitches_deg is {list(pitches)}; it must name different rows between -90 and 90 degrees")
-    settings = _Settings(
-        fov_deg, stride_deg, pitches, roll_deg, token_budget, tokens_per_side, panorama_height, view_size
-    )
-    return torch.tensor(_poses(strategy, settings), dtype=torch.float32)
+    return torch.tensor(_poses(_Layout(settings, view_size, tokens_per_side)), dtype=torch.float32)
 
 
 @lru_cache(maxsize=64)
-def _poses(strategy: str, settings: _Settings) -> list[Pose]:
-    roll = math.radians(settings.roll_deg)
-    return [(*pose[:2], roll, *pose[3:]) for pose in VIEW_STRATEGIES[strategy](settings)]
+def _poses(layout: _Layout) -> list[Pose]:
+    roll = math.radians(layout.settings.roll_deg)
+    return [(*pose[:2], roll, *pose[3:]) for pose in VIEW_STRATEGIES[layout.settings.strategy](layout)]
 
 
 def view_rays(poses: Tensor, height: int, width: int) -> Tensor:
@@ -266,26 +278,6 @@ def correspondences(source: Tensor, target: Tensor, size: int) -> tuple[Tensor, 
     x, y, inside = project(view_rays(source, size, size), target)
     reach = 1 - 1 / size
     return torch.stack((x, y), dim=-1), inside & (x.abs() <= reach) & (y.abs() <= reach)
-
-
-def kept_tokens(poses: Tensor, size: int, reduction: str) -> Tensor:
-    """Return which tokens `[V, size, size]` of views at poses `[V, 6]` become language tokens.
-
-    `none`: all. `unique`: of the views of one kind and field of view, only the one with the nearest centre keeps a
-    direction, the first of two equally near; so each direction is kept once at each scale. Rotation all poses together
-    keeps the same tokens.
-    """
-    if reduction == "none":
-        return torch.ones(len(poses), size, size, dtype=torch.bool, device=poses.device)
-    rays, centres = view_rays(poses, size, size), view_rays(poses, 1, 1)[:, 0, 0]
-    nearness = rays @ centres.T
-    own = nearness.diagonal(dim1=0, dim2=3).permute(2, 0, 1)[..., None]
-    order = torch.arange(len(poses), device=poses.device)
-    first = order < order[:, None, None, None]
-    nearer = (nearness > own + TIE) | (first & (nearness > own - TIE))
-    sees = torch.stack([project(rays, pose)[2] for pose in poses], dim=-1)
-    same_scale = (poses[:, None, 3:] == poses[None, :, 3:]).all(-1)[:, None, None, :]
-    return ~(nearer & sees & same_scale).any(-1)
 
 
 def box_factor(pose: Tensor, size: int, height: int, width: int) -> int:

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerBase
 
-from panollava.attention.packing import Packed, pack, packed_mask, stack
+from panollava.attention.packing import Packed, pack
+from panollava.attention.stacking import packed_mask, stack
 from panollava.backbones.standins.glances import SCENERY, SLOTS, Glance
 from panollava.backbones.standins.told import PLAIN_SHARE, ToldScene, tell
 from panollava.backbones.tokenizer import NUMBERS, train_tokenizer

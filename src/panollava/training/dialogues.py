@@ -1,7 +1,7 @@
-"""What a training step sees: draws of panoramas, and batches of them.
+"""Dialogues for training: draws of panoramas with some of their records, rotated at random, and packed batches of them.
 
 A draw is a pure function of its index (which epoch, which panorama, which of its records), so a resumed run continues
-with exactly the batches that an uninterrupted one would have had. Nothing here knows of a stage.
+with exactly the batches that an uninterrupted one would have had.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from panollava.attention.packing import Packed, flatten, flattened_places, pack
+from panollava.attention.packing import Packed, flatten, flattened_offsets, pack
 from panollava.corpus import messages
 from panollava.corpus.masks import decoded, mask_of
 from panollava.corpus.patch_masks import patch_coverage
@@ -24,17 +24,18 @@ from panollava.corpus.records import ObjectAnnotation, Record
 from panollava.corpus.rotation.panorama import Rotation, rotate_image
 from panollava.corpus.store import panorama_records
 from panollava.training.augmentation import (
-    NO_AUGMENTATION,
-    Augmentation,
+    random_rotation,
     rotated_objects,
     rotated_sample,
     tilt_of,
     tilted_mask,
     yawed_views,
 )
-from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
+from panollava.training.panoramas import epoch_and_panorama, views_of
+from panollava.training.recipe import NO_AUGMENTATION, Augmentation
+from panollava.vlm.context import require_context
 from panollava.vlm.labels import IGNORE
-from panollava.vlm.processing_panollava import PANORAMA_TOKEN, PanoLlavaProcessor
+from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 AS_IT_IS = Rotation()
 
@@ -43,8 +44,8 @@ AS_IT_IS = Rotation()
 class Draw:
     """One panorama, or its patch grids `[V, h, w, C]`, or neither; the records that a step trains on; its objects.
 
-    The records and the objects' boxes are those of the panorama turned by `turning`, the image is tilted alone, the
-    grids are those of the views of that, and the objects' masks are as stored.
+    The records and the objects' boxes are those of the panorama rotated by `rotation`. The image is tilted only, the
+    grids are those of its views, and the objects' masks are as stored.
     """
 
     image: Image.Image | None
@@ -80,18 +81,10 @@ class StoredPanoramas(Dataset):
         return Draw(row["image"] if self.images else None, panorama_records(row), grids)
 
 
-@lru_cache(maxsize=2)  # a batch may reach into the next epoch
-def order_of(seed: int, epoch: int, count: int) -> list[int]:
-    """Return the order in which an epoch sees `count` panoramas."""
-    order = list(range(count))
-    Random(f"{seed}/{epoch}").shuffle(order)
-    return order
-
-
 class Draws(Dataset):
-    """Endless draws of `panoramas`, epoch after epoch in fresh orders, each with at most `records` of its records.
+    """`count` draws of `panoramas`, epoch after epoch in fresh orders, each with at most `records` of its records.
 
-    With an `augmentation` each is turned at random; a panorama that comes with grids must not be tilted.
+    With an `augmentation` each is rotated at random; a panorama that comes with grids must not be tilted.
     """
 
     def __init__(
@@ -104,24 +97,22 @@ class Draws(Dataset):
         return self.count
 
     def __getitem__(self, index: int) -> Draw:
-        epoch, place = divmod(index, len(self.panoramas))
-        whole = self.panoramas[order_of(self.seed, epoch, len(self.panoramas))[place]]
+        epoch, number = epoch_and_panorama(index, seed=self.seed, count=len(self.panoramas))
+        whole = self.panoramas[number]
         rng = Random(f"{self.seed}/{epoch}/{whole.records[0].image_id}")
-        rotation = self.augmentation.turning(rng)
+        rotation = random_rotation(self.augmentation, rng)
         chosen = rotated_sample(whole.records, self.records, rotation, rng)
         if not chosen:
             rotation = AS_IT_IS
             chosen = rotated_sample(whole.records, self.records, rotation, rng)
         objects = rotated_objects([item for record in whole.records for item in record.objects], rotation)
-        image = (
-            whole.image
-            if whole.image is None or not rotation.tilt_deg
-            else rotate_image(whole.image, tilt_of(rotation))
-        )
+        image = whole.image
+        if image is not None and rotation.tilt_deg:
+            image = rotate_image(image, tilt_of(rotation))
         return replace(whole, image=image, records=chosen, objects=objects, rotation=rotation)
 
 
-# What is asked and answered in turn.
+# (question, answer) pairs.
 Dialogue = tuple[tuple[str, str], ...]
 # Some 50 megabytes of short dialogues in each process that makes batches.
 DIALOGUES_KEPT = 2**14
@@ -134,7 +125,7 @@ def dialogue_of(record: Record) -> Dialogue:
 
 @lru_cache(maxsize=DIALOGUES_KEPT)  # epochs see the same dialogues again, and panoramas share many
 def encoded(processor: PanoLlavaProcessor, dialogue: Dialogue) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Return where the placeholder stands among a dialogue's ids, the ids, and their labels."""
+    """Return the position of the placeholder among a dialogue's ids, the ids, and their labels."""
     tokens = processor.tokenizer.apply_chat_template(
         messages.dialogue(dialogue),
         chat_template=processor.chat_template,
@@ -150,8 +141,8 @@ def encoded(processor: PanoLlavaProcessor, dialogue: Dialogue) -> tuple[int, tup
 class Collator:
     """Make batches of draws: the records of all panoramas in one row, isolated from each other, see `flatten`.
 
-    With `blind` the same rows without panorama and placeholder, for the twin that never sees one. With `patches`, the
-    number of an encoder's patches along a side of a view, also what the mask head is to find.
+    With `blind` the same rows without panorama and placeholder, for the blind twin. With `patches`, the number of an
+    encoder's patches along a side of a view, also the targets of the mask head.
     """
 
     def __init__(self, processor: PanoLlavaProcessor, *, blind: bool = False, patches: int | None = None) -> None:
@@ -160,9 +151,9 @@ class Collator:
         self.visual_tokens = 0 if blind else processor.tokens_of_panorama(self.poses[0])
 
     def __call__(self, draws: Sequence[Draw]) -> dict[str, Any]:
-        """Return a row as `flatten` makes it, the places of its `placeholders`, the views or their grids, and poses.
+        """Return a row as `flatten` makes it, the positions of its `placeholders`, the views or their grids, and poses.
 
-        And `use_cache`, off: nothing goes on from this row, so the language model need not copy keys and values.
+        And `use_cache`, off: nothing continues this row, so the language model need not copy keys and values.
         """
         rows = [self.packed(draw.records) for draw in draws]
         batch = flatten(rows, self.processor.tokenizer.pad_token_id)
@@ -173,33 +164,35 @@ class Collator:
         if self.patches is not None:
             batch |= self._masks(rows, draws, self.patches)
         grids = [draw.grids for draw in draws if draw.grids is not None]
-        views = {"patch_grids": torch.stack(grids)} if grids else _views(self.processor.image_processor, draws)
-        return batch | self._rolled(views, draws)
+        views = {"patch_grids": torch.stack(grids)} if grids else self._views(draws)
+        return batch | self._yawed(views, draws)
 
-    def _rolled(self, views: dict[str, Tensor], draws: Sequence[Draw]) -> dict[str, Tensor]:
-        """Return views, or their grids, in the order and with the poses of the rolled panoramas."""
-        rolled = [self._views_of(draw) for draw in draws]
+    def _views(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
+        return views_of(self.processor.image_processor, [draw.image for draw in draws if draw.image is not None])
+
+    def _yawed(self, views: dict[str, Tensor], draws: Sequence[Draw]) -> dict[str, Tensor]:
+        """Return views, or their grids, in the order and with the poses of the panoramas after their yaws."""
+        yawed = [self._views_of(draw) for draw in draws]
         (name,) = views.keys() - {"view_poses"}
-        ordered = [one[order] for one, (order, _) in zip(views[name], rolled, strict=True)]
-        return {name: torch.stack(ordered), "view_poses": torch.stack([poses for _, poses in rolled])}
+        ordered = [one[order] for one, (order, _) in zip(views[name], yawed, strict=True)]
+        return {name: torch.stack(ordered), "view_poses": torch.stack([poses for _, poses in yawed])}
 
     def _views_of(self, draw: Draw) -> tuple[Tensor, Tensor]:
         """Return the order of a draw's views `[V]`, and their poses in it `[V, 6]`."""
-        # All panoramas of a batch keep the tokens that the first one keeps.
-        return yawed_views(self.poses[0], draw.rotation, reorder=self.processor.token_reduction == "none")
+        return yawed_views(self.poses[0], draw.rotation)
 
     def _masks(self, rows: Sequence[Packed], draws: Sequence[Draw], side: int) -> dict[str, Tensor]:
-        """Return `mask_queries` `[Q, 3]` (see the model's forward), the tokens that answers with masks begin after.
+        """Return `mask_queries` `[Q, 3]` (see the model's forward), the tokens before answers with masks.
 
         And `mask_targets` `[Q, V, h, w]`, the share of each patch that the mask covers.
         """
         queries, targets = [], []
-        for number, (row, draw, place) in enumerate(zip(rows, draws, flattened_places(rows), strict=True)):
+        for number, (row, draw, offset) in enumerate(zip(rows, draws, flattened_offsets(rows), strict=True)):
             turns = [turn for record in draw.records for turn in record.conversations]
             for turn, start in zip(turns, row.answers(), strict=True):
                 mask = mask_of(turn, draw.objects)
                 if mask is not None:
-                    queries.append((0, place + start - 1, number))
+                    queries.append((0, offset + start - 1, number))
                     covered = patch_coverage(tilted_mask(decoded(mask), draw.rotation), self.poses[0], side, side)
                     targets.append(covered[self._views_of(draw)[0]])
         nothing = torch.zeros(0, self.poses.shape[1], side, side)
@@ -212,7 +205,7 @@ class Collator:
         """Pack the records of one panorama behind its placeholders.
 
         Raises:
-            ValueError: a record that does not fit into the language model's context, with the numbers.
+            ValueError: a record that the language model's context does not hold.
         """
         prefix: list[int] | None = None
         packed = []
@@ -221,41 +214,17 @@ class Collator:
             if prefix is not None and head != prefix:
                 raise ValueError(f"{record.image_id}: the chat template does not keep the panorama as a common prefix")
             prefix = head
-            self._check_length(record, len(head) + len(ids))
+            what = f"{record.image_id}: the record that begins with {record.conversations[0].human[:60]!r}"
+            require_context(what, len(head) + len(ids), self.processor.context_length)
             packed.append((ids, labels))
         assert prefix is not None
         return pack(prefix, packed)
 
     def _encode(self, record: Record) -> tuple[list[int], tuple[int, ...], tuple[int, ...]]:
         """Return the prefix ids with placeholders expanded, the remaining ids of a record, and their labels."""
-        place, ids, labels = encoded(self.processor, dialogue_of(record))
-        return [*ids[:place], *ids[place : place + 1] * self.visual_tokens], ids[place + 1 :], labels[place + 1 :]
-
-    def _check_length(self, record: Record, length: int) -> None:
-        context = self.processor.tokenizer.model_max_length
-        if length > context:
-            raise ValueError(
-                f"{record.image_id}: a record of {length} tokens ({self.visual_tokens} of them the panorama) does not "
-                f"fit into the language model's context of {context}; shorten {record.conversations[0].human[:60]!r} "
-                f"or lower tokens_per_side ({PANORAMA_TOKEN})"
-            )
-
-
-class ViewCollator:
-    """Make batches of views alone, for the stage that knows no language."""
-
-    def __init__(self, image_processor: PanoLlavaImageProcessor) -> None:
-        self.image_processor = image_processor
-
-    def __call__(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
-        """Return `pixel_values` `[P, V, 3, S, S]` and `view_poses` `[P, V, 6]`."""
-        return _views(self.image_processor, draws)
-
-
-def _views(image_processor: PanoLlavaImageProcessor, draws: Sequence[Draw]) -> dict[str, Tensor]:
-    images = [draw.image for draw in draws if draw.image is not None]
-    views = image_processor(images, return_tensors="pt")
-    return {"pixel_values": views["pixel_values"], "view_poses": views["view_poses"]}
+        position, ids, labels = encoded(self.processor, dialogue_of(record))
+        head, after = [*ids[:position], *[ids[position]] * self.visual_tokens], position + 1
+        return head, ids[after:], labels[after:]
 
 
 def _black() -> Image.Image:

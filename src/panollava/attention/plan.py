@@ -1,0 +1,90 @@
+"""The attention plan: how the tokens of one pass attend, as one typed argument of the model's forward.
+
+A language model that `use_plans` has prepared attends by transformers' attention interface: with a plan as the plan
+says, without one by SDPA under the usual mask. So one model serves packed training, shared prefixes and plain
+`generate`.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from panollava.attention.last_layer import compute_needed_alone
+
+IMPLEMENTATION = "panollava"
+# transformers hands a mask of four dimensions to the attention as it is, and so builds none of its own.
+NO_MASK = torch.empty(1, 1, 0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(ABC):
+    """How the tokens of one pass attend.
+
+    needed: the positions `[K]` among the `B S` tokens of the batch, each once, whose last hidden states are needed;
+    None
+        for all. The hidden states of the others then mean nothing.
+    in_last_layer: whether it is the plan of the last layer, where tokens that are not needed need not attend.
+    """
+
+    needed: Tensor | None = None
+    in_last_layer: bool = False
+
+    @property
+    def mask(self) -> Tensor:
+        """Return the attention mask to pass with the plan: an empty one."""
+        return NO_MASK
+
+    def needing_all(self) -> Self:
+        """Return the same plan for a pass whose hidden states are all needed."""
+        return replace(self, needed=None)
+
+    def for_last_layer(self) -> Self:
+        """Return the plan for the last layer."""
+        return replace(self, in_last_layer=True)
+
+    @abstractmethod
+    def attend(
+        self, layer: Any, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, window: int | None
+    ) -> Tensor:
+        """Return the output `[B, S, H, d]` of an attention `layer` for `query` `[B, H, S, d]`.
+
+        `window` is the layer's sliding window in tokens, if it has one.
+        """
+
+
+def planned_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    plan: Plan | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend as the plan says, without one by SDPA; the interface is that of transformers' attention functions."""
+    if plan is None:
+        options = {"scaling": scaling, "dropout": dropout, "sliding_window": sliding_window, **kwargs}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return plan.attend(module, query, key, value, scale=scale, dropout=dropout, window=sliding_window), None
+
+
+AttentionInterface.register(IMPLEMENTATION, planned_attention)
+AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+
+
+def use_plans(language_model: PreTrainedModel) -> None:
+    """Let a language model take plans; again does nothing."""
+    language_model.set_attn_implementation(IMPLEMENTATION)
+    layers: nn.ModuleList = language_model.get_submodule("layers")  # type: ignore[assignment]
+    compute_needed_alone(layers[-1], language_model.config.model_type)

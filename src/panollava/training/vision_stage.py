@@ -1,0 +1,125 @@
+"""The stage train_vision: adapt the encoder's last blocks and the resampler's trunk, without any language model.
+
+It reads images alone: no record, no question. It writes `trained.safetensors` into a folder that the next stage reads.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+from transformers import PreTrainedModel, set_seed
+
+from panollava.backbones.assemble import (
+    ModelSettings,
+    load_encoder,
+    load_image_processor,
+    trained_state,
+    write_trained,
+)
+from panollava.backbones.presets import Backbone
+from panollava.corpus.store import open_images
+from panollava.training.fit import RESAMPLER, Outcome, fit
+from panollava.training.panoramas import ImageDraws, ViewCollator, views_of
+from panollava.training.processes import check_launch
+from panollava.training.recipe import Recipe
+from panollava.training.trainer import set_trainable
+from panollava.vlm.configuration_panollava import PanoLlavaConfig
+from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
+from panollava.vlm.resampler import build_trunk
+from panollava.vlm.vision import encode_views
+
+# Some ten thousand patches at least, for the covariance of a few hundred channels.
+WHITENED_PANORAMAS, WHITENED_AT_ONCE = 64, 8
+
+
+class _Trunk(nn.Module):
+    def __init__(self, config: PanoLlavaConfig) -> None:
+        super().__init__()
+        self.trunk = build_trunk(config)
+
+
+class _Half(nn.Module):
+    """The half of the model in front of the language model, under the names that it has in the whole."""
+
+    def __init__(self, encoder: PreTrainedModel, config: PanoLlavaConfig) -> None:
+        super().__init__()
+        self.layer = config.vision_feature_layer
+        self.vision_tower, self.resampler = encoder, _Trunk(config)
+
+    def encode_views(self, pixel_values: Tensor) -> Tensor:
+        """Return patch grids `[P, V, h, w, C]` of views `[P, V, 3, S, S]`."""
+        return encode_views(self.vision_tower, pixel_values, self.layer)
+
+
+class VisionStage(nn.Module):
+    """Encoder and resampler trunk, without any language model."""
+
+    def __init__(self, encoder: PreTrainedModel, config: PanoLlavaConfig) -> None:
+        super().__init__()
+        self.model = _Half(encoder, config)
+
+    def forward(self, pixel_values: Tensor, view_poses: Tensor) -> Tensor:
+        """Return trunk features `[P, V, t, t, C']`."""
+        return self.model.resampler.trunk(self.model.encode_views(pixel_values))
+
+
+def last_blocks(encoder: PreTrainedModel, count: int, layer: int) -> list[str]:
+    """Return the name parts of the last `count` blocks that hidden state `layer` still depends on.
+
+    Raises:
+        ValueError: the encoder has fewer blocks.
+    """
+    lists = [(name, module) for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)]
+    name, blocks = max(lists, key=lambda item: len(item[1]))
+    used = len(blocks) + layer + 1 if layer < 0 else layer
+    if count > used:
+        raise ValueError(f"encoder_blocks is {count}, but the encoder has {used} blocks up to its feature layer")
+    return [f"model.vision_tower.{name}.{index}." for index in range(used - count, used)]
+
+
+def _fit_whitening(model: VisionStage, image_processor: PanoLlavaImageProcessor, split: datasets.Dataset) -> None:
+    """Fit the trunk's whitening to what the encoder makes of the first panoramas of a split."""
+    half, device, patches = model.model, PartialState().device, []
+    half.vision_tower.to(device).eval()
+    for start in range(0, min(len(split), WHITENED_PANORAMAS), WHITENED_AT_ONCE):
+        images = [split[i]["image"] for i in range(start, min(len(split), start + WHITENED_AT_ONCE))]
+        pixels = views_of(image_processor, images)["pixel_values"].to(device)
+        with torch.no_grad():
+            patches.append(half.encode_views(pixels).flatten(0, -2).cpu())
+    half.resampler.trunk.whiten.fit(torch.cat(patches))
+
+
+def train_vision(
+    encoder: Backbone, store: Path, out: Path, checkpoints: Path, *, recipe: Recipe, blocks: int, dtype: torch.dtype,
+    settings: ModelSettings,
+) -> Outcome:  # fmt: skip
+    """Adapt the encoder's last blocks and the resampler's trunk with the overlap loss; no language model is involved.
+
+    The trunk's whitening is fitted to the encoder first. With the pairing `none` nothing trains after that.
+    """
+    check_launch()
+    set_seed(recipe.seed)
+    tower = load_encoder(encoder, dtype)
+    layer = -1 if encoder.feature_layer is None else encoder.feature_layer
+    config = PanoLlavaConfig(vision_config=tower.config, vision_feature_layer=layer, **settings.config_fields())
+    model, images = VisionStage(tower, config), open_images(store, "train")
+    image_processor = load_image_processor(encoder, tower.config.image_size, settings)
+    _fit_whitening(model, image_processor, images)
+    parts = last_blocks(tower, blocks, layer)
+    rates = dict.fromkeys(parts, recipe.learning_rates["vision_tower"])
+    rates[f"{RESAMPLER}trunk."] = recipe.learning_rates["resampler"]
+    recipe = replace(recipe, learning_rates=rates)
+    if recipe.overlap is not None and recipe.overlap[1] == "none":
+        counts = set_trainable(model, rates)
+        outcome = Outcome([], counts, sum(p.numel() for p in model.parameters()), dict.fromkeys(counts, 0.0))
+    else:
+        draws = ImageDraws(images, seed=recipe.seed, count=recipe.draws)
+        outcome = fit(model, recipe, checkpoints, draws=draws, collator=ViewCollator(image_processor))
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    state = trained_state(model, names)
+    if PartialState().is_main_process:
+        write_trained(state, out)
+    return outcome
