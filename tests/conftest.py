@@ -42,7 +42,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def image_processor() -> PanoLlavaImageProcessor:
     """An image processor for 32-pixel views: the whole panorama and four around the horizon."""
     return PanoLlavaImageProcessor(
-        size={"height": 32, "width": 32}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.25, 0.3], views={"stride_deg": 90.0}
+        size={"height": 32, "width": 32},
+        image_mean=[0.4, 0.5, 0.6],
+        image_std=[0.2, 0.25, 0.3],
+        views={"stride_deg": 90.0},
     )
 
 

@@ -1,7 +1,9 @@
 """Tiny configurations of every encoder and language-model family that the model supports."""
 
 from collections.abc import Callable
+from typing import Any
 
+from torch import Tensor
 from transformers import (
     CLIPVisionConfig,
     Dinov2Config,
@@ -11,6 +13,8 @@ from transformers import (
     PreTrainedConfig,
     SiglipVisionConfig,
 )
+
+from panollava.vlm.views import ViewSettings, view_poses
 
 VISION = {
     "hidden_size": 32,
@@ -43,3 +47,10 @@ TEXT_CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "llama": lambda **changes: LlamaConfig(**(TEXT | changes)),
     "mistral": lambda **changes: MistralConfig(**(TEXT | changes), sliding_window=None),
 }
+
+
+def poses_of(
+    strategy: str = "anyres_e2p", *, view_size: int | None = None, tokens_per_side: int | None = None, **settings: Any
+) -> Tensor:
+    """Return the poses `[V, 6]` of a view strategy with settings, at their defaults where they are left out."""
+    return view_poses(ViewSettings(strategy, **settings), view_size=view_size, tokens_per_side=tokens_per_side)

@@ -15,9 +15,9 @@ from panollava.attention import packed
 from panollava.attention.compiling import compile_layers
 from panollava.attention.packing import flatten, pack
 from panollava.attention.plan import planned_attention, use_plans
-from panollava.training.lora import lora_config
 from panollava.training.fit import RESAMPLER
 from panollava.training.language_stages import LORA
+from panollava.training.lora import lora_config
 from panollava.training.trainer import set_trainable
 from panollava.vlm.labels import IGNORE
 

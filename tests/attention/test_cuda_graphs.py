@@ -1,4 +1,4 @@
-"""The cache of persistent tensors and graphs of a model, and when it starts anew; on a GPU with the graphs themselves."""
+"""The cache of a model's persistent tensors and CUDA graphs, and when it starts anew; on a GPU with the graphs."""
 
 from collections.abc import Callable
 

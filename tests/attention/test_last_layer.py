@@ -106,9 +106,7 @@ def test_a_panorama_alone_does_not_attend_where_nothing_of_it_is_needed(
     assert torch.allclose(last[:, 7], wanted[:, 7], atol=1e-6)
 
 
-def test_mask_queries_are_needed_too(
-    model: PanoLlavaForConditionalGeneration, seen: list[list[int]]
-) -> None:
+def test_mask_queries_are_needed_too(model: PanoLlavaForConditionalGeneration, seen: list[list[int]]) -> None:
     batch = packed(9, 14)
     learned = batch["plan"].needed
     queries = torch.tensor([[0, int(learned[0]), 0], [0, len(PREFIX) + 2, 0], [0, len(PREFIX) + 2, 0]])
@@ -124,9 +122,7 @@ def test_mask_queries_are_needed_too(
     assert torch.allclose(gradients[0][0], gradients[1][0], atol=1e-5)
 
 
-def test_only_needed_positions_are_learned(
-    model: PanoLlavaForConditionalGeneration, seen: list[list[int]]
-) -> None:
+def test_only_needed_positions_are_learned(model: PanoLlavaForConditionalGeneration, seen: list[list[int]]) -> None:
     batch = packed(9, 14)
     plan, labels = batch["plan"], torch.randint(3, 299, batch["input_ids"].shape)
     queries = torch.tensor([[0, int(plan.needed[0]), 0], [0, len(PREFIX) + 2, 0]])
@@ -140,9 +136,7 @@ def test_only_needed_positions_are_learned(
         assert torch.equal(found[name], wanted[name]), name
 
 
-def test_a_language_model_may_take_plans_twice(
-    model: PanoLlavaForConditionalGeneration, seen: list[list[int]]
-) -> None:
+def test_a_language_model_may_take_plans_twice(model: PanoLlavaForConditionalGeneration, seen: list[list[int]]) -> None:
     batch = packed(9, 14)
     wanted = model(**batch).loss
     parts = model.model.vision_tower, copy.deepcopy(model.model.language_model)

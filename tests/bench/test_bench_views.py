@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from tiny_configs import poses_of
+
 from panollava.bench import running
 from panollava.bench import views as bench
 from panollava.cli import main
 from panollava.vlm.image_processing_panollava import views_of_panorama
-from panollava.vlm.views import view_poses
 
 PACKAGES = {"cv2": "OpenCV", "py360convert": "py360convert"}
 
@@ -26,7 +27,7 @@ def test_a_side_that_draws_something_else_is_refused() -> None:
 
 def test_the_sides_of_a_gpu_draw_what_the_yardstick_draws() -> None:
     """With and without the way of the panorama there; on the CPU, for want of a GPU."""
-    panorama, poses = bench.picture(256, 64), view_poses("e2p", fov_deg=90, stride_deg=90)
+    panorama, poses = bench.picture(256, 64), poses_of("e2p", fov_deg=90, stride_deg=90)
     planes = torch.from_numpy(panorama).permute(2, 0, 1)
     yardstick = views_of_panorama(planes, poses, 64, antialias=False).permute(0, 2, 3, 1)
     sides = bench.torch_sides(panorama, poses, 64, "cpu")
@@ -70,7 +71,7 @@ def test_a_missing_package_is_named_with_its_remedy(
         message = capsys.readouterr().err
     else:
         with pytest.raises(ValueError) as caught:
-            bench.py360convert_side(bench.picture(8, 8), view_poses("e2p"), 8)
+            bench.py360convert_side(bench.picture(8, 8), poses_of("e2p"), 8)
         message = str(caught.value)
     assert f"{PACKAGES[missing]} is not installed; pip install 'panollava[bench]' brings it" in message
 

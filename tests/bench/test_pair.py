@@ -8,6 +8,7 @@ import torch
 from tiny_bench import MICRO
 from torch._dynamo.utils import counters
 
+from panollava.vlm.views import view_poses
 from panollava.attention.compiling import compile_layers
 from panollava.bench import training
 from panollava.bench.answers import Ours, Peer
@@ -19,7 +20,6 @@ from panollava.bench.records import Work, random_work
 from panollava.bench.sizes import SIZES, Size
 from panollava.bench.steps import peer_losses
 from panollava.vlm.labels import IGNORE
-from panollava.vlm.views import view_poses
 
 
 def sides(size: Size = MICRO) -> tuple[training.Sides, Pair, Work]:
@@ -36,7 +36,7 @@ def prompts() -> torch.Tensor:
 def test_sizes_are_those_that_the_bounds_belong_to(name: str, visual: int, bound: float) -> None:
     size = SIZES[name]
     config = size.config()
-    poses = view_poses(config.view_strategy, fov_deg=config.fov_deg, stride_deg=config.stride_deg)
+    poses = view_poses(config.view_settings)
     assert len(poses) * config.tokens_per_side**2 == visual
     assert config.vision_config.image_size // config.vision_config.patch_size >= config.tokens_per_side
     assert sharing_bound(visual, size.record_tokens, size.records) == pytest.approx(bound, abs=1e-3)

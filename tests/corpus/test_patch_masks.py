@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tiny_configs import poses_of
+
 from panollava.corpus.patch_masks import patch_coverage, splat
 from panollava.vlm.geometry import angular_distance, directions_to_rays, erp_rays, erp_solid_angles
-from panollava.vlm.views import token_solid_angles, view_poses
+from panollava.vlm.views import token_solid_angles
 
 HEIGHT, WIDTH = 128, 256
 
@@ -26,7 +28,7 @@ def overlap(first: Tensor, second: Tensor) -> float:
 
 @pytest.mark.parametrize(("yaw", "pitch"), [(0, 0), (180, 10), (40, 80), (-100, -90)])
 def test_the_shares_of_a_cube_s_patches_add_up_to_the_area(yaw: float, pitch: float) -> None:
-    poses = view_poses("cubemap")
+    poses = poses_of("cubemap")
     covered = patch_coverage(cap(yaw, pitch, 25), poses, 12, 12)
     area = (covered * token_solid_angles(poses, 12, 12)).sum()
     assert float(area) == pytest.approx(2 * math.pi * (1 - math.cos(math.radians(25))), rel=0.02)
@@ -35,7 +37,7 @@ def test_the_shares_of_a_cube_s_patches_add_up_to_the_area(yaw: float, pitch: fl
 
 
 def test_a_rolled_mask_covers_the_patches_of_the_next_view() -> None:
-    poses, mask = view_poses("e2p", stride_deg=45), cap(170, 12, 20)
+    poses, mask = poses_of("e2p", stride_deg=45), cap(170, 12, 20)
     before = patch_coverage(mask, poses, 6, 6)
     after = patch_coverage(mask.roll(WIDTH // 8, dims=1), poses, 6, 6)
     assert before.max() == 1
@@ -46,13 +48,13 @@ def test_a_rolled_mask_covers_the_patches_of_the_next_view() -> None:
 @pytest.mark.parametrize("strategy", ["cubemap", "anyres_e2p", "sphere", "sliding_window"])
 @pytest.mark.parametrize("yaw", [0, 180, 67])
 def test_a_mask_comes_back_where_it_was(strategy: str, yaw: float) -> None:
-    poses, mask = view_poses(strategy), cap(yaw, 15, 30)
+    poses, mask = poses_of(strategy), cap(yaw, 15, 30)
     back = splat(patch_coverage(mask, poses, 16, 16)[None] - 0.5, poses, HEIGHT, WIDTH)[0] > 0
     assert overlap(back, mask) > 0.9
 
 
 def test_finer_patches_bring_it_back_better() -> None:
-    poses, mask = view_poses("anyres_e2p"), cap(100, -20, 12)
+    poses, mask = poses_of("anyres_e2p"), cap(100, -20, 12)
     overlaps = [
         overlap(splat(patch_coverage(mask, poses, side, side)[None] - 0.5, poses, HEIGHT, WIDTH)[0] > 0, mask)
         for side in (4, 8, 16)
@@ -62,10 +64,10 @@ def test_finer_patches_bring_it_back_better() -> None:
 
 
 def test_a_constant_stays_one_and_what_no_view_sees_is_told() -> None:
-    everywhere = splat(torch.full((2, 9, 5, 5), 3.0), view_poses("anyres_e2p"), HEIGHT, WIDTH)
+    everywhere = splat(torch.full((2, 9, 5, 5), 3.0), poses_of("anyres_e2p"), HEIGHT, WIDTH)
     assert everywhere.shape == (2, HEIGHT, WIDTH)
     assert torch.allclose(everywhere, torch.tensor(3.0), atol=1e-5)
-    ring = splat(torch.full((1, 8, 5, 5), 3.0), view_poses("e2p"), HEIGHT, WIDTH)[0]
+    ring = splat(torch.full((1, 8, 5, 5), 3.0), poses_of("e2p"), HEIGHT, WIDTH)[0]
     assert torch.isneginf(ring[0]).all()  # the zenith
     assert torch.allclose(ring[HEIGHT // 2], torch.tensor(3.0), atol=1e-5)
 
@@ -73,6 +75,6 @@ def test_a_constant_stays_one_and_what_no_view_sees_is_told() -> None:
 def test_fine_views_outvote_the_whole_panorama() -> None:
     values = torch.zeros(1, 9, 8, 8)
     values[:, 0] = 1.0  # the whole panorama says 1 everywhere, the views around the horizon 0
-    drawn = splat(values, view_poses("anyres_e2p"), HEIGHT, WIDTH)[0]
+    drawn = splat(values, poses_of("anyres_e2p"), HEIGHT, WIDTH)[0]
     assert drawn[HEIGHT // 2].max() < 0.1
     assert torch.allclose(drawn[0], torch.tensor(1.0))

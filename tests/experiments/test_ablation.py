@@ -4,10 +4,12 @@ import pytest
 from conftest import PROJECT
 from ruamel.yaml import YAML
 
+from tiny_configs import poses_of
+
 from panollava.experiments.ablation import ARMS, SEEDS, cells, figure, markdown, summarise
 from panollava.params import Params
 from panollava.report.style import png_bytes
-from panollava.vlm.views import VIEW_SETTINGS, view_poses
+from panollava.vlm.views import VIEW_SETTINGS
 
 
 def changed(params: dict, settings: dict[str, str]) -> dict:
@@ -54,7 +56,7 @@ def test_other_views_have_about_as_many_tokens(arm: str) -> None:
     yaml = YAML(typ="safe")
     settings = cells([arm], (0,), "standin")[f"{arm}-s0"]
     model = Params.model_validate(changed(yaml.load(PROJECT / "params.yaml"), settings)).model["standin"].model_dump()
-    poses = view_poses(
+    poses = poses_of(
         model.pop("view_strategy"), view_size=120, **{name: model[name] for name in VIEW_SETTINGS if name in model}
     )
     assert 0.85 * 144 < len(poses) * model["tokens_per_side"] ** 2 < 1.1 * 144

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from tiny_configs import poses_of
+
 from panollava.corpus.masks import decoded, encoded
 from panollava.corpus.patch_masks import patch_coverage
 from panollava.corpus.records import Mask, Record
@@ -16,9 +18,8 @@ from panollava.tasks.questions import Question, panorama_questions
 from panollava.tasks.results import evaluate
 from panollava.tasks.scoring import Prediction, score
 from panollava.tasks.segmenting import USUAL_ROWS, score_masks, usual_mask
-from panollava.vlm.views import view_poses
 
-POSES, SIDE = view_poses("anyres_e2p"), 12
+POSES, SIDE = poses_of("anyres_e2p"), 12
 NOTHING = torch.zeros(USUAL_ROWS, 2 * USUAL_ROWS, dtype=torch.bool)
 
 

@@ -26,8 +26,9 @@ from panollava.attention.compiling import compile_layers
 from panollava.backbones.assemble import Parts
 from panollava.backbones.presets import Backbone
 from panollava.params import Evaluate
-from panollava.training import stages
-from panollava.training.data import Draws
+from panollava.training import fit, language_stages, vision_stage
+from panollava.training.dialogues import Draws
+from panollava.training.fit import Outcome
 from panollava.training.scratch import scratch
 from panollava.training.trainer import PanoTrainer
 from stages import evaluate
@@ -67,14 +68,14 @@ def shard_on_cpus() -> None:
 def count_split_parameters() -> list[list[str]]:
     """Return a list that fills with the names of the parameters of which a process held a part after training."""
     found: list[list[str]] = []
-    moved = stages._moved
+    moved = fit._moved
 
     def watched(model: torch.nn.Module, *args: Any) -> dict[str, float]:
         parameters = model.named_parameters()
         found.append([n for n, p in parameters if isinstance(p, DTensor) and p.to_local().numel() < p.numel()])
         return moved(model, *args)
 
-    stages._moved = watched
+    fit._moved = watched
     return found
 
 
@@ -91,7 +92,7 @@ def finetune(
     killed: bool = False,
     compiled: bool = False,
     **options: Any,
-) -> stages.Outcome:
+) -> Outcome:
     """Finetune as the stage does."""
     training_step = PanoTrainer.training_step
 
@@ -106,19 +107,21 @@ def finetune(
         with scratch(out.name, {"seed": 0}, [store, previous]) as checkpoints:
             recipe = replace(ACCUMULATED, compile=compiled)
             options |= {"recipe": recipe, "records": 3, "lora": LORA, "save_lora_only": True, **SETTINGS}
-            return stages.finetune_lora(parts, store, previous, out, checkpoints, **options)
+            return language_stages.finetune_lora(parts, store, previous, out, checkpoints, **options)
     finally:
         PanoTrainer.training_step = training_step
 
 
-def finetune_rounded(parts: Parts, store: Path, previous: Path) -> stages.Outcome:
+def finetune_rounded(parts: Parts, store: Path, previous: Path) -> Outcome:
     """Finetune for a step in mixed precision, with activation checkpointing."""
     recipe = replace(ACCUMULATED, steps=1, bf16=True, activation_checkpointing=True)
     folders = (parts, store, previous, Path("data/rounded"), Path("ckpt/rounded"))
-    return stages.finetune_lora(*folders, recipe=recipe, records=3, lora=LORA, save_lora_only=False, **SETTINGS)
+    return language_stages.finetune_lora(
+        *folders, recipe=recipe, records=3, lora=LORA, save_lora_only=False, **SETTINGS
+    )
 
 
-def killed_and_resumed(*folders: Any, **options: Any) -> stages.Outcome:
+def killed_and_resumed(*folders: Any, **options: Any) -> Outcome:
     """Finetune, be stopped after the checkpoint of step 2, and finetune again."""
     try:
         finetune(*folders, killed=True, **options)
@@ -127,15 +130,15 @@ def killed_and_resumed(*folders: Any, **options: Any) -> stages.Outcome:
     raise AssertionError("the run was not stopped")
 
 
-def run_all(parts: Parts, store: Path, earlier: Path) -> dict[str, stages.Outcome]:
+def run_all(parts: Parts, store: Path, earlier: Path) -> dict[str, Outcome]:
     """Train, finetune and evaluate in the current folder; each stage reads what the one before wrote in `earlier`."""
     data, options = Path("data"), {"records": 3, **SETTINGS}
     outcomes = {}
-    outcomes["train_vision"] = stages.train_vision(
+    outcomes["train_vision"] = vision_stage.train_vision(
         parts.encoder, store, data / "train_vision", Path("ckpt/vision"), recipe=OVERLAP, blocks=1, **SETTINGS
     )
     folders = (parts, store, earlier / "train_vision", data / "train_resampler", Path("ckpt/resampler"))
-    outcomes["train_resampler"] = stages.train_resampler(*folders, recipe=RECIPE, **options)
+    outcomes["train_resampler"] = language_stages.train_resampler(*folders, recipe=RECIPE, **options)
     outcomes["finetune_lora"] = killed_and_resumed(parts, store, earlier / "train_resampler", data / "finetune_lora")
     outcomes["finetune_blind"] = finetune(
         parts, store, earlier / "train_resampler", data / "finetune_blind", blind=True
@@ -171,7 +174,9 @@ def main() -> None:
     each_drew = gather_object([list(drawn)])
     shard_on_cpus()
     split = count_split_parameters()
-    stages.compile_layers = partial(compile_layers, backend="aot_eager")  # code for a CPU takes a while to make
+    language_stages.compile_layers = partial(
+        compile_layers, backend="aot_eager"
+    )  # code for a CPU takes a while to make
     folders = (parts, shared / "store", earlier / "train_resampler", Path("data/sharded"))
     outcomes["sharded"] = killed_and_resumed(*folders, compiled=True)
     compilations = counters["stats"]["unique_graphs"]

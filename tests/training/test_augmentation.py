@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_configs import poses_of
 from torch import Tensor
 
 from panollava import PanoLlavaImageProcessor, PanoLlavaProcessor
@@ -21,10 +22,11 @@ from panollava.corpus.rotation.records import rotated_record
 from panollava.corpus.rotation.wording import placed_objects
 from panollava.corpus.wording import turn_json
 from panollava.corpus.world.scenes import sample_scene
-from panollava.training.augmentation import Augmentation, rotated_sample, yawed_views
-from panollava.training.data import Collator, Draw, Draws
+from panollava.training.augmentation import rotated_sample, yawed_views
+from panollava.training.dialogues import Collator, Draw, Draws
+from panollava.training.recipe import Augmentation
 from panollava.vlm.geometry import erp_rays
-from panollava.vlm.views import kept_tokens, view_poses, view_rays
+from panollava.vlm.views import view_rays
 
 HEIGHT, SIDE = 128, 32
 TYPES = ("existence", "direction8", "relation", "pointing", "grounding", "detection", "dialogue")
@@ -74,7 +76,7 @@ class Painted:
 
 def processor_of(strategy: str, tokenizer: object, **views: object) -> PanoLlavaProcessor:
     white = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "size": {"height": SIDE, "width": SIDE}}
-    images = PanoLlavaImageProcessor(view_strategy=strategy, stride_deg=90.0, **white, **views)
+    images = PanoLlavaImageProcessor(views={"strategy": strategy, "stride_deg": 90.0, **views}, **white)
     return PanoLlavaProcessor.from_parts(images, tokenizer, tokens_per_side=2, context_length=4096)
 
 
@@ -175,19 +177,8 @@ def test_a_draw_is_a_function_of_its_index_and_needs_no_image() -> None:
         assert one.records == other.records
 
 
-def test_views_keep_their_places_where_their_tokens_depend_on_each_other(tokenizer: object) -> None:
-    processor = processor_of("e2p", tokenizer)
-    processor.token_reduction = "unique"
-    collator, drawn = Collator(processor), draws(Augmentation(8))[0]
-    assert drawn.rotation.yaw_deg
-    batch = collator([drawn])
-    assert torch.equal(batch["pixel_values"], Collator(processor)([Draw(painted(), drawn.records)])["pixel_values"])
-    kept = [kept_tokens(poses, 4, "unique") for poses in (collator.poses[0], batch["view_poses"][0])]
-    assert torch.equal(*kept)
-
-
 def test_views_take_the_places_of_those_where_they_come_to_look() -> None:
-    poses = view_poses("anyres_e2p", stride_deg=45.0)
+    poses = poses_of("anyres_e2p", stride_deg=45.0)
     order, rolled = yawed_views(poses, Rotation(135.0))
     assert order[0] == 0
     assert sorted(order.tolist()) == list(range(9))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 from full_disk import full_disk
 from tiny_backbones import MODEL, write_panoramas, write_parts
 
+from panollava.attention.plan import use_plans
 from panollava.backbones.assemble import assemble
 from panollava.corpus.store import open_split
 from panollava.training import features
-from panollava.training.data import Collator, Draws, StoredPanoramas
+from panollava.training.dialogues import Collator, Draws, StoredPanoramas
 from panollava.training.features import frozen_features
 
 PANORAMAS = 5
@@ -24,8 +26,8 @@ PANORAMAS = 5
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     # Views that are not the default ones: what is kept must come with the poses of these.
-    settings = MODEL | {"pitches_deg": [-20], "roll_deg": 10}
-    model, processor = assemble(write_parts("clip", "llama", tmp_path / "parts"), dtype=torch.float32, **settings)
+    settings = replace(MODEL, views=replace(MODEL.views, pitches_deg=(-20,), roll_deg=10))
+    model, processor = assemble(write_parts("clip", "llama", tmp_path / "parts"), settings, dtype=torch.float32)
     split = open_split(write_panoramas(tmp_path / "store", PANORAMAS), "train")
     yield SimpleNamespace(
         model=model.eval(), processor=processor, split=split, folder=tmp_path / ".scratch" / "features"
@@ -50,9 +52,8 @@ def test_a_batch_with_kept_features_has_the_loss_and_gradients_of_one_with_views
         batch = Collator(made.processor)([draws[index] for index in (0, 3, 11)])
         assert ("patch_grids" in batch) == bool(options)
         assert ("pixel_values" in batch) != bool(options)
-        layout = batch.pop("layout")
-        made.model.model.language_model.set_attn_implementation("panollava_packed")
-        loss = made.model(**batch, layout=layout).loss
+        use_plans(made.model.model.language_model)
+        loss = made.model(**batch).loss
         made.model.zero_grad()
         loss.backward()
         losses.append(loss.item())
@@ -81,7 +82,7 @@ def test_other_weights_views_or_panoramas_have_files_of_their_own(made: SimpleNa
     with torch.no_grad():
         next(made.model.model.vision_tower.parameters()).add_(0.1)
     kept(made)
-    made.processor.image_processor.fov_deg = 80
+    made.processor.image_processor.views = asdict(replace(MODEL.views, fov_deg=80))
     kept(made)
     made.split = open_split(write_panoramas(tmp_path / "other", PANORAMAS, split="test"), "test")
     last = kept(made)

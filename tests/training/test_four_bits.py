@@ -13,7 +13,8 @@ from tiny_backbones import write_llm, write_panoramas, write_parts
 
 from panollava.backbones import assemble as loading
 from panollava.backbones.assemble import four_bit_config, load_finetuned, load_llm
-from panollava.training import stages
+from panollava.training import language_stages, vision_stage
+from panollava.training.fit import Outcome
 from panollava.training.lora import FusedLinear
 
 installed = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
@@ -29,11 +30,13 @@ def test_without_bitsandbytes_the_extra_that_brings_it_is_named(
 
 
 def test_a_model_divided_by_fsdp_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "divided", lambda: True)
+    monkeypatch.setattr(language_stages, "divided", lambda: True)
     recipe = replace(RECIPE, load_in_4bit=True)
     folders = [tmp_path / name for name in ("store", "previous", "out", "checkpoints")]
     with pytest.raises(ValueError, match="load_in_4bit is true, but FSDP cannot divide such weights"):
-        stages.train_resampler(write_parts("clip", "llama", tmp_path), *folders, recipe=recipe, records=3, **SETTINGS)
+        language_stages.train_resampler(
+            write_parts("clip", "llama", tmp_path), *folders, recipe=recipe, records=3, **SETTINGS
+        )
 
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
@@ -68,15 +71,15 @@ def test_adapters_trained_behind_4_bits_join_the_whole_weights(tmp_path: Path) -
     parts, store = write_parts("clip", "llama", tmp_path), write_panoramas(tmp_path / "store", 3)
     vision, aligned = tmp_path / "vision", tmp_path / "aligned"
     untrained = replace(RECIPE, overlap=("vicreg", "none"))
-    stages.train_vision(parts.encoder, store, vision, tmp_path / "ckpt", recipe=untrained, blocks=1, **SETTINGS)
-    outcomes: dict[bool, list[stages.Outcome]] = {}
+    vision_stage.train_vision(parts.encoder, store, vision, tmp_path / "ckpt", recipe=untrained, blocks=1, **SETTINGS)
+    outcomes: dict[bool, list[Outcome]] = {}
     for four in (False, True):
         recipe, out = replace(RECIPE, load_in_4bit=four), tmp_path / f"out{four}"
         options: dict[str, Any] = {"recipe": recipe, "records": 3, **SETTINGS}
         folders = (parts, store, vision, aligned / str(four), tmp_path / f"ckpt{four}")
-        first = stages.train_resampler(*folders, **options)
+        first = language_stages.train_resampler(*folders, **options)
         folders = (parts, store, aligned / str(four), out, tmp_path / f"ckpt_lora{four}")
-        outcomes[four] = [first, stages.finetune_lora(*folders, lora=LORA, save_lora_only=False, **options)]
+        outcomes[four] = [first, language_stages.finetune_lora(*folders, lora=LORA, save_lora_only=False, **options)]
     for plain, packed in zip(outcomes[False], outcomes[True], strict=True):
         assert (packed.trained, packed.total) == (plain.trained, plain.total)
         for one, other in zip(plain.history, packed.history, strict=True):

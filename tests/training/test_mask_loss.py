@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from tiny_configs import poses_of
 from torch import Tensor
 
 from panollava.training.mask_loss import mask_losses
-from panollava.vlm.views import view_poses
 
-POSES = view_poses("cubemap")
+POSES = poses_of("cubemap")
 
 
 def disc(size: int) -> Tensor:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tiny_configs import poses_of
 from torch import Tensor
 
 from panollava.training.overlap import (
@@ -20,14 +21,14 @@ from panollava.training.overlap import (
     vicreg,
     vicreg_batchwise,
 )
-from panollava.vlm.views import PINHOLE, project, token_solid_angles, view_poses, view_rays
+from panollava.vlm.views import PINHOLE, project, token_solid_angles, view_rays
 
 SIZE = 16
 
 
 @pytest.fixture
 def ring() -> Tensor:
-    return view_poses("anyres_e2p", fov_deg=90, stride_deg=45)
+    return poses_of("anyres_e2p", fov_deg=90, stride_deg=45)
 
 
 def field(poses: Tensor, *, panoramas: int = 2, width: int = 48, size: int = SIZE) -> Tensor:
@@ -165,7 +166,7 @@ def test_pooling_is_the_mean_over_the_overlap_on_the_sphere(ring: Tensor) -> Non
 @pytest.mark.parametrize("pairing", ["exact", "strip"])
 @pytest.mark.parametrize("panoramas", [1, 3])
 def test_batchwise_statistics_run_over_panoramas_and_overlaps(ring: Tensor, panoramas: int, pairing: str) -> None:
-    ring = torch.cat((ring, view_poses("e2p", fov_deg=70, stride_deg=60)))  # overlaps of unequal size
+    ring = torch.cat((ring, poses_of("e2p", fov_deg=70, stride_deg=60)))  # overlaps of unequal size
     features = torch.randn(panoramas, len(ring), 4, 4, 5)
     overlaps = neighbours(ring, 4, pairing)
     samples = [[pool(features, o)[side][p] for p in range(panoramas) for o in overlaps] for side in (0, 1)]
@@ -187,7 +188,7 @@ def test_views_that_agree_in_the_mean_are_invariant_batchwise_and_not_token_by_t
     for overlap in neighbours(ring[[1, 1]], 6, "exact"):
         assert torch.allclose(*pool(features, overlap), atol=1e-6)
     # A token's mirror image weighs as much, so the mean stays when one of two views of one direction is mirrored.
-    poses = torch.cat((ring[1:2], view_poses("e2p", fov_deg=60, stride_deg=360)))
+    poses = torch.cat((ring[1:2], poses_of("e2p", fov_deg=60, stride_deg=360)))
     mirrored = torch.stack((features[:, 0], features[:, 1].flip(-2)), dim=1)
     pooled, single = (
         float(loss(mirrored, poses, "exact") - loss(features, poses, "exact")) for loss in (vicreg_batchwise, vicreg)
@@ -231,7 +232,7 @@ def test_neighbours_of_the_true_place_are_no_negatives() -> None:
 
 @pytest.mark.parametrize(("strategy", "stride_deg"), [("cubemap", 90), ("resize", 90), ("e2p", 120)])
 def test_views_without_overlap_are_refused(strategy: str, stride_deg: float) -> None:
-    poses = view_poses(strategy, fov_deg=90, stride_deg=stride_deg)
+    poses = poses_of(strategy, fov_deg=90, stride_deg=stride_deg)
     with pytest.raises(ValueError, match=r"needs overlapping views.*pairing: none"):
         densecl(torch.randn(1, len(poses), 4, 4, 8), poses, "exact")
 

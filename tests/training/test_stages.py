@@ -17,15 +17,18 @@ import torch
 from safetensors.torch import load_file
 from tiny_backbones import LORA, MODEL, write_panoramas, write_parts
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, set_seed
 
-import panollava.training.stages as stages
 from panollava.backbones.assemble import Parts, load_finetuned, read_parts
-from panollava.corpus.store import open_split
-from panollava.training.data import ViewCollator
+from panollava.corpus.store import open_images, open_split
+from panollava.training import fit as fit_module
+from panollava.training import language_stages, vision_stage
+from panollava.training.fit import Outcome
 from panollava.training.overlap import OVERLAP_LOSSES, vicreg
+from panollava.training.panoramas import ImageDraws, ViewCollator
+from panollava.training.recipe import Recipe
 from panollava.training.scratch import scratch
-from panollava.training.trainer import Recipe
+from panollava.vlm.views import ViewSettings
 
 SETTINGS: dict[str, Any] = {"dtype": torch.float32, "settings": MODEL}
 LANGUAGE = replace(tiny_backbones.RECIPE, mask_weight=1.0)
@@ -43,34 +46,37 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return write_parts("clip", "llama", tmp_path_factory.mktemp("backbones"))
 
 
-def adapt(parts: Parts, store: Path, out: Path, recipe: Recipe = RECIPE) -> stages.Outcome:
-    return stages.train_vision(parts.encoder, store, out, out.with_suffix(".ckpt"), recipe=recipe, blocks=1, **SETTINGS)
+def adapt(parts: Parts, store: Path, out: Path, recipe: Recipe = RECIPE) -> Outcome:
+    return vision_stage.train_vision(
+        parts.encoder, store, out, out.with_suffix(".ckpt"), recipe=recipe, blocks=1, **SETTINGS
+    )
 
 
-def align(parts: Parts, store: Path, previous: Path, out: Path, recipe: Recipe = LANGUAGE) -> stages.Outcome:
+def align(parts: Parts, store: Path, previous: Path, out: Path, recipe: Recipe = LANGUAGE) -> Outcome:
     folders = (parts, store, previous, out, out.with_suffix(".ckpt"))
-    return stages.train_resampler(*folders, recipe=recipe, records=4, **SETTINGS)
+    return language_stages.train_resampler(*folders, recipe=recipe, records=4, **SETTINGS)
 
 
 @pytest.fixture(scope="module")
 def run(parts: Parts, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """Run all stages once; `states` holds each stage's model before and after, as the trainer got it."""
-    folder, states, fit = tmp_path_factory.mktemp("run"), [], stages._fit
+    folder, states, fit = tmp_path_factory.mktemp("run"), [], fit_module.fit
 
-    def watched(model: Any, *args: Any, **kwargs: Any) -> stages.Outcome:
+    def watched(model: Any, *args: Any, **kwargs: Any) -> Outcome:
         before = {name: value.clone() for name, value in model.state_dict().items()}
         outcome = fit(model, *args, **kwargs)
         states.append((before, {name: value.clone() for name, value in model.state_dict().items()}))
         return outcome
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "_fit", watched)
+        for module in (vision_stage, language_stages):
+            patch.setattr(module, "fit", watched)
         outcomes = [adapt(parts, store, folder / "train_vision")]
         outcomes.append(align(parts, store, folder / "train_vision", folder / "train_resampler"))
         for name in FINETUNED:
             folders = (parts, store, folder / "train_resampler", folder / name, folder / f"{name}.ckpt")
             options = {"lora": LORA, "save_lora_only": name == "finetune_blind", "blind": name == "finetune_blind"}
-            outcomes.append(stages.finetune_lora(*folders, recipe=LANGUAGE, records=4, **options, **SETTINGS))
+            outcomes.append(language_stages.finetune_lora(*folders, recipe=LANGUAGE, records=4, **options, **SETTINGS))
     names = ("train_vision", "train_resampler", *FINETUNED)
     yield SimpleNamespace(
         folder=folder,
@@ -174,7 +180,7 @@ KILLED = replace(LANGUAGE, steps=7, save_steps=3, batch_size=1, accumulation=2)
 CHILD = """
 import sys, time
 from pathlib import Path
-from panollava.training.data import Draws
+from panollava.training.dialogues import Draws
 import test_stages
 
 draw = Draws.__getitem__
@@ -188,7 +194,7 @@ def finetune_in_scratch(store: Path, previous: Path, out: Path) -> None:
     with scratch("finetune_lora", {"seed": 0}, [store, previous]) as checkpoints:
         options = {"lora": LORA | {"dropout": 0.3}, "save_lora_only": True}
         folders = (read_parts(previous), store, previous, out, checkpoints)
-        stages.finetune_lora(*folders, recipe=KILLED, records=4, **options, **SETTINGS)
+        language_stages.finetune_lora(*folders, recipe=KILLED, records=4, **options, **SETTINGS)
 
 
 def test_a_killed_run_continues_to_the_weights_of_an_uninterrupted_one(
@@ -252,22 +258,22 @@ def test_accumulated_overlap_losses_are_averaged(parts: Parts, store: Path, tmp_
     first = adapt(parts, store, tmp_path / "out", replace(RECIPE, steps=1, batch_size=1, accumulation=2)).history[0]
     losses = []
     for index in range(2):
-        stages.set_seed(RECIPE.seed)
-        drawn = stages._draws(store, RECIPE, 0)[index]
-        model, views = vision_stage(parts, store)
+        set_seed(RECIPE.seed)
+        drawn = ImageDraws(open_images(store, "train"), seed=RECIPE.seed, count=2)[index]
+        model, views = drawn_stage(parts, store)
         batch = ViewCollator(views)([drawn])
         losses.append(float(vicreg(model.train()(**batch), batch["view_poses"][0], "exact").detach()))
     assert losses[0] != losses[1]
     assert first["loss"] == pytest.approx(sum(losses) / 2, rel=1e-3)
 
 
-def vision_stage(parts: Parts, store: Path) -> tuple[stages.VisionStage, Any]:
+def drawn_stage(parts: Parts, store: Path) -> tuple[vision_stage.VisionStage, Any]:
     """Return the module that train_vision trains, as it is drawn and fitted, and its image processor."""
-    tower = stages.load_encoder(parts.encoder, torch.float32)
-    config = stages.PanoLlavaConfig(vision_config=tower.config, vision_feature_layer=-2, **MODEL)
-    views = {name: MODEL[name] for name in stages.VIEW_SETTINGS}
-    model, image_processor = stages.VisionStage(tower, config), stages.load_image_processor(parts.encoder, 32, **views)
-    stages._fit_whitening(model, image_processor, open_split(store, "train"))
+    tower = vision_stage.load_encoder(parts.encoder, torch.float32)
+    config = vision_stage.PanoLlavaConfig(vision_config=tower.config, vision_feature_layer=-2, **MODEL.config_fields())
+    model = vision_stage.VisionStage(tower, config)
+    image_processor = vision_stage.load_image_processor(parts.encoder, 32, MODEL)
+    vision_stage._fit_whitening(model, image_processor, open_images(store, "train"))
     return model, image_processor
 
 
@@ -275,14 +281,14 @@ def test_mixed_precision_reaches_the_overlap_stage(
     parts: Parts, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    build = stages.build_trunk
+    build = vision_stage.build_trunk
 
     def hooked(config: Any) -> torch.nn.Module:
         trunk = build(config)
         trunk.linear.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
         return trunk
 
-    monkeypatch.setattr(stages, "build_trunk", hooked)
+    monkeypatch.setattr(vision_stage, "build_trunk", hooked)
     adapt(parts, store, tmp_path / "out", replace(RECIPE, steps=1, bf16=True))
     assert seen == [torch.bfloat16]
 
@@ -294,8 +300,8 @@ def test_without_pairing_the_trunk_is_written_as_it_is_drawn_and_fitted(
     assert outcome.history == []
     assert set(outcome.moved.values()) == {0.0}
     written = load_file(tmp_path / "none" / "trained.safetensors")
-    stages.set_seed(RECIPE.seed)
-    model, _ = vision_stage(parts, store)
+    set_seed(RECIPE.seed)
+    model, _ = drawn_stage(parts, store)
     drawn = model.state_dict()
     assert set(written) == declared(drawn, *DECLARED["train_vision"])
     assert all(torch.equal(drawn[name], value) for name, value in written.items())
@@ -306,20 +312,20 @@ def test_without_pairing_the_trunk_is_written_as_it_is_drawn_and_fitted(
 
 
 def test_views_without_overlap_stop_the_overlap_stage(parts: Parts, store: Path, tmp_path: Path) -> None:
-    cube = {"dtype": torch.float32, "settings": MODEL | {"view_strategy": "cubemap"}}
+    cube = {"dtype": torch.float32, "settings": replace(MODEL, views=ViewSettings("cubemap"))}
     options = {"recipe": RECIPE, "blocks": 1, **cube}
     with pytest.raises(ValueError, match="needs overlapping views"):
-        stages.train_vision(parts.encoder, store, tmp_path / "out", tmp_path / "checkpoints", **options)
+        vision_stage.train_vision(parts.encoder, store, tmp_path / "out", tmp_path / "checkpoints", **options)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("layer", "used"), [(-1, [1, 2]), (-2, [0, 1]), (2, [0, 1])])
 def test_only_blocks_that_the_features_depend_on_train(parts: Parts, layer: int, used: list[int]) -> None:
-    tower = stages.load_encoder(parts.encoder, torch.float32)
-    names = stages.last_blocks(tower, 2, layer)
+    tower = vision_stage.load_encoder(parts.encoder, torch.float32)
+    names = vision_stage.last_blocks(tower, 2, layer)
     assert names == [f"model.vision_tower.encoder.layers.{index}." for index in used]
     with pytest.raises(ValueError, match="encoder_blocks is 4, but the encoder has"):
-        stages.last_blocks(tower, 4, layer)
+        vision_stage.last_blocks(tower, 4, layer)
 
 
 def test_adapters_go_to_the_language_model_alone(run: SimpleNamespace) -> None:
@@ -332,11 +338,11 @@ def test_adapters_go_to_the_language_model_alone(run: SimpleNamespace) -> None:
 def test_a_folder_of_another_resampler_is_refused(
     run: SimpleNamespace, parts: Parts, store: Path, tmp_path: Path
 ) -> None:
-    wide = {**SETTINGS, "settings": MODEL | {"resampler_hidden_size": 64}}
+    wide = {**SETTINGS, "settings": replace(MODEL, resampler_hidden_size=64)}
     folders = (parts, store, run.folder / "train_vision", tmp_path / "out", tmp_path / "checkpoints")
     message = (
         r"train_vision/trained.safetensors: model.resampler.trunk.* has shape .*, the model has shape \[64.*another"
     )
     with pytest.raises(ValueError, match=message):
-        stages.train_resampler(*folders, recipe=LANGUAGE, records=4, **wide)
+        language_stages.train_resampler(*folders, recipe=LANGUAGE, records=4, **wide)
     assert not (tmp_path / "out").exists()

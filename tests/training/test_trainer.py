@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from panollava.training.checkpoints import COMPLETE, WEIGHTS, last_checkpoint
-from panollava.training.trainer import PanoTrainer, Recipe, set_trainable, trainable_table
+from panollava.training.recipe import Recipe
+from panollava.training.trainer import PanoTrainer, set_trainable, trainable_table
 
 
 class Toy(nn.Module):

@@ -18,16 +18,15 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-import panollava.training.stages as stages
 from panollava import PanoLlavaForConditionalGeneration
-from panollava.attention.attending import attending
-from panollava.attention.packing import PACKED_ATTENTION
+from panollava.attention.plan import use_plans
 from panollava.backbones.assemble import Parts, assemble
 from panollava.corpus.store import open_split
-from panollava.training.augmentation import Augmentation
-from panollava.training.data import Collator, Draws, StoredPanoramas
-from panollava.training.encoding import with_grids
+from panollava.training import language_stages, vision_stage
+from panollava.training.dialogues import Collator, Draws, StoredPanoramas
+from panollava.training.encoding import FrozenEncoder
 from panollava.training.mask_loss import mask_losses
+from panollava.training.recipe import Augmentation
 from panollava.training.trainer import PanoTrainer
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CPU is not waited for")
@@ -39,11 +38,14 @@ SETTINGS: dict[str, Any] = {"dtype": torch.bfloat16, "settings": MODEL}
 def batch_and_model(folder: Path, *, blind: bool) -> tuple[dict[str, Any], PanoLlavaForConditionalGeneration]:
     """Return a batch of two panoramas with masks behind a frozen encoder, or a blind one, and the model in training."""
     parts, store = write_parts("clip", "llama", folder / "parts"), write_panoramas(folder / "store", 3)
-    model, processor = assemble(parts, dtype=torch.float32, **MODEL)
+    model, processor = assemble(parts, MODEL, dtype=torch.float32)
+    use_plans(model.model.language_model)
     model.model.vision_tower.requires_grad_(False)
     draws = Draws(StoredPanoramas(open_split(store, "train")), seed=0, count=2, records=12)
     batch = Collator(processor, blind=blind, patches=4)([draws[0], draws[1]])
-    return with_grids(model, batch), model.train()
+    encoder = FrozenEncoder.of(model)
+    assert encoder is not None
+    return encoder.with_grids(batch), model.train()
 
 
 def step_without_values(model: PanoLlavaForConditionalGeneration, batch: dict[str, Any]) -> int:
@@ -51,8 +53,9 @@ def step_without_values(model: PanoLlavaForConditionalGeneration, batch: dict[st
     mode = FakeTensorMode()
     held = {name: mode.from_tensor(own) for name, own in (*model.named_parameters(), *model.named_buffers())}
     shapes: Any = tree_map_only(torch.Tensor, mode.from_tensor, batch)
+    shapes["plan"] = batch["plan"]._with_tensors(mode.from_tensor)
     targets = shapes.pop("mask_targets", None)
-    with attending(model, PACKED_ATTENTION), mode:
+    with mode:
         output = functional_call(model, held, kwargs=shapes)
         loss = output.loss
         if targets is not None:
@@ -65,16 +68,17 @@ def step_without_values(model: PanoLlavaForConditionalGeneration, batch: dict[st
 def test_a_step_needs_no_value_from_the_device(tmp_path: Path, *, blind: bool) -> None:
     """Also of a row that is longer than the context."""
     batch, model = batch_and_model(tmp_path, blind=blind)
-    model.config.text_config.max_position_embeddings = batch["layout"]["span"]
-    assert batch["input_ids"].shape[1] > batch["layout"]["span"]
+    model.config.text_config.max_position_embeddings = batch["plan"].span
+    assert batch["input_ids"].shape[1] > batch["plan"].span
     assert step_without_values(model, batch) >= 20
 
 
-@pytest.mark.parametrize("given", ["read", "placeholders"])
+@pytest.mark.parametrize("given", ["needed", "placeholders"])
 def test_what_a_batch_does_not_say_is_asked_of_the_device(tmp_path: Path, given: str) -> None:
     batch, model = batch_and_model(tmp_path, blind=False)
+    change = {"placeholders": None} if given == "placeholders" else {"plan": replace(batch["plan"], needed=None)}
     with pytest.raises((DynamicOutputShapeException, DataDependentOutputException)):
-        step_without_values(model, batch | {given: None})
+        step_without_values(model, batch | change)
 
 
 class NoWaiting(TrainerCallback):
@@ -111,7 +115,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Parts, Path, Path
     folder = tmp_path_factory.mktemp("trained")
     parts, store = write_parts("clip", "llama", folder / "parts"), write_panoramas(folder / "store", 3)
     recipe, vision = replace(RECIPE, steps=1, overlap=("vicreg", "exact")), folder / "vision"
-    stages.train_vision(parts.encoder, store, vision, folder / "ckpt", recipe=recipe, blocks=1, **SETTINGS)
+    vision_stage.train_vision(parts.encoder, store, vision, folder / "ckpt", recipe=recipe, blocks=1, **SETTINGS)
     return parts, store, vision
 
 
@@ -120,7 +124,7 @@ def test_the_resampler_stage_does_not_wait(
     watched: NoWaiting, trained: tuple[Parts, Path, Path], tmp_path: Path
 ) -> None:
     folders = (*trained, tmp_path / "out", tmp_path / "ckpt")
-    stages.train_resampler(*folders, recipe=replace(RECIPE, mask_weight=0.0), records=4, **SETTINGS)
+    language_stages.train_resampler(*folders, recipe=replace(RECIPE, mask_weight=0.0), records=4, **SETTINGS)
     assert watched.steps == 3
 
 
@@ -131,11 +135,13 @@ def test_finetuning_does_not_wait(
 ) -> None:
     parts, store, vision = trained
     recipe = replace(RECIPE, **change)
-    stages.train_resampler(
+    language_stages.train_resampler(
         parts, store, vision, tmp_path / "aligned", tmp_path / "a.ckpt", recipe=replace(RECIPE, steps=1), records=4,
         **SETTINGS,
     )  # fmt: skip
     watched.steps = 0
     folders = (parts, store, tmp_path / "aligned", tmp_path / "out", tmp_path / "ckpt")
-    stages.finetune_lora(*folders, recipe=recipe, records=4, lora=LORA, save_lora_only=False, blind=False, **SETTINGS)
+    language_stages.finetune_lora(
+        *folders, recipe=recipe, records=4, lora=LORA, save_lora_only=False, blind=False, **SETTINGS
+    )
     assert watched.steps == 3

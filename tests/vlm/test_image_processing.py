@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from tiny_configs import poses_of
+
 from panollava import PanoLlavaImageProcessor
 from panollava.vlm.geometry import angular_distance, erp_rays, rotation
 from panollava.vlm.image_processing_panollava import blur_panorama, reduce_panorama, views_of_panorama
-from panollava.vlm.views import VIEW_STRATEGIES, box_factor, sample_views, view_poses, view_rays
+from panollava.vlm.views import VIEW_STRATEGIES, box_factor, sample_views, view_rays
 
 
 def test_pil_numpy_and_torch_give_the_same(image_processor: PanoLlavaImageProcessor, panorama: Tensor) -> None:
@@ -22,7 +24,7 @@ def test_pil_numpy_and_torch_give_the_same(image_processor: PanoLlavaImageProces
     for other in inputs[1:]:
         assert torch.equal(inputs[0]["pixel_values"], other["pixel_values"])
     assert inputs[0]["pixel_values"].shape == (1, 5, 3, 32, 32)
-    assert torch.equal(inputs[0]["view_poses"][0], view_poses("anyres_e2p", stride_deg=90))
+    assert torch.equal(inputs[0]["view_poses"][0], poses_of("anyres_e2p", stride_deg=90))
 
 
 def test_a_flat_colour_is_normalised_by_the_encoder_s_own_statistics(image_processor: PanoLlavaImageProcessor) -> None:
@@ -39,34 +41,36 @@ def test_sizes_may_differ_within_a_batch_and_settings_per_call(
     both = image_processor([panorama, larger])["pixel_values"]
     for index, image in enumerate((panorama, larger)):
         assert torch.equal(both[index], image_processor(image)["pixel_values"][0])
-    assert image_processor(panorama, view_strategy="cubemap")["pixel_values"].shape[1] == 6
+    assert image_processor(panorama, views={"strategy": "cubemap"})["pixel_values"].shape[1] == 6
 
 
 def test_the_views_of_adaptive_are_the_same_whatever_the_panorama_s_size(
     image_processor: PanoLlavaImageProcessor, panorama: Tensor
 ) -> None:
-    settings = {"view_strategy": "adaptive", "token_budget": 40, "tokens_per_side": 2, "panorama_height": 64}
+    views = {"strategy": "adaptive", "token_budget": 40, "panorama_height": 64}
     larger = torch.randint(0, 256, (3, 100, 200), dtype=torch.uint8)
-    inputs = image_processor([panorama, larger], **settings)
+    inputs = image_processor([panorama, larger], views=views, tokens_per_side=2)
     assert inputs["pixel_values"].shape[1] * 4 <= 40
-    wanted = view_poses("adaptive", view_size=32, token_budget=40, tokens_per_side=2, panorama_height=64)
+    wanted = poses_of("adaptive", view_size=32, token_budget=40, tokens_per_side=2, panorama_height=64)
     assert torch.equal(inputs["view_poses"][1], wanted)
 
 
 def test_rows_and_roll_reach_the_views(image_processor: PanoLlavaImageProcessor, panorama: Tensor) -> None:
-    inputs = image_processor(panorama, view_strategy="e2p", pitches_deg=[30, -30], roll_deg=15, stride_deg=60)
-    wanted = view_poses("e2p", pitches_deg=[30, -30], roll_deg=15, stride_deg=60)
+    inputs = image_processor(
+        panorama, views={"strategy": "e2p", "pitches_deg": [30, -30], "roll_deg": 15, "stride_deg": 60}
+    )
+    wanted = poses_of("e2p", pitches_deg=[30, -30], roll_deg=15, stride_deg=60)
     assert torch.equal(inputs["view_poses"][0], wanted)
 
 
 def test_small_panoramas_are_sampled_as_they_are(panorama: Tensor) -> None:
-    poses = view_poses("e2p")
+    poses = poses_of("e2p")
     assert torch.equal(views_of_panorama(panorama, poses, 32), sample_views(panorama[None].float(), poses, 32)[0])
 
 
 def test_fine_texture_is_averaged_and_not_aliased() -> None:
     stripes = (torch.arange(2048) % 2 * 255).to(torch.uint8).expand(3, 1024, 2048)
-    views = views_of_panorama(stripes, view_poses("anyres_e2p"), 32)
+    views = views_of_panorama(stripes, poses_of("anyres_e2p"), 32)
     assert (views - 127.5).abs().max() < 3
 
 
@@ -89,7 +93,7 @@ def test_gratings_finer_than_a_view_s_pixels_average_out(
 ) -> None:
     """Frequencies are in cycles a pixel at the centre of the view: 1.8 and 1.5 times what it can show."""
     size = 96
-    poses = view_poses("e2p", fov_deg=60, stride_deg=360, pitches_deg=[pitch_deg])
+    poses = poses_of("e2p", fov_deg=60, stride_deg=360, pitches_deg=[pitch_deg])
     pixel_deg = math.degrees(2 * math.tan(math.radians(30)) / size)
     panorama = grating(height, 0, pitch_deg, pixel_deg / frequency, across)
     centre = slice(size // 2 - 12, size // 2 + 12)
@@ -115,7 +119,7 @@ def test_blurring_is_even_on_the_sphere_and_leaves_no_seam() -> None:
 
 def test_views_of_a_fine_panorama_are_the_same_wherever_the_seam_is() -> None:
     panorama = torch.randint(0, 256, (3, 512, 1024), dtype=torch.uint8)
-    poses = view_poses("sphere", fov_deg=90, stride_deg=90)
+    poses = poses_of("sphere", fov_deg=90, stride_deg=90)
     turned = poses.clone()
     turned[:, 0] += math.pi / 2
     assert box_factor(poses[0], 32, 512, 1024) > 1
@@ -127,7 +131,7 @@ def test_views_of_a_fine_panorama_are_the_same_wherever_the_seam_is() -> None:
 @pytest.mark.parametrize("height", [256, 1024])
 def test_a_panorama_of_its_own_rays_keeps_them_through_the_filters(strategy: str, height: int) -> None:
     budget = {"token_budget": 128, "tokens_per_side": 4, "panorama_height": 256, "view_size": 40}
-    poses = view_poses(strategy, **budget, roll_deg=10)
+    poses = poses_of(strategy, **budget, roll_deg=10)
     views = F.normalize(views_of_panorama(erp_rays(height, 2 * height).permute(2, 0, 1), poses, 40), dim=1)
     error = angular_distance(views.permute(0, 2, 3, 1), view_rays(poses, 40, 40))
     # Clamping rows at the poles and blurring there costs at most a part of a pixel of a view, 2.6 degrees.
@@ -138,21 +142,24 @@ def test_a_panorama_of_its_own_rays_keeps_them_through_the_filters(strategy: str
 def test_the_other_sampler_agrees_to_a_grey_level(image_processor: PanoLlavaImageProcessor) -> None:
     """Where OpenCV is missing, it says so."""
     rays = (erp_rays(512, 1024) * 100 + 128).round().to(torch.uint8).permute(2, 0, 1)
-    settings = {"view_strategy": "anyres_e2p", "pitches_deg": [50, 0, -90], "do_normalize": False, "do_rescale": False}
+    plain = {"do_normalize": False, "do_rescale": False}
+    views = {"pitches_deg": [50, 0, -90]}
     if importlib.util.find_spec("cv2") is None:
         with pytest.raises(ValueError, match="OpenCV is not installed"):
-            image_processor(rays, sampler="opencv", **settings)
+            image_processor(rays, views=views | {"sampler": "opencv"}, **plain)
         return
     for image in (rays, rays[:, ::8, ::8]):  # with the filters and without
-        ours = image_processor(image, return_tensors="pt", **settings)["pixel_values"]
-        theirs = image_processor(image, return_tensors="pt", sampler="opencv", **settings)["pixel_values"]
+        ours, theirs = (
+            image_processor(image, return_tensors="pt", views=views | {"sampler": sampler}, **plain)["pixel_values"]
+            for sampler in ("torch", "opencv")
+        )
         assert (ours - theirs).abs().max() < 1.6
         assert (ours - theirs).abs().mean() < 0.5
 
 
 def test_an_unknown_sampler_is_refused(image_processor: PanoLlavaImageProcessor, panorama: Tensor) -> None:
     with pytest.raises(ValueError, match="sampler 'scipy' is unknown; choose torch or opencv"):
-        image_processor(panorama, sampler="scipy")
+        image_processor(panorama, views={"sampler": "scipy"})
 
 
 @pytest.mark.parametrize("width", [512, 500, 498])

@@ -15,7 +15,7 @@ def test_each_placeholder_becomes_the_tokens_of_its_views(processor: PanoLlavaPr
     inputs = processor(images=[panorama, panorama], text="<pano> and <pano>", return_tensors="pt")
     assert (inputs["input_ids"] == processor.image_token_id).sum() == 2 * 5 * 4
     assert inputs["pixel_values"].shape == (2, 5, 3, 32, 32)
-    whole = processor(images=panorama, text="<pano>", view_strategy="resize")
+    whole = processor(images=panorama, text="<pano>", views={"strategy": "resize"})
     assert list(whole["input_ids"][0]).count(processor.image_token_id) == 4
 
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tiny_configs import poses_of
+
 from panollava import PanoLlavaConfig, PanoLlavaForConditionalGeneration
 from panollava.vlm.c_abstractor import LastNorm
 from panollava.vlm.geometry import directions_to_rays
 from panollava.vlm.perceiver import PerceiverBlock
 from panollava.vlm.resampler import Resampler, build_trunk, position_features
 from panollava.vlm.trunks import Whitening, pool_grid
-from panollava.vlm.views import view_poses
 
 KINDS = ("mlp", "pooling", "perceiver", "c_abstractor")
 Config = Callable[..., PanoLlavaConfig]
@@ -143,7 +144,7 @@ def test_the_trunk_knows_nothing_of_the_language_model(make_config: Config, kind
     large.trunk.load_state_dict(small.trunk.state_dict())
     names = {name.split(".")[0] for name, _ in small.named_parameters()}
     assert names == {"trunk", "projection"}
-    grids, poses = torch.randn(2, 5, 4, 4, 32), view_poses("anyres_e2p", stride_deg=90).expand(2, -1, -1)
+    grids, poses = torch.randn(2, 5, 4, 4, 32), poses_of("anyres_e2p", stride_deg=90).expand(2, -1, -1)
     assert torch.equal(small.trunk(grids), large.trunk(grids))
     assert large(grids, poses).shape == (2, 20, 64)
     assert torch.equal(small(grids, poses), small.project(small.trunk(grids), poses))
@@ -169,7 +170,7 @@ def test_the_ray_code_tells_every_direction_apart() -> None:
 
 def test_tokens_run_over_views_rows_and_columns(make_config: Config) -> None:
     resampler = Resampler(make_config())
-    features, poses = torch.randn(1, 5, 2, 2, 32), view_poses("anyres_e2p", stride_deg=90)[None]
+    features, poses = torch.randn(1, 5, 2, 2, 32), poses_of("anyres_e2p", stride_deg=90)[None]
     tokens = resampler.project(features, poses)
     order = torch.tensor([3, 0, 4, 1, 2])
     permuted = resampler.project(features[:, order], poses[:, order])
@@ -180,7 +181,7 @@ def test_tokens_run_over_views_rows_and_columns(make_config: Config) -> None:
 
 def test_rays_stay_exact_under_mixed_precision(make_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     resampler = Resampler(make_config())
-    features, poses = torch.randn(1, 5, 2, 2, 32), view_poses("anyres_e2p", stride_deg=90)[None]
+    features, poses = torch.randn(1, 5, 2, 2, 32), poses_of("anyres_e2p", stride_deg=90)[None]
     seen = []
     monkeypatch.setattr(
         "panollava.vlm.resampler.position_features",

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tiny_configs import poses_of
+
 from panollava.vlm.geometry import angular_distance, directions_to_rays
 from panollava.vlm.rings import Ring, covering_rings, covers
-from panollava.vlm.views import PINHOLE, project, view_poses, view_rays
+from panollava.vlm.views import PINHOLE, project, view_rays
 
 
 def directions(count: int) -> Tensor:
@@ -33,7 +35,7 @@ def coverage(poses: Tensor, rays: Tensor) -> float:
 @pytest.mark.parametrize("fov_deg", [25, 30, 37.5, 45, 52, 60, 66, 75, 81, 90, 100, 110, 120, 135, 150, 170])
 @pytest.mark.parametrize("stride_deg", [22.5, 45, 60, 90, 120])
 def test_sphere_sees_every_direction(fov_deg: float, stride_deg: float) -> None:
-    poses = view_poses("sphere", fov_deg=fov_deg, stride_deg=stride_deg)
+    poses = poses_of("sphere", fov_deg=fov_deg, stride_deg=stride_deg)
     # The edges of a cube's faces touch; rounded to float32 they may part by a ten-millionth of a radian.
     assert coverage(poses + torch.tensor([0, 0, 0, 1e-6, 1e-6, 0]), directions(20_000)) == 1
     assert {round(math.degrees(pitch)) for pitch in poses[:, 1].tolist()} >= {-90, 90}
@@ -41,14 +43,14 @@ def test_sphere_sees_every_direction(fov_deg: float, stride_deg: float) -> None:
 
 @pytest.mark.parametrize("roll_deg", [10, 45, -30, 90])
 def test_rolled_views_of_a_sphere_see_every_direction_too(roll_deg: float) -> None:
-    poses = view_poses("sphere", fov_deg=80, stride_deg=60, roll_deg=roll_deg)
+    poses = poses_of("sphere", fov_deg=80, stride_deg=60, roll_deg=roll_deg)
     assert torch.allclose(poses[:, 2], torch.tensor(math.radians(roll_deg)))
     assert coverage(poses, directions(20_000)) == 1
 
 
 @pytest.mark.parametrize(("fov_deg", "stride_deg"), [(60, 30), (90, 45), (75, 72), (40, 60)])
 def test_neighbours_on_a_sphere_are_no_farther_apart_than_the_stride(fov_deg: float, stride_deg: float) -> None:
-    poses = view_poses("sphere", fov_deg=fov_deg, stride_deg=stride_deg)
+    poses = poses_of("sphere", fov_deg=fov_deg, stride_deg=stride_deg)
     centres = view_rays(poses.double(), 1, 1)[:, 0, 0]
     rows = sorted({round(pitch, 5) for pitch in poses[:, 1].tolist()})
     assert max(b - a for a, b in pairwise(rows)) <= math.radians(stride_deg) + 1e-4
@@ -57,9 +59,7 @@ def test_neighbours_on_a_sphere_are_no_farther_apart_than_the_stride(fov_deg: fl
 
 
 def test_a_cube_is_found() -> None:
-    assert torch.equal(
-        view_poses("sphere", fov_deg=90, stride_deg=90).sort(0).values, view_poses("cubemap").sort(0).values
-    )
+    assert torch.equal(poses_of("sphere", fov_deg=90, stride_deg=90).sort(0).values, poses_of("cubemap").sort(0).values)
 
 
 @pytest.mark.parametrize("fov_deg", range(24, 150, 9))
@@ -97,8 +97,8 @@ SETTING = {"tokens_per_side": 4, "panorama_height": 1024, "view_size": 224}
 @pytest.mark.parametrize(("height", "size"), [(256, 64), (256, 224), (1024, 224), (4096, 336), (120, 224)])
 def test_adaptive_keeps_the_budget_and_the_panorama_s_resolution(token_budget: int, height: int, size: int) -> None:
     sizes = {"tokens_per_side": 4, "panorama_height": height, "view_size": size}
-    poses = view_poses("adaptive", token_budget=token_budget, **sizes)
-    assert torch.equal(poses, view_poses("adaptive", token_budget=token_budget, **sizes))
+    poses = poses_of("adaptive", token_budget=token_budget, **sizes)
+    assert torch.equal(poses, poses_of("adaptive", token_budget=token_budget, **sizes))
     assert len(poses) * 16 <= token_budget
     assert poses[0, 3] == pytest.approx(2 * math.pi)
     fovs = poses[1:, 3].double()
@@ -112,7 +112,7 @@ def test_adaptive_keeps_the_budget_and_the_panorama_s_resolution(token_budget: i
 
 
 def test_a_larger_budget_never_means_coarser_views_by_more_than_a_tenth() -> None:
-    fovs = [view_poses("adaptive", token_budget=budget, **SETTING)[-1, 3].item() for budget in range(96, 700, 16)]
+    fovs = [poses_of("adaptive", token_budget=budget, **SETTING)[-1, 3].item() for budget in range(96, 700, 16)]
     halves = [math.tan(fov / 2) for fov in fovs]
     assert all(later <= earlier * 1.1 + 1e-6 for earlier, later in pairwise(halves))
     assert halves[-1] < halves[0] / 3
@@ -129,4 +129,4 @@ def test_a_larger_budget_never_means_coarser_views_by_more_than_a_tenth() -> Non
 )
 def test_a_budget_that_cannot_be_met_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        view_poses("adaptive", **(SETTING | {"token_budget": 100} | changes))
+        poses_of("adaptive", **(SETTING | {"token_budget": 100} | changes))

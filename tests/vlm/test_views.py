@@ -9,17 +9,16 @@ import torch.nn.functional as F
 from py360convert_views import FILE, SIZE, VIEWS
 from torch import Tensor
 
+from tiny_configs import poses_of
+
 from panollava.vlm.geometry import angular_distance, erp_rays
 from panollava.vlm.views import (
-    TIE,
     VIEW_STRATEGIES,
     WHOLE,
     correspondences,
-    kept_tokens,
     project,
     sample_views,
     token_solid_angles,
-    view_poses,
     view_rays,
 )
 
@@ -36,7 +35,7 @@ TILTED = {"fov_deg": 70, "stride_deg": 60, "pitches_deg": [40, 0, -55], "roll_de
 @pytest.mark.parametrize("strategy", VIEW_STRATEGIES)
 @pytest.mark.parametrize("settings", [{}, TILTED], ids=["default", "tilted"])
 def test_sampling_a_panorama_of_its_own_rays_gives_the_rays_of_the_views(strategy: str, settings: dict) -> None:
-    poses = view_poses(strategy, **BUDGET, **settings)
+    poses = poses_of(strategy, **BUDGET, **settings)
     panorama = erp_rays(256, 512).permute(2, 0, 1)[None]
     sampled = F.normalize(sample_views(panorama, poses, 40)[0].permute(0, 2, 3, 1), dim=-1)
     error = angular_distance(sampled, view_rays(poses, 40, 40))
@@ -74,13 +73,13 @@ def test_defaults_are_the_poses_of_old() -> None:
     cube = [*ring[::2], (0, quarter, 0, quarter, quarter, 0), (0, -quarter, 0, quarter, quarter, 0)]
     old = {"resize": whole, "e2p": ring, "anyres_e2p": whole + ring, "cubemap": cube}
     for strategy, poses in old.items():
-        assert torch.equal(view_poses(strategy), torch.tensor(poses)), strategy
+        assert torch.equal(poses_of(strategy), torch.tensor(poses)), strategy
     assert eighth == pytest.approx(ring[1][0])
 
 
 @pytest.mark.parametrize(("strategy", "whole"), [("e2p", 0), ("sliding_window", 0), ("anyres", 1), ("anyres_e2p", 1)])
 def test_rows_rolls_strides_and_fields_of_view_are_as_asked(strategy: str, whole: int) -> None:
-    poses = view_poses(strategy, **TILTED).rad2deg()
+    poses = poses_of(strategy, **TILTED).rad2deg()
     assert len(poses) == whole + 3 * 6
     local = poses[whole:].view(3, 6, 6)
     assert torch.allclose(local[..., 1], torch.tensor([[40.0], [0], [-55]]).expand(3, 6), atol=1e-4)
@@ -92,7 +91,7 @@ def test_rows_rolls_strides_and_fields_of_view_are_as_asked(strategy: str, whole
 def test_windows_are_crops_of_the_panorama() -> None:
     """At its own resolution a window is a rectangle of pixels, wherever it lies; across the seam it wraps."""
     panorama = torch.rand(1, 3, 64, 128)
-    poses = view_poses("sliding_window", fov_deg=45, stride_deg=22.5, pitches_deg=[45, -11.25])
+    poses = poses_of("sliding_window", fov_deg=45, stride_deg=22.5, pitches_deg=[45, -11.25])
     views = sample_views(panorama, poses, 16)[0]
     for pose, view in zip(poses.rad2deg().tolist(), views, strict=True):
         left, top = round((pose[0] + 180 - 22.5) / 360 * 128), round((90 - pose[1] - 22.5) / 180 * 64)
@@ -100,7 +99,7 @@ def test_windows_are_crops_of_the_panorama() -> None:
 
 
 def test_the_whole_panorama_and_its_tiles_are_those_of_anyres() -> None:
-    poses = view_poses("anyres", fov_deg=90, stride_deg=90, pitches_deg=[45, -45])
+    poses = poses_of("anyres", fov_deg=90, stride_deg=90, pitches_deg=[45, -45])
     assert len(poses) == 1 + 8
     angles = token_solid_angles(poses, 12, 12).sum((1, 2))
     assert torch.allclose(angles[1:], torch.tensor(math.pi / 2), rtol=1e-5)
@@ -111,14 +110,13 @@ def test_the_whole_panorama_and_its_tiles_are_those_of_anyres() -> None:
         centres = (torch.arange(8) + 0.5) / 4 - 1
         assert torch.allclose(x, centres.expand(8, 8), atol=1e-5)
         assert torch.allclose(y, -centres[:, None].expand(8, 8), atol=1e-5)
-    assert kept_tokens(poses, 8, "unique").all()
 
 
 @pytest.mark.parametrize(
     ("strategy", "total"), [("resize", 4 * math.pi), ("cubemap", 4 * math.pi), ("anyres_e2p", None), ("e2p", None)]
 )
 def test_solid_angles_of_tokens_add_up(strategy: str, total: float | None) -> None:
-    poses = view_poses(strategy)
+    poses = poses_of(strategy)
     angles = token_solid_angles(poses, 24, 24).sum((1, 2))
     expected = torch.where(poses[:, 5] == 1, 4 * math.pi, 4 * math.pi / 6)  # a pinhole of 90 degrees is a cube's face
     assert torch.allclose(angles, expected, rtol=1e-3)
@@ -200,56 +198,7 @@ def test_shifting_columns_pairs_the_wrong_tokens() -> None:
 )
 def test_impossible_views_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        view_poses(**arguments)
-
-
-def covering(poses: Tensor, kept: Tensor, rays: Tensor) -> Tensor:
-    """Return how many kept tokens have each of `rays` `[R, 3]` in their cell."""
-    size, count = kept.shape[-1], torch.zeros(len(rays))
-    for pose, mask in zip(poses, kept, strict=True):
-        x, y, inside = project(rays, pose)
-        column = ((x + 1) / 2 * size).floor().long().clamp(0, size - 1)
-        row = ((1 - y) / 2 * size).floor().long().clamp(0, size - 1)
-        count += inside & mask[row, column]
-    return count
-
-
-def test_unique_tokens_keep_each_direction_of_a_ring_once() -> None:
-    rays = F.normalize(torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
-    poses = view_poses("e2p", fov_deg=90, stride_deg=45)
-    everything = torch.ones(len(poses), 32, 32, dtype=torch.bool)
-    seen = covering(poses, everything, rays) > 0
-    assert covering(poses, everything, rays)[seen].mean() > 1.8
-    count = covering(poses, kept_tokens(poses, 32, "unique"), rays)[seen]
-    # A cell that the border between two views crosses is kept or dropped whole: a few directions have none or two.
-    assert (count == 1).float().mean() > 0.93
-    assert count.mean() == pytest.approx(1, abs=0.07)
-    assert count.max() <= 2
-
-
-def test_unique_tokens_are_those_of_the_nearest_centre() -> None:
-    poses = view_poses("e2p", fov_deg=100, stride_deg=30)
-    rays, centres = view_rays(poses, 8, 8), view_rays(poses, 1, 1)[:, 0, 0]
-    for view, mask in enumerate(kept_tokens(poses, 8, "unique")):
-        for ray in rays[view][mask]:
-            seeing = [other for other, pose in enumerate(poses) if project(ray, pose)[2]]
-            assert ray @ centres[view] > max(ray @ centres[other] for other in seeing) - 2 * TIE
-
-
-def test_the_whole_panorama_is_another_scale_and_disjoint_views_lose_nothing() -> None:
-    poses = view_poses("anyres_e2p", fov_deg=90, stride_deg=45)
-    kept = kept_tokens(poses, 4, "unique")
-    assert kept[0].all()
-    assert kept[1:].sum() < 0.6 * 8 * 16
-    assert kept_tokens(view_poses("cubemap"), 6, "unique").all()
-    assert kept_tokens(poses, 4, "none").all()
-
-
-def test_turned_together_views_keep_the_same_tokens() -> None:
-    poses = view_poses("e2p", fov_deg=90, stride_deg=45)
-    turned = poses.clone()
-    turned[:, 0] = torch.remainder(turned[:, 0] + 0.3 + math.pi, 2 * math.pi) - math.pi
-    assert torch.equal(kept_tokens(poses, 4, "unique"), kept_tokens(turned, 4, "unique"))
+        poses_of(**arguments)
 
 
 def test_py360convert_draws_the_same_views_to_a_grey_level() -> None:

@@ -2,6 +2,7 @@
 
 import pickle
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -13,23 +14,22 @@ from tiny_backbones import MODEL, tiny_tokenizer, write_encoder, write_panoramas
 from panollava import PanoLlavaProcessor
 from panollava.attention.packing import Packed
 from panollava.backbones.assemble import load_image_processor
+from panollava.corpus import messages
 from panollava.corpus.masks import decoded
 from panollava.corpus.patch_masks import patch_coverage
 from panollava.corpus.records import Record
 from panollava.corpus.store import open_split, panorama_records
-from panollava.training.data import (
+from panollava.training.dialogues import (
     DIALOGUES_KEPT,
     Collator,
     Draw,
     Draws,
     StoredPanoramas,
-    ViewCollator,
     dialogue_of,
     encoded,
-    messages,
 )
-from panollava.vlm.labels import IGNORE, next_labels, places_read
-from panollava.vlm.views import VIEW_SETTINGS
+from panollava.training.panoramas import ViewCollator
+from panollava.vlm.labels import IGNORE, needed_positions, next_labels
 
 PANORAMAS = 5
 TEMPLATES = ["llama", "vicuna", "mistral"]
@@ -55,8 +55,7 @@ def any_processor(request: pytest.FixtureRequest, encoder_folder: Path, tmp_path
 def make_processor(family: str, encoder_folder: Path, folder: Path, context: int = 2048) -> PanoLlavaProcessor:
     tiny_tokenizer(family).save_pretrained(folder)
     tokenizer = type(tiny_tokenizer(family)).from_pretrained(folder)
-    views = {name: MODEL[name] for name in VIEW_SETTINGS} | {"tokens_per_side": 2}
-    images = load_image_processor(write_encoder("clip", encoder_folder), 32, **views)
+    images = load_image_processor(write_encoder("clip", encoder_folder), 32, replace(MODEL, tokens_per_side=2))
     return PanoLlavaProcessor.from_parts(images, tokenizer, tokens_per_side=2, context_length=context)
 
 
@@ -120,7 +119,7 @@ def test_a_draw_holds_distinct_records_of_its_own_panorama(split: datasets.Datas
 
 
 def test_the_panorama_stands_before_the_first_question_only() -> None:
-    chat = messages(dialogue_of(DIALOGUES[0]))
+    chat = messages.dialogue(dialogue_of(DIALOGUES[0]))
     assert [message["role"] for message in chat] == ["user", "assistant"] * 3
     kinds = [[part["type"] for part in message["content"]] for message in chat]
     assert kinds == [["image", "text"], *[["text"]] * 5]
@@ -138,10 +137,10 @@ def test_tokens_are_those_of_the_processor(any_processor: PanoLlavaProcessor) ->
     packed = Collator(any_processor).packed(DIALOGUES)
     image = Image.new("RGB", (128, 64), (30, 90, 200))
     for dialogue, (ids, _) in zip(DIALOGUES, by_record(packed), strict=True):
-        text = any_processor.apply_chat_template(messages(dialogue_of(dialogue)), tokenize=False)
+        text = any_processor.apply_chat_template(messages.dialogue(dialogue_of(dialogue)), tokenize=False)
         wanted = any_processor(images=[image], text=[text], add_special_tokens=False)["input_ids"][0]
         assert ids == list(wanted)
-        chat = [dict(message) for message in messages(dialogue_of(dialogue))]
+        chat = [dict(message) for message in messages.dialogue(dialogue_of(dialogue))]
         chat[0]["content"] = [{"type": "image", "image": image}, *chat[0]["content"][1:]]
         direct = any_processor.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"]
         assert ids == list(direct[0])
@@ -196,7 +195,7 @@ def test_a_batch_has_the_views_of_its_panoramas(any_processor: PanoLlavaProcesso
     for draw, views in zip(draws, batch["pixel_values"], strict=True):
         wanted = any_processor.image_processor(draw.image, return_tensors="pt")["pixel_values"][0]
         assert torch.equal(views, wanted)
-    alone = ViewCollator(any_processor.image_processor)(draws)
+    alone = ViewCollator(any_processor.image_processor)([draw.image for draw in draws])
     assert set(alone) == {"pixel_values", "view_poses"}
     assert torch.equal(alone["pixel_values"], batch["pixel_values"])
 
@@ -207,7 +206,7 @@ def test_a_record_longer_than_the_context_is_refused_with_the_numbers(encoder_fo
     long = record(("Is there a red cube? " * 9, "yes"))
     roomy = Collator(make_processor("llama", encoder_folder, tmp_path)).packed([long])
     with pytest.raises(
-        ValueError, match=rf"a: a record of {len(roomy.ids)} tokens \(24 of them .*context of 90;"
+        ValueError, match=rf"a: the record that begins with .* has {len(roomy.ids)} tokens, .* context holds 90;"
     ) as error:
         collator.packed([DIALOGUES[1], long])
     assert "Is there a red cube? Is there" in str(error.value)
@@ -234,7 +233,7 @@ def test_mask_queries_stand_before_the_answers_that_have_masks(
     labels = batch["labels"][0]
     placeholders = batch["input_ids"].flatten() == any_processor.image_token_id
     assert batch["placeholders"].tolist() == placeholders.nonzero()[:, 0].tolist() != []
-    assert torch.equal(batch["read"], places_read(next_labels(batch["labels"]), batch["mask_queries"]))
+    assert torch.equal(batch["plan"].needed, needed_positions(next_labels(batch["labels"]), batch["mask_queries"]))
     for (zero, place, row), target, (wanted_row, turn) in zip(
         batch["mask_queries"].tolist(), batch["mask_targets"], wanted, strict=True
     ):
