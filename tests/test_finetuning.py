@@ -14,7 +14,7 @@ from tiny_models import write_dataset, write_resampler_folder
 from panollava import PanoDataset, PanoLLaVAModel, PanoLLaVATrainer
 from panollava.corpus.masks import decoded, encoded
 from panollava.metrics import mask_iou
-from panollava.training.data import Collator, Draws
+from panollava.training.dialogues import Collator, Draws
 from panollava.training.trainer import PanoTrainer
 
 FAST: dict[str, Any] = {"batch_size": 2, "learning_rate": 1e-2, "resampler_learning_rate": 1e-2, "rank": 2, "alpha": 4}

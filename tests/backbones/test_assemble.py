@@ -1,5 +1,6 @@
 """Checkpoints as a hub has them, full CLIP and SigLIP models among them, become one model, for every pair."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def image() -> Image.Image:
 
 
 def build(backbones: dict[str, Backbone], encoder: str = "clip", llm: str = "llama", **changes: Any) -> tuple:
-    return assemble(Parts(backbones[encoder], backbones[llm]), dtype=torch.float32, **(MODEL | changes))
+    parts = Parts(backbones[encoder], backbones[llm])
+    return assemble(parts, replace(MODEL, **changes), dtype=torch.float32)
 
 
 @pytest.mark.parametrize(("encoder", "llm"), PAIRS)

@@ -102,7 +102,7 @@ def test_bfloat16_sides_of_one_sequence_at_a_time_agree_within_the_tolerance_of_
     assert pair.ours.dtype == torch.bfloat16
     apart = training.check_sides(built, pair, work, size)
     assert apart["gradient"] > 1e-4  # it is bfloat16 that is compared
-    work.packed["layout"]["segments"].clamp_(max=1)  # and a record that sees the earlier ones is told from rounding
+    work.packed["plan"].segments.clamp_(max=1)  # and a record that sees the earlier ones is told from rounding
     with pytest.raises(ValueError, match=r"^ours: "):
         training.check_sides(built, pair, work, size)
 
@@ -111,7 +111,7 @@ def test_bfloat16_sides_of_one_sequence_at_a_time_agree_within_the_tolerance_of_
 def test_a_side_with_another_mask_or_weight_is_refused(name: str) -> None:
     built, pair, work = sides()
     if name == training.OURS:  # each record sees the earlier ones
-        work.packed["layout"]["segments"].clamp_(max=1)
+        work.packed["plan"].segments.clamp_(max=1)
     elif name == training.PACKED:
         work.masked["attention_mask"].fill_(True).logical_and_(torch.ones_like(work.masked["attention_mask"]).tril())
     else:
@@ -148,7 +148,7 @@ def test_all_sides_say_the_same_tokens_and_not_always_the_same(dtype: torch.dtyp
     shares = check_answers(loads, Peer(pair), asked, size)
     assert min(shares.values()) >= (1.0 if exact else 0.5)
     assert len(shares) == 7
-    assert len({tuple(row) for row in Ours(pair).answer(Ours(pair).look(), asked.tolist(), 5).tolist()}) > 1
+    assert len({tuple(row) for row in Ours(pair).answer(Ours(pair).prefill(), asked.tolist(), 5).tolist()}) > 1
 
 
 @torch.inference_mode()
