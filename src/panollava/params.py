@@ -4,7 +4,6 @@ A stage names its parameters twice, in dvc.yaml and in a model here. `read_param
 depends on a parameter that DVC does not know. Nothing depends on launch.yaml: its settings change no result.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -243,14 +242,6 @@ class Rule(BaseModel):
         if self.paired is not None and (self.abs or self.rel):
             raise ValueError("`paired` takes the place of `abs` and `rel`; give the one or the others")
         return self
-
-    def allowed(self, base: float) -> float:
-        """Return the loss that is still accepted against the value `base`."""
-        return max(self.abs, self.rel * math.fabs(base))
-
-    def loss(self, base: float, now: float) -> float:
-        """Return by how much `now` is worse than `base`; negative when it is better."""
-        return base - now if self.better == "higher" else now - base
 
 
 class Params(Strict):
