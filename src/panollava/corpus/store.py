@@ -80,7 +80,7 @@ def write_store(store: Path, split: str, rows: Iterable[PanoramaRow], *, jpeg_qu
 
     Raises:
         ValueError: no rows, an image_id that comes twice, records of another panorama.
-        OSError: the disk is full; the message names the file.
+        OSError: the disk is full; the message names the file of images.
     """
     images, records = (store / kind / f"{split}.arrow" for kind in (IMAGES, RECORDS))
     for path in (images, records):
