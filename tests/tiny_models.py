@@ -18,7 +18,6 @@ from panollava.backbones.assemble import Parts, assemble, trained_state, write_p
 from panollava.inference.prefill import prefill
 from panollava.inference.prompts import Prefix
 from panollava.training.lora import lora_config
-from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.views import view_poses
 
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": ["q_proj", "up_proj"]}

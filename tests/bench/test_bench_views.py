@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from tiny_configs import poses_of
 
 from panollava.bench import running

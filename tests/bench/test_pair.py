@@ -8,7 +8,6 @@ import torch
 from tiny_bench import MICRO
 from torch._dynamo.utils import counters
 
-from panollava.vlm.views import view_poses
 from panollava.attention.compiling import compile_layers
 from panollava.bench import training
 from panollava.bench.answers import Ours, Peer
@@ -20,6 +19,7 @@ from panollava.bench.records import Work, random_work
 from panollava.bench.sizes import SIZES, Size
 from panollava.bench.steps import peer_losses
 from panollava.vlm.labels import IGNORE
+from panollava.vlm.views import view_poses
 
 
 def sides(size: Size = MICRO) -> tuple[training.Sides, Pair, Work]:

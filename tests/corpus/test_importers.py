@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from panollava.cli import FORMATS
+from panollava.cli.data import FORMATS
 from panollava.corpus.importers import IMPORTERS, import_dataset
 from panollava.corpus.importers.boxes import mask_box, object_dialogues, upright_box
 from panollava.corpus.importers.common import Request

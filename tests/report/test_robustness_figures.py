@@ -87,18 +87,18 @@ def test_absent_measures_are_neither_drawn_nor_told() -> None:
     assert not seam.containers
     table = robustness_table({"robustness": content})
     assert "Seam gap of all" not in table
-    assert "| seam gap: in front less astride the seam | – | – | – |" in table
+    assert "| seam gap: score away from the seam minus score across it | – | – | – |" in table
 
 
 def test_the_table_tells_every_number_with_its_interval() -> None:
     content = block()
     table = robustness_table({"robustness": content})
-    assert table.startswith("Encoder `clip`, language model `llama`, weights `standin`, seed 3: 7 panoramas at 3 rolls")
+    assert table.startswith("Encoder `clip`, language model `llama`, weights `standin`, seed 3: 7 panoramas at 3 yaws")
     assert "Seam gap of all 30 pairs: 0.011 [-0.019, 0.031]." in table
     rows = [line.strip("|").split("|") for line in table.splitlines()[4:]]
     assert [len(row) for row in rows] == [1 + len(MEASURES)] * (6 + 4 + 2 + 1)
     cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
-    assert cells["worst roll"] == ["0.150 [0.100, 0.190]", "0.250 [0.200, 0.290]", "0.350 [0.300, 0.390]"]
+    assert cells["worst yaw"] == ["0.150 [0.100, 0.190]", "0.250 [0.200, 0.290]", "0.350 [0.300, 0.390]"]
     assert cells["tilted by 30°"][0] == "0.300 [0.250, 0.340]"
     assert cells["the same questions, no tilt"][0] == "0.350"
-    assert cells["object 60–90° off the horizon"][2] == "0.600 [0.550, 0.640]"
+    assert cells["object 60–90° above or below the horizon"][2] == "0.600 [0.550, 0.640]"

@@ -8,9 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
-
 from tiny_configs import poses_of
+from torch import Tensor
 
 from panollava import PanoLlavaImageProcessor
 from panollava.vlm.geometry import angular_distance, erp_rays, rotation

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-
 from tiny_configs import poses_of
 
 from panollava import PanoLlavaConfig, PanoLlavaForConditionalGeneration

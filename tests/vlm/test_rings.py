@@ -5,9 +5,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
-
 from tiny_configs import poses_of
+from torch import Tensor
 
 from panollava.vlm.geometry import angular_distance, directions_to_rays
 from panollava.vlm.rings import Ring, covering_rings, covers

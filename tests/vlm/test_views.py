@@ -7,9 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from py360convert_views import FILE, SIZE, VIEWS
-from torch import Tensor
-
 from tiny_configs import poses_of
+from torch import Tensor
 
 from panollava.vlm.geometry import angular_distance, erp_rays
 from panollava.vlm.views import (

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from panollava.experiments.measures import DETECTION, MEASURES, comparable, defined, key_of, lines_of, true_boxes
 from panollava.experiments.runs import Key, Run, read_runs, require_same_questions
+from panollava.markdown import degrees, markdown_table, share
 from panollava.metrics.detection import match_detections, resampled_precision
 from panollava.metrics.paired import DRAWS, Paired, Statistic, holm, paired_mean, paired_median, paired_statistic
-from panollava.report.tables import degrees, markdown_table, share
 from panollava.tasks.results import by_type, detections, headline_types
 from panollava.tasks.scoring import Prediction, block_of
 
