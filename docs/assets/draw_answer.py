@@ -50,7 +50,9 @@ def draw_panorama(axes: Axes, image: np.ndarray, box_deg: list[float]) -> None:
         axes.plot(piece[:, 0], piece[:, 1], color=PREDICTED, linewidth=2.6)
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), yticks=[])
     columns = [(yaw / 360 + 0.5) * width - 0.5 for yaw in DIRECTIONS]
-    axes.set_xticks(columns, DIRECTIONS.values(), fontsize=9, color=MUTED)
+    axes.set_xticks(columns, DIRECTIONS.values(), fontsize=9.5, color=MUTED)
+    axes.get_xticklabels()[0].set_horizontalalignment("left")
+    axes.get_xticklabels()[-1].set_horizontalalignment("right")
     axes.tick_params(length=0, pad=5)
     axes.spines[:].set_visible(False)
 
@@ -70,6 +72,7 @@ def draw_hemisphere(axes: Axes, image: np.ndarray, box_deg: list[float]) -> None
     axes.plot(outline[:, 0], outline[:, 1], color="black", linewidth=4.5, alpha=0.5)
     axes.plot(outline[:, 0], outline[:, 1], color=PREDICTED, linewidth=2.6)
     axes.set_axis_off()
+    axes.text(0, -1.07, "the same box on the sphere", fontsize=9.5, color=MUTED, ha="center", va="top")
 
 
 def sampled(image: np.ndarray, rays: Tensor) -> np.ndarray:
@@ -89,9 +92,9 @@ def draw_talk(axes: Axes, talk: list[dict[str, Any]]) -> None:
     axes.set(xlim=(0, 1), ylim=(len(talk), 0))
     axes.set_axis_off()
     for row, prediction in enumerate(talk):
-        axes.text(0, row + 0.5, prediction["question"], fontsize=12, color=MUTED, va="center")
+        axes.text(0, row + 0.5, prediction["question"], fontsize=12, color=INK, va="center")
         plate = {"boxstyle": "round,pad=0.35", "facecolor": PREDICTED if row == 0 else "#e8eef5", "edgecolor": "none"}
-        axes.text(0.56, row + 0.5, prediction["prediction"], fontsize=12, color=INK, va="center", bbox=plate)
+        axes.text(0.45, row + 0.5, prediction["prediction"], fontsize=12, color=INK, va="center", bbox=plate)
 
 
 @styled
@@ -100,9 +103,9 @@ def main() -> None:
     said, image = answers(), panorama()
     box_deg = json.loads(said[BOX]["prediction"])
     figure = Figure(figsize=(11, 5.4), dpi=DPI)
-    draw_panorama(figure.add_axes((0.015, 0.335, 0.665, 0.65)), image, box_deg)
-    draw_hemisphere(figure.add_axes((0.70, 0.33, 0.29, 0.66)), image, box_deg)
-    draw_talk(figure.add_axes((0.02, 0.01, 0.96, 0.25)), [said[key] for key in TALK])
+    draw_panorama(figure.add_axes((0.02, 0.335, 0.665, 0.65)), image, box_deg)
+    draw_hemisphere(figure.add_axes((0.70, 0.345, 0.29, 0.64)), image, box_deg)
+    draw_talk(figure.add_axes((0.033, 0.01, 0.95, 0.25)), [said[key] for key in TALK])
     figure.savefig(OUT, dpi=DPI, pil_kwargs={"quality": 88, "optimize": True})
     with Image.open(OUT) as drawn:
         print(f"{OUT}: {drawn.width} x {drawn.height}, box {box_deg}, IoU {said[BOX]['iou']:.2f}")
