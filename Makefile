@@ -8,7 +8,7 @@ VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test check fresh standins grid ablation robustness bench results gate accept clean
+.PHONY: help repro test check docs fresh standins grid ablation robustness bench results gate accept clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -24,6 +24,9 @@ check: $(VENV)/.installed-test  ## ruff and mypy
 	ruff check .
 	ruff format --check .
 	mypy
+
+docs: $(VENV)/.installed-docs  ## build the pages into site/, without the network
+	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --clean
 
 fresh: $(VENV)/.installed  ## fail if a dvc.lock lags behind the code or the parameters
 	@plan=$$(dvc repro --allow-missing --dry dvc.yaml studies/dvc.yaml) || { echo "$$plan"; exit 1; }; \
@@ -68,6 +71,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(call install,.[bench])
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(call install,.[docs])
 	@touch $@
 
 define install
