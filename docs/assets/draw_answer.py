@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from panollava.corpus.store import open_split
+from panollava.corpus.store import open_images
 from panollava.report.outlines import box_outline, box_polylines
 from panollava.report.style import INK, MUTED, PREDICTED, styled
 from panollava.vlm.geometry import rays_to_pixels, rotation
@@ -37,7 +37,7 @@ def answers() -> dict[tuple[int, int], dict[str, Any]]:
 
 def panorama() -> np.ndarray:
     """Return the panorama `[H, W, 3]` from the test split."""
-    split = open_split(STORE, "test")
+    split = open_images(STORE, "test")
     return np.asarray(split[split["image_id"].index(PANORAMA)]["image"].convert("RGB"))
 
 
