@@ -8,7 +8,7 @@ VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test check docs fresh standins grid ablation robustness bench results gate accept clean
+.PHONY: help repro test check fresh standins grid ablation robustness bench results gate accept clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -25,6 +25,7 @@ check: $(VENV)/.installed-test  ## ruff and mypy
 	ruff format --check .
 	mypy
 
+.PHONY: docs
 docs: $(VENV)/.installed-docs  ## build the pages into site/, without the network
 	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --clean
 
