@@ -25,6 +25,10 @@ check: $(VENV)/.installed-test  ## ruff and mypy
 	ruff format --check .
 	mypy
 
+.PHONY: docs
+docs: $(VENV)/.installed-docs  ## build the pages into site/, without the network
+	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --clean
+
 fresh: $(VENV)/.installed  ## fail if a dvc.lock lags behind the code or the parameters
 	@plan=$$(dvc repro --allow-missing --dry dvc.yaml studies/dvc.yaml) || { echo "$$plan"; exit 1; }; \
 	if echo "$$plan" | grep "Running stage"; then \
@@ -71,6 +75,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(call install,.[bench])
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(call install,.[docs])
 	@touch $@
 
 define install
