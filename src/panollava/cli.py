@@ -128,8 +128,11 @@ def merge(options: argparse.Namespace) -> int:
     """Write a LoRA folder as one full checkpoint.
 
     The checkpoint carries its own code: AutoModelForImageTextToText opens it, also where this package is not installed
-    (with trust_remote_code=True there). Nothing is left of it should the writing fail.
+    (with trust_remote_code=True there). Nothing is left of it should the writing fail. Its README.md is a model card;
+    --metrics adds the scores of these weights.
     """
+    import json
+
     from panollava.backbones.assemble import ADAPTER, PARTS
     from panollava.io import check_vacant
 
@@ -138,7 +141,8 @@ def merge(options: argparse.Namespace) -> int:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}: it is not a LoRA folder that a training of PanoLLaVA wrote")
     check_vacant(Path(options.out))
-    open_model(options.lora).save_pretrained(options.out)
+    metrics = None if options.metrics is None else json.loads(Path(options.metrics).read_text(encoding="utf-8"))
+    open_model(options.lora).save_pretrained(options.out, metrics=metrics)
     print(f"{options.out}: a full checkpoint")
     return 0
 
@@ -316,6 +320,8 @@ def build_parser() -> argparse.ArgumentParser:
     added[segment].add_argument("out", metavar="OUT", help="the PNG file to write")
     added[merge].add_argument("lora", metavar="LORA", help=f"a folder that finetuning wrote, such as {MODEL}")
     added[merge].add_argument("out", metavar="OUT", help="the folder to write; if it exists, it must be empty")
+    text = "metrics/evaluate.json of the run that wrote LORA; its scores go into the model card"
+    added[merge].add_argument("--metrics", metavar="FILE", help=text)
     _add_import_arguments(added[import_])
     added[validate].add_argument("dataset", metavar="DATASET", help="a .json or .jsonl file, or a folder with one")
     text = "accept images that are not twice as wide as high"
