@@ -23,8 +23,8 @@ from panollava.params import Dataset, Preprocess, Strict, Weights, read_params
 SPLITS = ("train", "validation", "test")
 STORE = Path("data/store")
 WORLD = (
-    "Rooms and plazas of PanoLLaVA's synthetic world, rendered into equirectangular panoramas {height} pixels high, with "
-    "exact boxes and masks and questions in English and Korean."
+    "Rooms and plazas of PanoLLaVA's synthetic world as equirectangular panoramas, {height} pixels high, with exact "
+    "boxes and masks and questions in English and Korean."
 )
 RECORDS = "Records and their panoramas, at most {height} pixels high."
 

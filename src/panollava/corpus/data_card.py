@@ -4,7 +4,7 @@ The same data gives the same text: no dates, no paths.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ TAGS = ["panollava", "panorama", "360", "equirectangular"]
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 LARGEST = "n>1M"
 NOT_STATED = "not stated"
+SHOWN = 10  # sources
 FORMAT = """\
 One record is one dialogue about one panorama. Its turns see the earlier ones.
 
@@ -25,7 +26,7 @@ One record is one dialogue about one panorama. Its turns see the earlier ones.
 | :-- | :-- |
 | `image_id` | name of the panorama; records of one panorama share it |
 | `image_path` | its image file, relative to the record file |
-| `conversations` | turns with `human`, `assistant`, and where given `task`, `type`, `language`, `answer`, `references` |
+| `conversations` | turns: `human`, `assistant`, and where given `task`, `type`, `language`, `answer`, `references` |
 | `objects` | labelled boxes (yaw, pitch, width, height) in degrees, with a COCO RLE mask where there is one |
 | `metadata` | `source`, `licence` and whatever the source says about the record |
 
@@ -48,7 +49,7 @@ class Counts:
         self.images.add(record.image_id)
         self.tasks.update(turn.task for turn in record.conversations)
         self.languages.update(turn.language for turn in record.conversations)
-        source, licence = (str(record.metadata.get(key, NOT_STATED)) for key in ("source", "licence"))
+        source, licence = (" ".join(str(record.metadata.get(key, NOT_STATED)).split()) for key in ("source", "licence"))
         self.origins.add((source, licence))
 
     def summary(self) -> dict[str, Any]:
@@ -61,6 +62,12 @@ class Counts:
             "languages": dict(sorted(self.languages.items())),
             "origins": [list(origin) for origin in sorted(self.origins)],
         }
+
+
+def origin_lines(origins: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for each source and its licence, for the first ones where there are many."""
+    lines = [f"- {source}; licence: {licence}" for source, licence in origins[:SHOWN]]
+    return lines + [f"- and {len(origins) - SHOWN} more, in the records' metadata"] * (len(origins) > SHOWN)
 
 
 def count(records: Iterable[Record]) -> Counts:
@@ -99,7 +106,7 @@ def data_card(
     table = "\n".join(["| | Count |", "| :-- | --: |", *(f"| {name} | {number} |" for name, number in rows)])
     left_out = "\n".join(f"- {number} × {reason}" for reason, number in (dropped or {}).items()) or "Nothing."
     sections = {
-        "Source and licence": "\n".join(f"- {source}; licence: {licence}" for source, licence in found["origins"]),
+        "Source and licence": "\n".join(origin_lines(found["origins"])),
         "What it holds": table,
         "What was left out": left_out,
         "Record format": FORMAT,

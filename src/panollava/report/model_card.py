@@ -14,7 +14,7 @@ from PIL import Image
 
 from panollava.backbones.assemble import PARTS, Parts, read_parts
 from panollava.backbones.presets import Backbone
-from panollava.corpus.data_card import count
+from panollava.corpus.data_card import count, origin_lines
 from panollava.corpus.records import Record
 from panollava.io import replacing
 from panollava.report.tables import ScoreRow, all_score_rows, markdown_table
@@ -77,14 +77,15 @@ UNKNOWN_SCORES = "No scores are recorded for these weights."
 def card_data(parts: Parts) -> ModelCardData:
     """Return the metadata of a model on two base models."""
     bases = {"encoder": _base(parts.encoder), "llm": _base(parts.llm)}
-    return ModelCardData(
+    data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-text-to-text",
         license="other",
         tags=TAGS,
         base_model=[base["id"] or base["name"] for base in bases.values()],
-        **{BASES: bases},
     )
+    data[BASES] = bases
+    return data
 
 
 def read_card_data(path: str | Path) -> ModelCardData:
@@ -176,25 +177,24 @@ def _views_table(config: PanoLlavaConfig, processor: PanoLlavaProcessor) -> str:
     settings = config.to_dict()
     seen = processor.image_processor(Image.new("RGB", (512, 256)), return_tensors="pt")["view_poses"][0]
     size = config.vision_config.image_size
+    names = dict.fromkeys([*VIEW_SETTINGS, "tokens_per_side", "resampler", "position_code"])
     rows = [
         ["views of a panorama", f"{len(seen)} of {size} × {size} pixels"],
         ["language tokens of a panorama", str(processor.tokens_of_panorama(seen))],
-        *([f"`{name}`", str(settings[name])] for name in VIEW_SETTINGS if settings[name] is not None),
-        *([f"`{name}`", str(settings[name])] for name in ("tokens_per_side", "resampler", "position_code")),
+        *([f"`{name}`", str(settings[name])] for name in names if settings[name] is not None),
     ]
     return markdown_table(["Setting", "Value"], rows, left=2)
 
 
 def _data_line(counts: Mapping[str, Any]) -> str:
-    lines = [f"- {counts['records']} records with {counts['turns']} turns about {counts['images']} panoramas"]
-    lines += [f"  - {source}; licence: {licence}" for source, licence in counts["origins"]]
-    return "\n".join(lines)
+    told = f"- {counts['records']} records with {counts['turns']} turns about {counts['images']} panoramas"
+    return "\n".join([told, *(f"  {line}" for line in origin_lines(counts["origins"]))])
 
 
 def _scores_table(scores: Sequence[Mapping[str, str]]) -> str:
     rows = [[score[column] for column in COLUMNS] for score in scores]
     header = ["Measure", "Language", "n", "Model", "95 % interval", "Majority", "Blind", "Shuffled"]
     return (
-        "Majority: the most frequent answer. Blind: a twin that was finetuned without images. Shuffled: the model is "
+        "Majority: the most frequent answer. Blind: a twin that was finetuned without images. Shuffled: the model is\n"
         f"shown another panorama.\n\n{markdown_table(header, rows, left=2)}"
     )
