@@ -149,7 +149,8 @@ class PanoLLaVAModel:
                 self.origin = Origin(self.origin.parts, self.origin.trained | set(names))
         forget(self.model)
         self.adapted = PeftModel.from_pretrained(self.model, str(folder)).eval()
-        self.card = trained_further(self.card)
+        # A folder that names its base models also knows what it was trained on.
+        self.card = read_card_data(folder) if (folder / PARTS).is_file() else trained_further(self.card)
 
     def merge_lora_weights(self) -> None:
         """Add loaded LoRA weights to the weights of the language model; without any, nothing is to be done."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,11 @@ def test_other_weights_lose_the_scores_and_keep_the_base_models(root: Path, tmp_
     opened(root / "base").save_pretrained(tmp_path / "full", metrics=METRICS)
     model = opened(tmp_path / "full")
     assert "panollava_scores" in model.card.to_dict()
-    model.load_lora_weights(root / "lora")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(root / "lora" / name, bare)
+    model.load_lora_weights(bare)
     model.save_pretrained(tmp_path / "out")
     card = card_of(tmp_path / "out")
     assert card.data.base_model == ["clip", "llama"]
@@ -150,6 +155,9 @@ def test_the_trainer_says_what_it_trained_on(root: Path, tmp_path: Path, monkeyp
         again = card_of(tmp_path / f"again_{start}")
         assert again.data.to_dict() | {"library_name": ""} == card.data.to_dict() | {"library_name": ""}
         assert "AutoModelForImageTextToText" in again.text
+    joined = opened(root / "base")
+    joined.load_lora_weights(tmp_path / "from_base")
+    assert joined.card.to_dict() == card_of(tmp_path / "from_base").data.to_dict()
 
 
 def test_merge_takes_the_metrics_of_the_run(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
