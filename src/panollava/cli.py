@@ -131,17 +131,16 @@ def merge(options: argparse.Namespace) -> int:
     (with trust_remote_code=True there). Nothing is left of it should the writing fail. Its README.md is a model card;
     --metrics adds the scores of these weights.
     """
-    import json
-
     from panollava.backbones.assemble import ADAPTER, PARTS
     from panollava.io import check_vacant
+    from panollava.report.model_card import read_metrics
 
     folder = Path(options.lora)
     for name in (ADAPTER, PARTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}: it is not a LoRA folder that a training of PanoLLaVA wrote")
     check_vacant(Path(options.out))
-    metrics = None if options.metrics is None else json.loads(Path(options.metrics).read_text(encoding="utf-8"))
+    metrics = None if options.metrics is None else read_metrics(Path(options.metrics))
     open_model(options.lora).save_pretrained(options.out, metrics=metrics)
     print(f"{options.out}: a full checkpoint")
     return 0

@@ -54,6 +54,7 @@ def test_a_saved_checkpoint_names_its_base_models_and_views(root: Path, tmp_path
     assert data["base_model"] == ["clip", "llama"]
     assert (data["library_name"], data["pipeline_tag"]) == ("transformers", "image-text-to-text")
     assert data["license"] == "other"
+    assert "panorama" in data["tags"]
     parts = json.loads((root / "lora" / "parts.json").read_text())
     for part in ("encoder", "llm"):
         assert data[BASES][part]["fingerprint"] == parts[part]["fingerprint"]
@@ -112,13 +113,15 @@ def test_scores_are_the_headline_numbers_of_the_metrics(root: Path, tmp_path: Pa
     data = with_scores(opened(root / "lora").card, METRICS)
     model = opened(root / "lora")
     text = model_card(data, model.model.config, model.processor, full=True)
-    row = "| closed questions, mean accuracy | en | 12 | 0.713 | [0.691, 0.735] | 0.281 | 0.302 | 0.333 |"
+    row = "| en | 12 | 0.713 | [0.691, 0.735] | 0.281 | 0.302 | 0.333 |"
     assert row in text
     assert row.replace("| en |", "| ko |") in text
     assert "existence" not in text
     assert data.language == ["en", "ko"]
     with pytest.raises(ValueError, match="the metrics are of the llm 'vicuna', the model has 'llama'"):
         model.save_pretrained(tmp_path / "out", metrics=METRICS | {"llm": "vicuna"})
+    with pytest.raises(ValueError, match="the metrics lack encoder, evaluate, llm"):
+        model.save_pretrained(tmp_path / "out", metrics={"latency": {}})
     assert not (tmp_path / "out").exists()
 
 
@@ -166,6 +169,12 @@ def test_merge_takes_the_metrics_of_the_run(root: Path, tmp_path: Path, capsys: 
         assert main(["merge", str(root / "lora"), str(tmp_path / name), *options]) == 0
         assert ("0.713" in card_of(tmp_path / name).text) == bool(options)
     assert capsys.readouterr().out.count("a full checkpoint") == 2
+    (tmp_path / "evaluate.json").write_text("{")
+    assert (
+        main(["merge", str(root / "lora"), str(tmp_path / "broken"), "--metrics", str(tmp_path / "evaluate.json")]) == 1
+    )
+    assert "evaluate.json: not a JSON file" in capsys.readouterr().err
+    assert not (tmp_path / "broken").exists()
 
 
 def test_a_checkpoint_without_a_card_opens_and_is_given_one(root: Path, tmp_path: Path) -> None:
@@ -175,5 +184,6 @@ def test_a_checkpoint_without_a_card_opens_and_is_given_one(root: Path, tmp_path
     bare = opened(tmp_path / "full")
     bare.save_pretrained(tmp_path / "out")
     assert "The base models are not recorded." in card_of(tmp_path / "out").text
+    assert card_of(tmp_path / "out").data.pipeline_tag == "image-text-to-text"
     for name, weight in model.model.state_dict().items():
         assert torch.equal(weight, bare.model.state_dict()[name])

@@ -4,6 +4,7 @@ The card's metadata (YAML) holds every fact that the weights do not: the base mo
 text is written from the metadata and the configuration, so it survives loading and saving.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,12 @@ from panollava.vlm.processing_panollava import PanoLlavaProcessor
 from panollava.vlm.views import VIEW_SETTINGS
 
 CARD = "README.md"
-TAGS = ["panollava", "panorama", "360", "equirectangular", "visual-question-answering"]
+# What holds for every checkpoint, where the card that it came with says nothing else.
+COMMON: dict[str, Any] = {
+    "pipeline_tag": "image-text-to-text",
+    "license": "other",
+    "tags": ["panollava", "panorama", "360", "equirectangular", "visual-question-answering"],
+}
 # Keys of the metadata that are this module's own.
 BASES, DATA, SCORES = "panollava_base_models", "panollava_training_data", "panollava_scores"
 SHOWN = 12  # characters of a commit or a hash
@@ -77,19 +83,17 @@ UNKNOWN_SCORES = "No scores are recorded for these weights."
 def card_data(parts: Parts) -> ModelCardData:
     """Return the metadata of a model on two base models."""
     bases = {"encoder": _base(parts.encoder), "llm": _base(parts.llm)}
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-text-to-text",
-        license="other",
-        tags=TAGS,
-        base_model=[base["id"] or base["name"] for base in bases.values()],
+    return ModelCardData(
+        **COMMON | {"base_model": [base["id"] or base["name"] for base in bases.values()], BASES: bases}
     )
-    data[BASES] = bases
-    return data
 
 
 def read_card_data(path: str | Path) -> ModelCardData:
-    """Return the metadata of a checkpoint, a folder or a hub id: of its card, else of its base models, else none."""
+    """Return the metadata of a checkpoint, given as a folder or a hub id.
+
+    It is that of the checkpoint's own card. A folder of a training stage has none, but names its base models. A
+    checkpoint with neither gives empty metadata.
+    """
     folder = Path(path)
     if folder.is_dir():
         card = folder / CARD
@@ -104,7 +108,7 @@ def read_card_data(path: str | Path) -> ModelCardData:
 
 
 def trained_further(data: ModelCardData, records: Sequence[Record] = ()) -> ModelCardData:
-    """Return the metadata after more training on records, where they are known; earlier scores hold no longer."""
+    """Return the metadata after more training, on `records` where they are known; earlier scores no longer hold."""
     kept = {name: value for name, value in data.to_dict().items() if name not in (SCORES, "model-index")}
     if not records:
         return ModelCardData(**kept)
@@ -116,8 +120,12 @@ def with_scores(data: ModelCardData, metrics: Mapping[str, Any]) -> ModelCardDat
     """Return the metadata with the main numbers of metrics/evaluate.json.
 
     Raises:
-        ValueError: the metrics are of a run with other base models.
+        ValueError: not the content of metrics/evaluate.json, or that of a run with other base models.
     """
+    if missing := {"evaluate", "encoder", "llm"} - metrics.keys():
+        raise ValueError(
+            f"the metrics lack {', '.join(sorted(missing))}; expected the content of metrics/evaluate.json"
+        )
     kept = data.to_dict()
     for part, base in kept.get(BASES, {}).items():
         if base["name"] != metrics[part]:
@@ -126,9 +134,21 @@ def with_scores(data: ModelCardData, metrics: Mapping[str, Any]) -> ModelCardDat
     return ModelCardData(**kept | {SCORES: rows, "language": list(metrics["evaluate"])})
 
 
+def read_metrics(file: Path) -> dict[str, Any]:
+    """Return the content of a metrics file.
+
+    Raises:
+        ValueError: the file is no JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}: not a JSON file: {error}") from error
+
+
 def model_card(data: ModelCardData, config: PanoLlavaConfig, processor: PanoLlavaProcessor, *, full: bool) -> str:
     """Return the card of a full checkpoint, or of a trained folder that needs its base models."""
-    facts = data.to_dict()
+    facts = COMMON | data.to_dict() | {"library_name": "transformers" if full else "panollava"}
     bases = facts.get(BASES, {})
     title = f"PanoLLaVA on {bases['encoder']['name']} and {bases['llm']['name']}" if bases else "PanoLLaVA"
     sections = {
@@ -142,7 +162,7 @@ def model_card(data: ModelCardData, config: PanoLlavaConfig, processor: PanoLlav
         "Licence": LICENCE,
     }
     text = "\n\n".join(f"{'#' if name == title else '##'} {name}\n\n{body}" for name, body in sections.items())
-    return f"---\n{data}\n---\n\n{text}\n"
+    return f"---\n{ModelCardData(**facts)}\n---\n\n{text}\n"
 
 
 def write_model_card(
