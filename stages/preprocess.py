@@ -52,10 +52,10 @@ def main() -> None:
             STORE, split, tqdm(counter, desc=split, unit=" panoramas"), jpeg_quality=settings.jpeg_quality
         )
         report[split] = counter.summary(count)
+    write_card(params, settings, report, counts)
     total = sum(report[split]["panoramas"] for split in SPLITS)
     rate = total / (time.perf_counter() - started)
     print(f"{total} panoramas of height {settings.image_height} at {rate:.0f} a second, {os.cpu_count()} cores")
-    write_card(params, settings, report, counts)
     with replacing(Path("metrics/preprocess.json")) as file:
         file.write((json.dumps({"preprocess": report}, indent=2, ensure_ascii=False) + "\n").encode())
 

@@ -20,6 +20,7 @@ from panollava.corpus.records import Record
 from panollava.io import new_folder
 
 RECORD_FILE = "annotations.jsonl"
+# Of the data card; `layout` is the importer's name.
 ABOUT = (
     "Panoramas and dialogues about them, converted by `panollava import {layout}`. "
     f"`{RECORD_FILE}` holds the records, `images/` copies of the images."
@@ -98,9 +99,8 @@ def _write(folder: Path, records: Sequence[Record], files: dict[str, Path]) -> N
 def write_dataset(
     imported: Imported, dst: Path, *, layout: str, allow_any_aspect: bool = False, drop_bad_images: bool = False
 ) -> ImportReport:
-    """Write records, copies of their images and a data card to a new folder, and return what it holds.
+    """Write the records and copies of their images to a new folder and return what it holds.
 
-    `layout` is the importer's name.
     With `drop_bad_images` the records of images that are missing, damaged or not 2:1 are left out and counted. Raises
     ValueError with the number and the first five of what is wrong; nothing is written then.
     """
