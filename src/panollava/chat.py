@@ -4,11 +4,13 @@
 transformers does with them. A `Chat` is one conversation about one panorama.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
+from huggingface_hub import ModelCardData
 from numpy.typing import NDArray
 from peft import PeftModel
 from PIL import Image
@@ -23,6 +25,7 @@ from panollava.corpus.wording import detection_question
 from panollava.inference.engine import Engine
 from panollava.inference.prompts import Prefix, Row, room_for_answer, split_prompts
 from panollava.io import new_folder
+from panollava.report.model_card import read_card_data, trained_further, with_scores, write_model_card
 from panollava.tasks.answers import parse_detection
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
@@ -37,10 +40,10 @@ class PanoLLaVAModel:
     Not for several threads.
 
     Attributes:
-        model, processor: the transformers model, in evaluation mode, and its processor.
-        engine: what answers, and owns what is reused between answers.
+        engine: the inference engine, which owns what is reused between answers.
         adapted: PEFT's wrapper around the model while LoRA weights are loaded and not merged, else None.
         origin: the backbones below the trained weights; None for a full checkpoint, and once LoRA has been merged.
+        card: the metadata of the model card that `save_pretrained` writes.
     """
 
     def __init__(
@@ -49,14 +52,16 @@ class PanoLLaVAModel:
         processor: PanoLlavaProcessor,
         origin: Origin | None = None,
         *,
+        card: ModelCardData | None = None,
         compiled: bool = False,
     ) -> None:
         self.engine, self.origin = Engine(model, processor, compiled=compiled), origin
+        self.card = ModelCardData() if card is None else card
         self.adapted: PeftModel | None = None
 
     @property
     def model(self) -> PanoLlavaForConditionalGeneration:
-        """Return the transformers model."""
+        """Return the transformers model, in evaluation mode."""
         return self.engine.model
 
     @property
@@ -92,7 +97,8 @@ class PanoLLaVAModel:
             model = PanoLlavaForConditionalGeneration.from_pretrained(path, dtype=dtype or "auto")
             processor = PanoLlavaProcessor.from_pretrained(path)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls(model.to(place), processor, origin, compiled=compiled)  # type: ignore[arg-type] # transformers decorates `to`
+        model = model.to(place)  # type: ignore[arg-type] # transformers decorates `to`
+        return cls(model, processor, origin, card=read_card_data(path), compiled=compiled)
 
     def chat(self, image: Image.Image | str | Path) -> "Chat":
         """Return a new conversation about a panorama, given as an image or as its file."""
@@ -151,6 +157,8 @@ class PanoLLaVAModel:
                 self.origin = Origin(self.origin.parts, self.origin.trained | set(names))
         self.engine.graphs.clear()
         self.adapted = PeftModel.from_pretrained(self.model, str(folder)).eval()
+        # A folder that names its base models also knows what it was trained on.
+        self.card = read_card_data(folder) if (folder / PARTS).is_file() else trained_further(self.card)
 
     def merge_lora_weights(self) -> None:
         """Add loaded LoRA weights to the weights of the language model; without any, nothing is to be done."""
@@ -158,16 +166,20 @@ class PanoLLaVAModel:
             self.engine = Engine(self.adapted.merge_and_unload(), self.processor, compiled=self.engine.compiled)
             self.adapted = self.origin = None
 
-    def save_pretrained(self, out: str | Path) -> None:
-        """Write a full checkpoint, loaded LoRA weights merged, that plain transformers opens.
+    def save_pretrained(self, out: str | Path, *, metrics: Mapping[str, Any] | None = None) -> None:
+        """Write a full checkpoint, loaded LoRA weights merged, that plain transformers opens, with its model card.
+
+        `metrics`, the content of the metrics/evaluate.json of these weights, puts their scores into the card.
 
         Raises:
-            ValueError: `out` exists and is not an empty folder.
+            ValueError: `out` exists and is not an empty folder; metrics of other base models.
         """
+        card = self.card if metrics is None else with_scores(self.card, metrics)
         with new_folder(Path(out)) as folder:
             self.merge_lora_weights()
             self.model.save_pretrained(folder)
             self.processor.save_pretrained(folder)
+            write_model_card(folder, card, self.model.config, self.processor)
 
 
 class Chat:

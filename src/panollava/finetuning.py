@@ -29,6 +29,7 @@ from panollava.corpus.records import Record
 from panollava.corpus.splits import image_contents
 from panollava.corpus.validation import read_dataset
 from panollava.io import check_vacant, new_folder
+from panollava.report.model_card import trained_further, write_model_card
 from panollava.training.dialogues import Collator, Draw, Draws
 from panollava.training.fit import RESAMPLER
 from panollava.training.language_stages import LORA, MASK_HEAD, NEW
@@ -224,6 +225,7 @@ class PanoLLaVATrainer:
 
     def _write(self) -> None:
         model, adapted = self.model, self.model.adapted
+        model.card = trained_further(model.card, self.train_dataset.records)
         if model.origin is None or adapted is None:
             model.merge_lora_weights()
             if PartialState().is_main_process:
@@ -237,6 +239,8 @@ class PanoLLaVATrainer:
             model.model.config.save_pretrained(folder)
             model.processor.save_pretrained(folder)
             adapted.save_pretrained(str(folder))
+            # In place of the card that PEFT writes.
+            write_model_card(folder, model.card, model.model.config, model.processor, full=False)
 
 
 def check_disjoint(train: PanoDataset, validation: PanoDataset) -> None:

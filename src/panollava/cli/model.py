@@ -103,17 +103,20 @@ def merge(options: argparse.Namespace) -> int:
     """Write a LoRA folder as one full checkpoint.
 
     The checkpoint carries its own code: AutoModelForImageTextToText opens it, also where this package is not installed
-    (with trust_remote_code=True there). Nothing is left of it should the writing fail.
+    (with trust_remote_code=True there). Nothing is left of it should the writing fail. Its README.md is a model card;
+    --metrics adds the scores of these weights.
     """
     from panollava.backbones.assemble import ADAPTER, PARTS
     from panollava.io import check_vacant
+    from panollava.report.model_card import read_metrics
 
     folder = Path(options.lora)
     for name in (ADAPTER, PARTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}: it is not a LoRA folder that a training of PanoLLaVA wrote")
     check_vacant(Path(options.out))
-    open_model(options.lora).save_pretrained(options.out)
+    metrics = None if options.metrics is None else read_metrics(Path(options.metrics))
+    open_model(options.lora).save_pretrained(options.out, metrics=metrics)
     print(f"{options.out}: a full checkpoint")
     return 0
 
@@ -138,3 +141,5 @@ def add_commands(add: Add) -> None:
     commands[segment].add_argument("out", metavar="OUT", help="the PNG file to write")
     commands[merge].add_argument("lora", metavar="LORA", help=f"a folder that finetuning wrote, such as {MODEL}")
     commands[merge].add_argument("out", metavar="OUT", help="the folder to write; if it exists, it must be empty")
+    text = "metrics/evaluate.json of the run that wrote LORA; its scores go into the model card"
+    commands[merge].add_argument("--metrics", metavar="FILE", help=text)

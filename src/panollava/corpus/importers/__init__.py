@@ -45,5 +45,9 @@ def import_dataset(
     known = imported.origin
     origin = Origin(source or known.source, licence or known.licence)
     return write_dataset(
-        replace(imported, origin=origin), dst, allow_any_aspect=allow_any_aspect, drop_bad_images=drop_bad_images
+        replace(imported, origin=origin),
+        dst,
+        layout=name,
+        allow_any_aspect=allow_any_aspect,
+        drop_bad_images=drop_bad_images,
     )

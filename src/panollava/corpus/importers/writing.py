@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from panollava.corpus.data_card import CARD, count, data_card
 from panollava.corpus.images import ImageError, check_image
 from panollava.corpus.importers.common import Entry, Imported, Origin, refuse, schema_problems
 from panollava.corpus.reading import parse_records
@@ -19,6 +20,11 @@ from panollava.corpus.records import Record
 from panollava.io import new_folder
 
 RECORD_FILE = "annotations.jsonl"
+# Of the data card; `layout` is the importer's name.
+ABOUT = (
+    "Panoramas and dialogues about them, converted by `panollava import {layout}`. "
+    f"`{RECORD_FILE}` holds the records, `images/` copies of the images."
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def _write(folder: Path, records: Sequence[Record], files: dict[str, Path]) -> N
 
 
 def write_dataset(
-    imported: Imported, dst: Path, *, allow_any_aspect: bool = False, drop_bad_images: bool = False
+    imported: Imported, dst: Path, *, layout: str, allow_any_aspect: bool = False, drop_bad_images: bool = False
 ) -> ImportReport:
     """Write the records and copies of their images to a new folder and return what it holds.
 
@@ -111,7 +117,9 @@ def write_dataset(
         raise ValueError(f"{dst}: nothing to write; the source holds no record that can be used ({dict(dropped)})")
     records = _records(entries, imported.origin)
     files = {name: file for name, file in files.items() if name not in unusable}
+    card = data_card(dst.name, ABOUT.format(layout=layout), count(records), dropped=dropped)
     with new_folder(dst) as folder:
         _write(folder, records, files)
+        (folder / CARD).write_text(card, encoding="utf-8")
     turns = sum(len(record.conversations) for record in records)
     return ImportReport(dst, len(records), len(files), turns, imported.origin, dropped)
