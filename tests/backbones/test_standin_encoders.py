@@ -14,7 +14,7 @@ from panollava.backbones.presets import resolve
 from panollava.backbones.standins.encoders import FEATURE_LAYER, train_standin_encoder
 from panollava.backbones.standins.train import encoders as standin_encoders
 from panollava.backbones.standins.train import views as standin_views
-from panollava.backbones.standins.views import (
+from panollava.backbones.standins.captioned_views import (
     EXTENTS_DEG,
     Panoramas,
     Vocabulary,

@@ -20,7 +20,7 @@ from panollava.backbones.standins.llms import (
     scene_embeddings,
     train_standin_llm,
 )
-from panollava.backbones.standins.told import tell
+from panollava.backbones.standins.described_scenes import tell
 from panollava.backbones.standins.train import llms as standin_llms
 from panollava.vlm.labels import IGNORE
 

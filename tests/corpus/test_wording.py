@@ -6,33 +6,33 @@ from random import Random
 
 import pytest
 
-from panollava.corpus.questions import GENERATORS, Question, ask
 from panollava.corpus.records import Turn
+from panollava.corpus.vocabulary import DIRECTIONS, LANGUAGES, WORDS, Phrase, box_text, label
 from panollava.corpus.wording import (
     DETECT,
-    DIRECTIONS,
-    LANGUAGES,
     TEMPLATES,
-    WORDS,
-    Phrase,
     answer_text,
-    box_text,
     detection_question,
-    label,
     question_text,
     template_key,
     turn_json,
 )
 from panollava.corpus.world.scenes import COLOURS, SHAPES, sample_scene
+from panollava.corpus.world_questions import GENERATORS, WorldQuestion, sample_dialogues
 
 PARTICLE = re.compile(r"(?:정육면체|공|원뿔|원기둥|물체)(은|는|이|가|을|를|과|와)(?= )")
 
 
 @pytest.fixture(scope="module")
-def questions() -> list[Question]:
+def questions() -> list[WorldQuestion]:
     per_type = dict.fromkeys((*GENERATORS, "dialogue"), 2)
     scenes = [sample_scene(4, split="train", index=index) for index in range(120)]
-    return [q for i, scene in enumerate(scenes) for turns in ask(scene, Random(i), per_type=per_type) for q in turns]
+    return [
+        q
+        for i, scene in enumerate(scenes)
+        for turns in sample_dialogues(scene, Random(i), per_type=per_type)
+        for q in turns
+    ]
 
 
 class Nth(Random):
@@ -65,7 +65,7 @@ def test_templates_of_a_type_ask_for_the_same_slots() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_phrasing_of_every_type_is_said(questions: list[Question], language: str) -> None:
+def test_every_phrasing_of_every_type_is_said(questions: list[WorldQuestion], language: str) -> None:
     said = set()
     for question in questions:
         for number, template in enumerate(TEMPLATES[language][template_key(question)]):
@@ -78,7 +78,7 @@ def test_every_phrasing_of_every_type_is_said(questions: list[Question], languag
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_turns_are_valid_records_in_one_language(questions: list[Question], language: str) -> None:
+def test_turns_are_valid_records_in_one_language(questions: list[WorldQuestion], language: str) -> None:
     for question in questions:
         turn = Turn.model_validate(turn_json(question, language, Random(0)))
         assert (turn.task, turn.type, turn.language) == (question.task, question.type, language)
@@ -92,7 +92,7 @@ def test_turns_are_valid_records_in_one_language(questions: list[Question], lang
             assert turn_json(question, language, Random(0))["answer"] == {"text": turn.assistant}
 
 
-def test_questions_name_what_they_ask_about(questions: list[Question]) -> None:
+def test_questions_name_what_they_ask_about(questions: list[WorldQuestion]) -> None:
     for question in questions:
         text = question_text(question, "en", Random(1))
         for name, value in question.slots.items():
@@ -122,7 +122,7 @@ def test_particles(word: str, forms: dict[str, str]) -> None:
     assert f"{Phrase(word)}" == word
 
 
-def test_korean_questions_have_the_right_particles(questions: list[Question]) -> None:
+def test_korean_questions_have_the_right_particles(questions: list[WorldQuestion]) -> None:
     found = set()
     for question in questions:
         for number in range(len(TEMPLATES["ko"][template_key(question)])):
@@ -135,7 +135,7 @@ def test_korean_questions_have_the_right_particles(questions: list[Question]) ->
 
 
 def said(kind: str, answer: object, language: str) -> str:
-    return answer_text(Question(kind, "choice", answer), language)
+    return answer_text(WorldQuestion(kind, "choice", answer), language)
 
 
 def test_answers_in_words() -> None:
@@ -160,11 +160,13 @@ def test_answers_in_words() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_user_s_description_asks_as_the_questions_of_the_world_do(questions: list[Question], language: str) -> None:
+def test_a_user_s_description_asks_as_the_questions_of_the_world_do(
+    questions: list[WorldQuestion], language: str
+) -> None:
     assert DETECT.keys() == set(LANGUAGES)
     said = {"en": "every {} object", "ko": "모든 {} 물체"}[language]
     for colour in COLOURS:
-        question = Question("detection_described", "detection", [], {"described": ("colour", colour)})
+        question = WorldQuestion("detection_described", "detection", [], {"described": ("colour", colour)})
         text = said.format(WORDS[language][colour])
         assert detection_question(f" {text} ", language) == question_text(question, language, Nth(0))
     before, after = DETECT[language].split("{")[0], DETECT[language].split("}")[1]

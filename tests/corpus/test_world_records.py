@@ -9,10 +9,10 @@ import torch
 from pycocotools import mask as coco
 
 from panollava.corpus.masks import encoded
-from panollava.corpus.questions import GENERATORS
 from panollava.corpus.records import Record, records_from_json, records_to_json
 from panollava.corpus.store import PanoramaRow
 from panollava.corpus.world.scenes import sample_scene
+from panollava.corpus.world_questions import GENERATORS
 from panollava.corpus.world_records import TEST_QUESTIONS, TRAIN_QUESTIONS, world_row, world_rows
 from panollava.vlm.geometry import directions_to_rays, rotation
 

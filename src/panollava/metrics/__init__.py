@@ -14,7 +14,7 @@ Boxes are (yaw, pitch, width, height): radians in tensors (`paired_iou`, `pairwi
 
 from panollava.metrics.detection import SIZES, average_precision, match_detections, precision_of_images
 from panollava.metrics.intervals import clustered_bootstrap, clustered_macro_mean, clustered_statistic
-from panollava.metrics.masks import boundary_error_deg, mask_iou
+from panollava.metrics.mask_scores import boundary_error_deg, mask_iou
 from panollava.metrics.paired import holm, paired_mean, paired_median, paired_statistic
 from panollava.metrics.spherical_iou import paired_iou, pairwise_iou, valid_boxes
 from panollava.metrics.suppression import nms

@@ -9,9 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from panollava.corpus.rotation.panorama import Rotation
-from panollava.corpus.rotation.wording import DIRECTION_TYPES
-from panollava.corpus.wording import DIRECTIONS
-from panollava.metrics.robustness import Block, Outcome, latitude_bands, mean_score, roll_scores, seam_gap
+from panollava.corpus.rotation.rewording import DIRECTION_TYPES
+from panollava.corpus.vocabulary import DIRECTIONS
+from panollava.metrics.robustness_scores import Block, Outcome, latitude_bands, mean_score, roll_scores, seam_gap
 from panollava.metrics.text import normalise_answer
 from panollava.tasks.results import headline_types
 from panollava.tasks.robustness.questions import ASKED, Key

@@ -7,22 +7,24 @@ from random import Random
 
 import pytest
 
-from panollava.corpus.questions import GENERATORS, Question, ask, box_answer, sector, turn_deg
-from panollava.corpus.wording import LANGUAGES, answer_text
+from panollava.corpus.directions import sector, turn_deg
+from panollava.corpus.vocabulary import LANGUAGES
+from panollava.corpus.wording import answer_text
 from panollava.corpus.world.scenes import Scene, SceneObject, sample_scene
+from panollava.corpus.world_questions import GENERATORS, WorldQuestion, box_answer, sample_dialogues
 
 SCENES = 400
 SECTOR_CENTRES = {0: 0, 1: 45, 2: 90, 3: 135, 4: 180, 5: -135, 6: -90, 7: -45}
 
 
 @pytest.fixture(scope="module")
-def asked() -> dict[str, list[tuple[Scene, list[Question]]]]:
+def asked() -> dict[str, list[tuple[Scene, list[WorldQuestion]]]]:
     """Return many dialogues of every type, each with its scene."""
     found = defaultdict(list)
     for index in range(SCENES):
         scene = sample_scene(11, split="train", index=index)
         for kind in (*GENERATORS, "dialogue"):
-            for turns in ask(scene, Random(f"{kind}/{index}"), per_type={kind: 1}):
+            for turns in sample_dialogues(scene, Random(f"{kind}/{index}"), per_type={kind: 1}):
                 found[kind].append((scene, turns))
     return found
 
@@ -52,44 +54,44 @@ def side(source: SceneObject, target: SceneObject) -> str:
     return "right" if math.cos(a) * math.sin(b) - math.sin(a) * math.cos(b) > 0 else "left"
 
 
-def existence(scene: Scene, question: Question) -> object:
+def existence(scene: Scene, question: WorldQuestion) -> object:
     return any((o.colour, o.shape) == question.slots["object"] for o in scene.objects)
 
 
-def colour(scene: Scene, question: Question) -> object:
+def colour(scene: Scene, question: WorldQuestion) -> object:
     (item,) = [o for o in scene.objects if o.shape == question.slots["shape"]]
     return item.colour
 
 
-def shape(scene: Scene, question: Question) -> object:
+def shape(scene: Scene, question: WorldQuestion) -> object:
     (item,) = [o for o in scene.objects if o.colour == question.slots["colour"]]
     return item.shape
 
 
-def count(scene: Scene, question: Question) -> object:
+def count(scene: Scene, question: WorldQuestion) -> object:
     kind, name = question.slots["counted"]
     values = [o.colour if kind == "colour" else o.shape for o in scene.objects]
     return values.count(name)
 
 
-def direction8(scene: Scene, question: Question) -> object:
+def direction8(scene: Scene, question: WorldQuestion) -> object:
     return nearest_sector(named(scene, question.slots["object"]).yaw_deg)
 
 
-def relation(scene: Scene, question: Question) -> object:
+def relation(scene: Scene, question: WorldQuestion) -> object:
     first, second = (named(scene, question.slots[name]) for name in ("first", "second"))
     assert 15 <= angle(first.yaw_deg, second.yaw_deg) <= 165
     return side(second, first)
 
 
-def look(scene: Scene, question: Question) -> object:
+def look(scene: Scene, question: WorldQuestion) -> object:
     yaw, pitch = question.slots["yaw"], question.slots["pitch"]
     assert -180 <= yaw < 180
     (item,) = [o for o in scene.objects if angle(o.yaw_deg, yaw) <= 0.5 and abs(o.pitch_deg - pitch) <= 0.5]
     return item.colour, item.shape
 
 
-def nearest(scene: Scene, question: Question) -> object:
+def nearest(scene: Scene, question: WorldQuestion) -> object:
     items = [named(scene, question.slots[name]) for name in ("first", "second")]
     assert all(item.grounded for item in items)
     near, far = sorted(items, key=lambda o: o.distance)
@@ -97,25 +99,25 @@ def nearest(scene: Scene, question: Question) -> object:
     return near.colour, near.shape
 
 
-def turn(scene: Scene, question: Question) -> object:
+def turn(scene: Scene, question: WorldQuestion) -> object:
     faced, asked_for = (named(scene, question.slots[name]) for name in ("first", "second"))
     return nearest_sector(asked_for.yaw_deg - faced.yaw_deg)
 
 
-def pointing(scene: Scene, question: Question) -> object:
+def pointing(scene: Scene, question: WorldQuestion) -> object:
     item = named(scene, question.slots["object"])
     assert question.typed == {"yaw_deg": item.box_deg[0], "pitch_deg": item.box_deg[1]}
     assert angle(question.answer[0], item.yaw_deg) <= 0.5
     return tuple(whole(item)[:2])
 
 
-def grounding(scene: Scene, question: Question) -> object:
+def grounding(scene: Scene, question: WorldQuestion) -> object:
     item = named(scene, question.slots["object"])
     assert question.typed == {"label": item.label, "box_deg": list(item.box_deg)}
     return whole(item)
 
 
-def detection(scene: Scene, question: Question) -> object:
+def detection(scene: Scene, question: WorldQuestion) -> object:
     assert question.typed is not None
     boxes = {(b["label"], tuple(b["box_deg"])) for b in question.typed["objects"]}
     assert boxes == {(o.label, o.box_deg) for o in scene.objects}
@@ -131,7 +133,7 @@ def fits(item: SceneObject, described: tuple[str, object]) -> bool:
     return value == {"colour": item.colour, "shape": item.shape, "object": (item.colour, item.shape)}[kind]
 
 
-def detection_described(scene: Scene, question: Question) -> object:
+def detection_described(scene: Scene, question: WorldQuestion) -> object:
     found = [o for o in scene.objects if fits(o, question.slots["described"])]
     assert 0 < len(found) < len(scene.objects)
     assert question.typed is not None
@@ -141,7 +143,7 @@ def detection_described(scene: Scene, question: Question) -> object:
     return [((o.colour, o.shape), whole(o)) for o in sorted(found, key=whole)]
 
 
-def description(scene: Scene, question: Question) -> object:
+def description(scene: Scene, question: WorldQuestion) -> object:
     kind, seen = question.answer
     assert Counter(name for name, _ in seen) == Counter((o.colour, o.shape) for o in scene.objects)
     clockwise = sorted(scene.objects, key=lambda o: o.yaw_deg % 360)
@@ -156,7 +158,7 @@ def whole(item: SceneObject) -> list[int]:
     return [-180 if yaw == 180 else yaw, *(math.floor(v + 0.5) for v in item.box_deg[1:])]
 
 
-TRUTHS: dict[str, Callable[[Scene, Question], object]] = {
+TRUTHS: dict[str, Callable[[Scene, WorldQuestion], object]] = {
     "existence": existence,
     "colour": colour,
     "shape": shape,
@@ -301,8 +303,8 @@ def test_ask_gives_distinct_questions_reproducibly_and_never_more_than_wanted() 
     per_type = dict.fromkeys((*GENERATORS, "dialogue"), 3)
     for index in range(60):
         scene = sample_scene(2, split="test", index=index)
-        found = ask(scene, Random(index), per_type=per_type)
-        assert found == ask(scene, Random(index), per_type=per_type)
+        found = sample_dialogues(scene, Random(index), per_type=per_type)
+        assert found == sample_dialogues(scene, Random(index), per_type=per_type)
         counts = Counter(turns[0].type if len(turns) == 1 else "dialogue" for turns in found)
         assert max(counts.values()) <= 3
         assert counts["detection"] == counts["description"] == 1  # there is only one such question
@@ -313,5 +315,8 @@ def test_ask_gives_distinct_questions_reproducibly_and_never_more_than_wanted() 
 def test_a_scene_without_unique_objects_gives_fewer_questions() -> None:
     scenes = (sample_scene(0, split="train", index=i) for i in range(5000))
     scene = next(s for s in scenes if len({o.label for o in s.objects}) == 1)
-    kinds = {turns[0].type for turns in ask(scene, Random(0), per_type=dict.fromkeys((*GENERATORS, "dialogue"), 2))}
+    kinds = {
+        turns[0].type
+        for turns in sample_dialogues(scene, Random(0), per_type=dict.fromkeys((*GENERATORS, "dialogue"), 2))
+    }
     assert kinds == {"existence", "count", "look", "detection", "description"}

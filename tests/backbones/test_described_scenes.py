@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
-from panollava.backbones.standins.told import SPLIT, scene_text, tell
+from panollava.backbones.standins.described_scenes import SPLIT, scene_text, tell
 from panollava.backbones.standins.train import told as told_module
-from panollava.corpus.questions import box_answer
-from panollava.corpus.wording import LANGUAGES, label
+from panollava.corpus.world_questions import box_answer
+from panollava.corpus.vocabulary import LANGUAGES, label
 from panollava.corpus.world.scenes import sample_scene
 
 PACKAGE = Path(told_module.__file__).resolve().parents[1]

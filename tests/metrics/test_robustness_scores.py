@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from panollava.metrics.intervals import clustered_bootstrap
-from panollava.metrics.robustness import Outcome, latitude_bands, mean_score, roll_scores, seam_gap
+from panollava.metrics.robustness_scores import Outcome, latitude_bands, mean_score, roll_scores, seam_gap
 
 DRAWS = {"resamples": 50, "seed": 0}
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from panollava.corpus.questions import GENERATORS, Question, dialogue
 from panollava.corpus.records import DetectionAnswer, LabelledBox, Record, Turn
 from panollava.corpus.rotation.panorama import Rotation
-from panollava.corpus.rotation.records import rotated_questions, rotated_record
-from panollava.corpus.rotation.wording import AMBIGUOUS, REWORDERS, UNFOUNDED, PlacedObject, subject
-from panollava.corpus.wording import LANGUAGES, turn_json
+from panollava.corpus.rotation.rewording import AMBIGUOUS, REWORDERS, UNFOUNDED, PlacedObject, subject
+from panollava.corpus.rotation.rotated_records import rotated_questions, rotated_record
+from panollava.corpus.vocabulary import LANGUAGES
+from panollava.corpus.wording import turn_json
 from panollava.corpus.world.scenes import Scene, sample_scene
+from panollava.corpus.world_questions import GENERATORS, Question, dialogue
 
 SCENES = [sample_scene(7, split="test", index=index) for index in range(60)]
 # Which object they ask about depends on where it stands: another one in the turned scene.

@@ -6,9 +6,9 @@ from random import Random
 
 import pytest
 
-from panollava.backbones.standins.glances import SCENERY, SLOTS, Glance, glances
+from panollava.backbones.standins.observations import SCENERY, SLOTS, Glance, glances
 from panollava.backbones.standins.train import glances as module
-from panollava.corpus.wording import LANGUAGES, WORDS
+from panollava.corpus.vocabulary import LANGUAGES, WORDS
 from panollava.corpus.world.scenes import sample_scene
 
 SCENES = [sample_scene(3, split="text", index=index) for index in range(150)]
