@@ -125,8 +125,8 @@ def paired_statistic(
     """Compare a statistic that single questions do not have (average precision), by a bootstrap alone.
 
     `a` and `b` take the number of copies of each item `[draws, n]`. A p value is the share of draws whose difference is
-    zero or has the other sign (Efron and Tibshirani, 1993, section 15.4, the achieved significance level). Draws with an
-    undefined statistic (NaN) are left out.
+    zero or has the other sign (Efron and Tibshirani, 1993, section 15.4, the achieved significance level). Draws with
+    an undefined statistic (NaN) are left out.
 
     Raises:
         ValueError: there is no item, or a statistic of all items is not finite.

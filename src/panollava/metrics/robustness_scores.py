@@ -117,7 +117,7 @@ def seam_gap(away: Sequence[Outcome], seam: Sequence[Outcome], *, resamples: int
 def latitude_bands(
     outcomes: Sequence[Outcome], latitudes_deg: Sequence[float], *, resamples: int, seed: int
 ) -> dict[str, Block]:
-    """Return the mean in each band of `BANDS_DEG`, by the latitude of the object in question; all answers weigh the same.
+    """Return the mean in each band of `BANDS_DEG`, by the latitude of the object in question, over all answers.
 
     Raises:
         ValueError: a latitude is beyond the poles.

@@ -48,7 +48,7 @@ def robustness_table(metrics: dict) -> str:
     turned = next(rolls[m] for m in MEASURES if m in rolls)
     told = f"Encoder `{block['encoder']}`, language model `{block['llm']}`, weights `{block['weights']}`, "
     told += (
-        f"seed {block['seed']}: {block['panoramas']} panoramas at {len(turned['rolls'])} rolls and {len(tilts)} tilts."
+        f"seed {block['seed']}: {block['panoramas']} panoramas at {len(turned['yaws'])} rolls and {len(tilts)} tilts."
     )
     if "all" in seam:
         told += f" Seam gap of all {seam['all']['n']} pairs: {_spelt(seam['all'], 'gap')}."
