@@ -93,7 +93,7 @@ def _cap_cosine(boxes: Tensor) -> Tensor:
 
 
 def _caps_may_intersect(cosine: Tensor, cap_a: Tensor, cap_b: Tensor) -> Tensor:
-    """Return whether caps around two boxes may intersect, by the cosines of their distance and radii; never miss one."""
+    """Return whether caps around two boxes may intersect, by the cosines of distance and radii; never miss one."""
     sines = ((1 - cap_a.square()) * (1 - cap_b.square())).clamp_min(0).sqrt()
     return cosine >= cap_a * cap_b - sines - 1e-12
 
@@ -113,9 +113,9 @@ def _shared_area(frame: Tensor, other: Tensor) -> Tensor:
     """Return the area `[K]` in steradians of `other` clipped to `frame`, both boxes `[K, 4]`.
 
     In the frame's own view (z to its centre) its sides are the half-spaces |x| cos(width / 2) <= z sin(width / 2) and
-    |y| cos(height / 2) <= z sin(height / 2). The polygon is stored as directed sides, `start` and `end` `[3, E, K]`, not
-    as a list of vertices. A side that is clipped away becomes two zero vectors, which add no area and are inside every
-    half-space. Each clip appends the side that closes the gap. So no buffer is ever compacted or sorted.
+    |y| cos(height / 2) <= z sin(height / 2). The polygon is stored as directed sides, `start` and `end` `[3, E, K]`,
+    not as a list of vertices. A side that is clipped away becomes two zero vectors, which add no area and are inside
+    every half-space. Each clip appends the side that closes the gap. So no buffer is ever compacted or sorted.
     """
     yaw, pitch, width, height = frame.unbind(-1)
     view = rotation(yaw, pitch, torch.zeros_like(yaw))
