@@ -98,9 +98,8 @@ def test_a_number_between_two_degrees_is_both_words_in_proportion(plain: None) -
 
 def test_languages_use_their_own_words() -> None:
     for language in LANGUAGES:
-        words_of_objects = [
-            word for o in sample_observations(SCENES[0], language, Random(0)) if not is_scenery(o) for word in o
-        ]
+        observations = sample_observations(SCENES[0], language, Random(0))
+        words_of_objects = [word for o in observations if not is_scenery(o) for word in o]
         for slot, names in (("colour", module.COLOURS), ("shape", module.SHAPES)):
             words = {word.text for word in words_of_objects if SLOTS[word.slot] == slot}
             assert words

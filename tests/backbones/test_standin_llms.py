@@ -1,6 +1,7 @@
 """Training of the stand-in language models: packed rows equal the chat template, and a tiny run works."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,10 +69,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standin_llms, "FAMILIES", {"llama": llama, "vicuna": llama, "mistral": mistral})
     measure, describe = standin_llms.answer_accuracy, standin_llms.describe_scene
     monkeypatch.setattr(standin_llms, "answer_accuracy", lambda *args, **kwargs: measure(*args, **kwargs, scenes=2))
-    # The tokenizer is trained on scenes from ten million on; twenty will do.
-    monkeypatch.setattr(
-        standin_llms, "describe_scene", lambda seed, index, **kwargs: describe(seed, index % 20, **kwargs)
-    )
+    # The tokenizer is trained on thousands of scenes; twenty are enough here.
+    few = cache(lambda seed, index, **kwargs: describe(seed, index, **kwargs))
+    monkeypatch.setattr(standin_llms, "describe_scene", lambda seed, index, **kwargs: few(seed, index % 20, **kwargs))
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])  # vicuna is a llama with a template of its own, tested above

@@ -115,7 +115,7 @@ def fitted(points: Tensor, guess: tuple[float, float]) -> tuple[float, ...]:
 
 @pytest.mark.parametrize(("tilt_deg", "mean"), [(5, 0.94), (10, 0.9), (30, 0.78)])
 def test_the_kept_box_of_a_tilted_cube_is_near_its_exact_box(tilt_deg: float, mean: float) -> None:
-    rotation, found = Rotation(tilt_deg=tilt_deg), []
+    tilt, found = Rotation(tilt_deg=tilt_deg), []
     for index in range(15):
         for item in sample_scene(5, split="train", index=index).objects:
             if item.shape == "cube":
@@ -124,8 +124,8 @@ def test_the_kept_box_of_a_tilted_cube_is_near_its_exact_box(tilt_deg: float, me
                 flat = torch.tensor(0.0, dtype=torch.float64)
                 corners = signs * item.radius @ rotation(heading, flat, flat).T + torch.tensor(item.centre)
                 assert iou(fitted(corners, item.box_deg[:2]), item.box_deg) > 0.999  # type: ignore[arg-type]
-                kept = rotation.box(item.box_deg)
-                found.append(iou(fitted(corners @ rotation.matrix.T, kept[:2]), kept))  # type: ignore[arg-type]
+                kept = tilt.box(item.box_deg)
+                found.append(iou(fitted(corners @ tilt.matrix.T, kept[:2]), kept))  # type: ignore[arg-type]
     assert np.mean(found) > mean
     assert min(found) > 0.5
 

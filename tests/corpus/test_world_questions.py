@@ -17,7 +17,7 @@ SECTOR_CENTRES = {0: 0, 1: 45, 2: 90, 3: 135, 4: 180, 5: -135, 6: -90, 7: -45}
 
 
 @pytest.fixture(scope="module")
-def dialogues_by_type() -> dict[str, list[tuple[Scene, list[WorldQuestion]]]]:
+def dialogues() -> dict[str, list[tuple[Scene, list[WorldQuestion]]]]:
     """Return many dialogues of every type, each with its scene."""
     found = defaultdict(list)
     for index in range(SCENES):
@@ -187,18 +187,18 @@ def test_every_type_has_an_expected_answer() -> None:
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
-def test_answers_follow_from_the_scene(dialogues_by_type, kind: str) -> None:
+def test_answers_follow_from_the_scene(dialogues, kind: str) -> None:
     # Pairs on the ground with clearly different distances are rare.
-    assert len(dialogues_by_type[kind]) > (50 if kind == "nearest" else 0.75 * SCENES)
-    for scene, (question,) in dialogues_by_type[kind]:
+    assert len(dialogues[kind]) > (50 if kind == "nearest" else 0.75 * SCENES)
+    for scene, (question,) in dialogues[kind]:
         assert question.type == kind
         assert question.task == TASKS.get(kind, "choice")
         assert EXPECTED[kind](scene, question) == question.answer
 
 
-def test_dialogues_refer_back_to_one_object(dialogues_by_type) -> None:
-    assert len(dialogues_by_type["dialogue"]) > 0.75 * SCENES
-    for scene, (first, second, third) in dialogues_by_type["dialogue"]:
+def test_dialogues_refer_back_to_one_object(dialogues) -> None:
+    assert len(dialogues["dialogue"]) > 0.75 * SCENES
+    for scene, (first, second, third) in dialogues["dialogue"]:
         assert [turn.type for turn in (first, second, third)] == [
             "dialogue_direction8",
             "dialogue_left",
@@ -238,44 +238,36 @@ def majority(answers: Iterable[str]) -> float:
         ("nearest", 0.25),
     ],
 )
-def test_no_answer_is_frequent(dialogues_by_type, language: str, kind: str, bound: float) -> None:
-    assert majority(answer_text(question, language) for _, (question,) in dialogues_by_type[kind]) <= bound
+def test_no_answer_is_frequent(dialogues, language: str, kind: str, bound: float) -> None:
+    assert majority(answer_text(question, language) for _, (question,) in dialogues[kind]) <= bound
 
 
-def test_a_question_does_not_hint_at_its_answer(dialogues_by_type) -> None:
+def test_a_question_does_not_hint_at_its_answer(dialogues) -> None:
     # Neither the colour in question, nor the order of two names, nor the counted property hints at the answer.
     by_object = defaultdict(list)
-    for _, (question,) in dialogues_by_type["existence"]:
+    for _, (question,) in dialogues["existence"]:
         by_object[question.slots["object"][0]].append(question.answer)
     assert all(0.25 < sum(answers) / len(answers) < 0.75 for answers in by_object.values())
-    is_first = Counter(question.slots["first"] == question.answer for _, (question,) in dialogues_by_type["nearest"])
+    is_first = Counter(question.slots["first"] == question.answer for _, (question,) in dialogues["nearest"])
     assert 0.3 < is_first[True] / is_first.total() < 0.7
-    counted = Counter(question.slots["counted"][0] for _, (question,) in dialogues_by_type["count"])
+    counted = Counter(question.slots["counted"][0] for _, (question,) in dialogues["count"])
     assert min(counted.values()) > 0.2 * SCENES
 
 
-def test_descriptions_have_every_kind_and_often_fit_several_objects(dialogues_by_type) -> None:
-    kinds = Counter(question.slots["described"][0] for _, (question,) in dialogues_by_type["detection_described"])
+def test_descriptions_have_every_kind_and_often_fit_several_objects(dialogues) -> None:
+    kinds = Counter(question.slots["described"][0] for _, (question,) in dialogues["detection_described"])
     assert kinds.keys() == {"colour", "shape", "object", "place"}
     assert min(kinds.values()) > 0.1 * SCENES
-    numbers = Counter(min(len(question.answer), 3) for _, (question,) in dialogues_by_type["detection_described"])
+    numbers = Counter(min(len(question.answer), 3) for _, (question,) in dialogues["detection_described"])
     assert numbers.keys() == {1, 2, 3}
     assert min(numbers.values()) > 0.2 * SCENES
     # The number of fitting objects is drawn evenly, so that one is not the most frequent by far.
-    large = [
-        len(question.answer)
-        for scene, (question,) in dialogues_by_type["detection_described"]
-        if len(scene.objects) >= 7
-    ]
+    large = [len(question.answer) for scene, (question,) in dialogues["detection_described"] if len(scene.objects) >= 7]
     assert majority(map(str, large)) < 0.45
 
 
-def test_absent_objects_combine_a_present_colour_and_a_present_shape(dialogues_by_type) -> None:
-    absent = [
-        (scene, question.slots["object"])
-        for scene, (question,) in dialogues_by_type["existence"]
-        if not question.answer
-    ]
+def test_absent_objects_combine_a_present_colour_and_a_present_shape(dialogues) -> None:
+    absent = [(scene, question.slots["object"]) for scene, (question,) in dialogues["existence"] if not question.answer]
     hard = [
         name[0] in {o.colour for o in scene.objects} and name[1] in {o.shape for o in scene.objects}
         for scene, name in absent
