@@ -28,7 +28,7 @@ def block(measures: tuple[str, ...] = ("accuracy", "direction", "grounding", "io
     return {
         "rolls": {
             name: {key: number(start + 0.01 * place) for place, key in enumerate(statistics)}
-            | {"rolls": {roll: number(start + 0.07 + 0.01 * place) for place, roll in enumerate(ROLLS)}, "n": 10}
+            | {"yaws": {roll: number(start + 0.07 + 0.01 * place) for place, roll in enumerate(ROLLS)}, "n": 10}
             for name, start in base.items()
             if name != "iou"
         },
@@ -62,7 +62,7 @@ def test_every_number_is_drawn_in_its_colour() -> None:
     rolls, seam, latitude, tilts = robustness_figure(content).axes
     for name, (colour, _) in LOOKS.items():
         if name != "iou":
-            shown = [content["rolls"][name]["plain"], *content["rolls"][name]["rolls"].values()]
+            shown = [content["rolls"][name]["plain"], *content["rolls"][name]["yaws"].values()]
             assert drawn(rolls, colour) == pytest.approx([x["value"] for x in shown])
             lines = [float(line.get_ydata()[0]) for line in rolls.lines if line.get_linestyle() in (":", "--")]
             assert content["rolls"][name]["all"]["value"] in lines

@@ -4,9 +4,10 @@ from random import Random
 
 import pytest
 
-from panollava.corpus.questions import ask
-from panollava.corpus.wording import LANGUAGES, answer_text, label
+from panollava.corpus.vocabulary import LANGUAGES, label
+from panollava.corpus.wording import answer_text
 from panollava.corpus.world.scenes import sample_scene
+from panollava.corpus.world_questions import sample_dialogues
 from panollava.tasks.answers import parse_box, parse_detection, parse_direction
 
 
@@ -15,7 +16,9 @@ def test_what_the_wording_writes_is_read_back(language: str) -> None:
     seen = 0
     for seed in range(20):
         scene = sample_scene(0, split="test", index=seed)
-        for (question,) in ask(scene, Random(seed), per_type={"pointing": 3, "grounding": 3, "detection": 1}):
+        for (question,) in sample_dialogues(
+            scene, Random(seed), per_type={"pointing": 3, "grounding": 3, "detection": 1}
+        ):
             text = answer_text(question, language)
             if question.type == "pointing":
                 assert parse_direction(text) == question.answer

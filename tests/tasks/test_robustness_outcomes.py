@@ -7,7 +7,7 @@ from tiny_backbones import write_panoramas
 
 from panollava.corpus.records import Record
 from panollava.corpus.rotation.panorama import Rotation
-from panollava.corpus.rotation.wording import placed_objects, subject
+from panollava.corpus.rotation.rewording import placed_objects, subject
 from panollava.corpus.store import open_split, panorama_records
 from panollava.inference.answer import Answer
 from panollava.tasks.questions import Question, panorama_questions
@@ -58,7 +58,7 @@ def test_an_answerer_that_sees_the_turn_loses_nothing(panoramas: Panoramas) -> N
         rolls = block["rolls"][measure]
         for name in ("plain", "mean", "ratio", "agreement", "all", "worst"):
             assert rolls[name] == {"value": 1, "low": 1, "high": 1}, (measure, name)
-        assert list(rolls["rolls"]) == [f"{angle:g}" for angle in ROLLS]
+        assert list(rolls["yaws"]) == [f"{angle:g}" for angle in ROLLS]
         assert block["seam"][measure]["gap"] == 0
         assert all(block["tilts"][angle][measure]["value"] == 1 for angle in ("10", "30"))
         assert all(band["value"] == 1 for band in block["latitude"][measure].values())

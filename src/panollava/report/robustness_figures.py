@@ -45,8 +45,8 @@ def _draw_rolls(axes: Axes, rolls: Block) -> None:
     angles: list[str] = []
     for name in measures:
         block, (colour, _) = rolls[name], LOOKS[name]
-        angles = list(block["rolls"])
-        shown = [block["plain"], *block["rolls"].values()]
+        angles = list(block["yaws"])
+        shown = [block["plain"], *block["yaws"].values()]
         places = [place + APART[name] for place in range(len(shown))]
         _points(axes, name, places, shown)
         axes.axhline(block["plain"]["value"], color=colour, linewidth=1.2, linestyle=":")

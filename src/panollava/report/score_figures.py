@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
-from panollava.corpus.wording import DIRECTIONS
+from panollava.corpus.vocabulary import DIRECTIONS
 from panollava.metrics import normalise_answer
 from panollava.report.inputs import Prediction, ReportInputs
 from panollava.report.style import BLIND, GRID, INK, MAJORITY, MODEL, SHUFFLED, styled

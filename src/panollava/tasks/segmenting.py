@@ -15,7 +15,7 @@ from torch import Tensor
 from panollava.corpus.masks import decoded, encoded
 from panollava.corpus.patch_masks import patch_coverage, splat
 from panollava.corpus.records import Mask
-from panollava.metrics.masks import boundary_error_deg, mask_iou, resized
+from panollava.metrics.mask_scores import boundary_error_deg, mask_iou, resized
 from panollava.tasks.questions import Question
 from panollava.tasks.scoring import Prediction
 from panollava.vlm.geometry import erp_solid_angles

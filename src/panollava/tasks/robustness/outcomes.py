@@ -9,9 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from panollava.corpus.rotation.panorama import Rotation
-from panollava.corpus.rotation.wording import DIRECTION_TYPES
-from panollava.corpus.wording import DIRECTIONS
-from panollava.metrics.robustness import Block, Outcome, latitude_bands, mean_score, roll_scores, seam_gap
+from panollava.corpus.rotation.rewording import DIRECTION_TYPES
+from panollava.corpus.vocabulary import DIRECTIONS
+from panollava.metrics.robustness_scores import Block, Outcome, latitude_bands, mean_score, seam_gap, yaw_scores
 from panollava.metrics.text import normalise_answer
 from panollava.tasks.results import headline_types
 from panollava.tasks.robustness.questions import ASKED, Key
@@ -122,7 +122,7 @@ def _rolls(rolled: list[Prediction], plain: list[Prediction], by_key: dict[Key, 
     still = outcomes(_same_questions(plain, headline(rolled)), by_key)
     for measure in RIGHT:
         if measure in turned:
-            block[measure] = roll_scores(still[measure], turned[measure], **draws)
+            block[measure] = yaw_scores(still[measure], turned[measure], **draws)
     block["types"] = {}
     for kind in dict.fromkeys(line["type"] for line in rolled if line["task"] == "choice"):
         lines = [line for line in rolled if line["type"] == kind]
