@@ -1,0 +1,101 @@
+"""Answer the questions of panoramas and score the answers: by the model, shown another panorama, and by the blind twin.
+
+Processes share the work; each returns all predictions.
+"""
+
+from collections.abc import Sequence
+
+import datasets
+from torch import Tensor
+
+from panollava.inference.answer import Answer, answer_blind, answer_dialogues
+from panollava.inference.sharding import by_turns
+from panollava.tasks.prediction import Prediction, Variant
+from panollava.tasks.questions import Question, derangement
+from panollava.tasks.scoring import score
+from panollava.tasks.segmentation import score_masks, usual_mask
+from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
+from panollava.vlm.processing_panollava import PanoLlavaProcessor
+
+BLIND_AT_ONCE = 512
+
+
+def answer_seeing(
+    model: PanoLlavaForConditionalGeneration,
+    processor: PanoLlavaProcessor,
+    split: datasets.Dataset,
+    questions: Sequence[Sequence[Question]],
+    *,
+    shuffled: int,
+    batch_size: int,
+    seed: int,
+) -> list[Prediction]:
+    """Return the predictions of the variants `model` and `shuffled` for the questions of each panorama of a split.
+
+    A panorama answers its own questions together with those of the one panorama in whose place it is shown, so it is
+    computed once for both. The questions of the first `shuffled` panoramas are enough for a floor; a single panorama
+    has no other to take its place. `batch_size` panoramas are answered together.
+    """
+    asked: list[list[tuple[Variant, Question]]] = [[("model", question) for question in own] for own in questions]
+    if len(questions) > 1:
+        for panorama, shown in enumerate(derangement(len(questions), seed)[:shuffled]):
+            asked[shown] += [("shuffled", question) for question in questions[panorama]]
+    usual = usual_mask([question.mask for own in questions for question in own if question.mask is not None])
+
+    def answer(panoramas: range) -> list[Prediction]:
+        group = [asked[index] for index in panoramas]
+        answers = answer_dialogues(
+            model,
+            processor,
+            [split[index]["image"].convert("RGB") for index in panoramas],
+            [[question.messages for _, question in own] for own in group],
+            max_new_tokens=[[question.max_new_tokens for _, question in own] for own in group],
+            masked=[[question.mask is not None for _, question in own] for own in group],
+        )
+        asked_and_said = [
+            (*who, said)
+            for own, answered in zip(group, answers, strict=True)
+            for who, said in zip(own, answered, strict=True)
+        ]
+        return with_masks(model, asked_and_said, usual)
+
+    return by_turns(groups_of(len(asked), batch_size), answer, desc="answer", unit="batch")
+
+
+def with_masks(
+    model: PanoLlavaForConditionalGeneration, answered: Sequence[tuple[Variant, Question, Answer]], usual: Tensor
+) -> list[Prediction]:
+    """Return the predictions of answers, with their masks where they have one, compared with the `usual` mask too."""
+    predictions = [score(*one) for one in answered]
+    masked = [(place, said.patches) for place, (_, _, said) in enumerate(answered) if said.patches is not None]
+    if masked:
+        poses = model.model.usual_poses(masked[0][1][None])[0]
+        scored = score_masks([(answered[place][1].true_mask, patches) for place, patches in masked], poses, usual)
+        for (place, _), fields in zip(masked, scored, strict=True):
+            predictions[place] = predictions[place].model_copy(update=fields)
+    return predictions
+
+
+def answer_unseeing(
+    model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, questions: Sequence[Question]
+) -> list[Prediction]:
+    """Return the predictions of the variant `blind`, given by the twin that was finetuned without visual tokens."""
+    # Equal questions side by side are asked once.
+    ordered = sorted(questions, key=lambda q: (q.max_new_tokens, len(q.messages), q.content.human))
+
+    def answer(places: range) -> list[Prediction]:
+        group = [ordered[place] for place in places]
+        answers = answer_blind(
+            model,
+            processor,
+            [question.messages for question in group],
+            max_new_tokens=[question.max_new_tokens for question in group],
+        )
+        return [score("blind", *pair) for pair in zip(group, answers, strict=True)]
+
+    return by_turns(groups_of(len(ordered), BLIND_AT_ONCE), answer, desc="answer blind", unit="batch")
+
+
+def groups_of(count: int, size: int) -> list[range]:
+    """Return the places below `count` in groups of `size`, the last of which may be smaller."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
