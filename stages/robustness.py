@@ -56,7 +56,7 @@ def planned(split: datasets.Dataset, settings: Robustness) -> tuple[Plan, dict[s
             f"{STORE}: the test split has {len(split)} panoramas, robustness.panoramas asks for {settings.panoramas}; "
             "lower it in params.yaml"
         )
-    rotations = [("roll", Rotation(yaw_deg=angle)) for angle in settings.rolls_deg]
+    rotations = [("roll", Rotation(yaw_deg=angle)) for angle in settings.yaws_deg]
     rotations += [("tilt", Rotation(tilt_deg=angle)) for angle in settings.tilts_deg]
     plan: Plan = []
     left_out: dict[str, Counter[str]] = {"roll": Counter(), "tilt": Counter()}

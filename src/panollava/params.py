@@ -1,21 +1,50 @@
-"""The typed, strict view of params.yaml. Only stages and the command line import it; the package takes plain values.
+"""The typed, strict view of params.yaml and launch.yaml, for stages, experiments and the command line alone.
 
-A stage names the parameters it reads twice, in dvc.yaml and in a model here; `read_params` refuses any difference, so
-no stage can depend on a parameter that DVC does not know of.
+A stage names its parameters twice, in dvc.yaml and in a model here. `read_params` refuses any difference, so no stage
+depends on a parameter that DVC does not know. Nothing depends on launch.yaml: its settings change no result.
 """
 
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import dvc.api
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML
 
 from panollava.corpus.world.scenes import MAX_LATITUDE_DEG
-from panollava.experiments.gate import Rule
+from panollava.vlm.views import ViewSettings
 
 Weights = Literal["standin", "hub"]
-PARAMS_FILE = Path("params.yaml")
+PARAMS_FILE, LAUNCH_FILE = Path("params.yaml"), Path("launch.yaml")
+# Keys of earlier versions, * for any one part, and where their setting is now.
+MOVED = {
+    "*.*.workers": "now workers in launch.yaml",
+    "*.*.save_steps": "now save_steps in launch.yaml",
+    "*.*.activation_checkpointing": "now activation_checkpointing in launch.yaml",
+    "*.*.compile": "now compile in launch.yaml",
+    "*.*.augmentation.rolls": "now augmentation.yaw_steps",
+    "robustness.rolls_deg": "now robustness.yaws_deg",
+    "model.*.view_strategy": "now views.strategy in the same section",
+    "model.*.fov_deg": "now views.fov_deg in the same section",
+    "model.*.stride_deg": "now views.stride_deg in the same section",
+    "model.*.pitches_deg": "now views.pitches_deg in the same section",
+    "model.*.roll_deg": "now views.roll_deg in the same section",
+    "model.*.token_budget": "now views.token_budget in the same section",
+    "model.*.panorama_height": "now views.panorama_height in the same section",
+    "model.*.token_reduction": "removed: each view keeps all of its tokens",
+}
 
 
 class Strict(BaseModel):
@@ -81,20 +110,25 @@ class Preprocess(Strict):
     jpeg_quality: int = Field(ge=1, le=100)
 
 
+# The fields of `ViewSettings` without their defaults: params.yaml names each of them.
+_VIEW_FIELDS: dict[str, Any] = {name: (hint, ...) for name, hint in get_type_hints(ViewSettings).items()}
+_EveryView = create_model("_EveryView", __base__=Strict, **_VIEW_FIELDS)
+
+
+def _view_settings(values: Any) -> ViewSettings:
+    """Return the view settings of a section of params.yaml, whose list of pitches is a tuple here."""
+    if isinstance(values, dict) and isinstance(values.get("pitches_deg"), list):
+        values = values | {"pitches_deg": tuple(values["pitches_deg"])}
+    return ViewSettings(**_EveryView.model_validate(values).model_dump())
+
+
 class Model(Strict):
     """Everything of the model but its backbones."""
 
     dtype: Literal["float32", "bfloat16"]
     compute: Literal["float32", "bfloat16"]
-    view_strategy: str
-    fov_deg: float
-    stride_deg: float
-    pitches_deg: list[float] = Field(min_length=1)
-    roll_deg: float
-    token_budget: PositiveInt | None
-    panorama_height: PositiveInt | None
+    views: Annotated[ViewSettings, BeforeValidator(_view_settings)]
     tokens_per_side: PositiveInt
-    token_reduction: Literal["none", "unique"]
     resampler: Literal["mlp", "pooling", "perceiver", "c_abstractor"]
     resampler_hidden_size: PositiveInt
     resampler_layers: PositiveInt
@@ -112,9 +146,6 @@ class Training(Strict):
     learning_rate: dict[str, float]
     warmup: float = Field(ge=0, lt=1)
     schedule: Literal["cosine", "constant_with_warmup"]
-    save_steps: PositiveInt
-    workers: int = Field(ge=0)
-    activation_checkpointing: bool
 
 
 class TrainVision(Training):
@@ -126,7 +157,7 @@ class TrainVision(Training):
 
 
 class Augment(Strict):
-    """How panoramas are turned in training."""
+    """How panoramas are rotated in training."""
 
     yaw_steps: PositiveInt
     tilt_deg: float = Field(ge=0, le=30)
@@ -136,7 +167,6 @@ class TrainResampler(Training):
     """The resampler against the frozen language model."""
 
     records_per_panorama: PositiveInt
-    compile: bool
     load_in_4bit: bool
     augmentation: Augment
 
@@ -170,21 +200,21 @@ FiniteDegrees = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Robustness(Strict):
-    """Which panoramas are turned, how, and how their answers are scored."""
+    """Which panoramas are rotated, how, and how their answers are scored."""
 
     panoramas: PositiveInt
-    rolls_deg: list[FiniteDegrees] = Field(min_length=2)
+    yaws_deg: list[FiniteDegrees] = Field(min_length=2)
     tilts_deg: list[Annotated[float, Field(gt=-90, lt=90)]] = Field(min_length=1)
     seam_pairs: PositiveInt
     batch_size: PositiveInt
     resamples: PositiveInt
 
-    @field_validator("rolls_deg", "tilts_deg")
+    @field_validator("yaws_deg", "tilts_deg")
     @classmethod
-    def _turns_differ(cls, angles: list[float]) -> list[float]:
-        # The panorama as it is has been answered already.
+    def _rotations_differ(cls, angles: list[float]) -> list[float]:
+        # The stage evaluate has answered the panorama as it is.
         if len({angle % 360 for angle in (0, *angles)}) <= len(angles):
-            raise ValueError("each angle must be a turn of its own, and none may be a whole turn or zero")
+            raise ValueError("the angles must differ from each other and from 0, modulo 360")
         return angles
 
 
@@ -192,6 +222,26 @@ class Visualise(Strict):
     """How many samples the figures show."""
 
     samples: PositiveInt
+
+
+class Rule(BaseModel):
+    """How much worse one metric may get: `max(abs, rel * |base|)`, or not at all by a test of level `paired`.
+
+    A test draws 10,000 exchanges, so its p value is at least 0.0001; a level must lie well above.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    better: Literal["higher", "lower"]
+    abs: float = Field(default=0.0, ge=0)
+    rel: float = Field(default=0.0, ge=0)
+    paired: float | None = Field(default=None, ge=0.001, le=0.5)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Rule":
+        if self.paired is not None and (self.abs or self.rel):
+            raise ValueError("`paired` takes the place of `abs` and `rel`; give the one or the others")
+        return self
 
 
 class Params(Strict):
@@ -215,8 +265,24 @@ class Params(Strict):
     gate: dict[str, Rule]
 
 
+class Launch(Strict):
+    """How training runs on a machine; none of these settings changes a result."""
+
+    workers: int = Field(ge=0)
+    save_steps: PositiveInt
+    activation_checkpointing: bool
+    compile: bool
+
+
+class LaunchFile(Strict):
+    """The whole of launch.yaml."""
+
+    standin: Launch
+    hub: Launch
+
+
 class ParamsError(ValueError):
-    """params.yaml is not what it should be; the message lists every place."""
+    """params.yaml or launch.yaml is not what it should be; the message lists every place."""
 
 
 View = TypeVar("View", bound=BaseModel)
@@ -230,13 +296,29 @@ def _validated(model: type[View], values: Any, source: str) -> View:
         raise ParamsError(f"{source}:\n" + "\n".join(lines)) from None
 
 
+def _moved(tree: Mapping[str, Any], parents: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield a line for each key of a tree that an earlier version had elsewhere."""
+    for key, value in tree.items():
+        path = (*parents, str(key))
+        for pattern, where in MOVED.items():
+            parts = pattern.split(".")
+            if len(parts) == len(path) and all(map(fnmatchcase, path, parts)):
+                yield f"  {'.'.join(path)}: {where}"
+        if isinstance(value, dict):
+            yield from _moved(value, path)
+
+
 def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Return the whole file, validated.
+    """Return the whole of params.yaml, validated.
 
     Raises:
-        ParamsError: unknown or missing keys, wrong types or values, each with its dotted path; unknown presets.
+        ParamsError: keys of an earlier version, all of them; unknown or missing keys, wrong types or values, each with
+            its dotted path; unknown presets.
     """
-    params = _validated(Params, YAML(typ="safe").load(path.read_text(encoding="utf-8")), str(path))
+    values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    if isinstance(values, dict) and (moved := list(_moved(values))):
+        raise ParamsError(f"{path} has settings of an earlier version; move or remove each:\n" + "\n".join(moved))
+    params = _validated(Params, values, str(path))
     for kind, name, presets in (("encoder", params.encoder, params.encoders), ("llm", params.llm, params.llms)):
         if name not in presets:
             raise ParamsError(f"{path}: {kind} = {name!r} is no preset; {kind}s has {', '.join(presets)}")
@@ -244,12 +326,22 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def read_params(model: type[View], *, stage: str) -> View:
-    """Return what dvc.yaml declares for `stage`, which must be exactly what `model` asks for.
+    """Return the parameters that dvc.yaml declares for `stage`, which must be exactly those of `model`.
 
-    The whole file is validated first, so that a slip in a later stage's section stops the first one.
+    The whole file is validated first, so a slip in a later stage's section stops the first stage.
 
     Raises:
         ParamsError: as `load_params`, and for a difference between dvc.yaml and `model`.
     """
     load_params()
     return _validated(model, dvc.api.params_show(stages=[stage]), f"params of stage {stage} in dvc.yaml")
+
+
+def read_launch(weights: Weights, path: Path = LAUNCH_FILE) -> Launch:
+    """Return the launch settings for `weights`.
+
+    Raises:
+        ParamsError: unknown or missing keys, wrong types or values, each with its dotted path.
+    """
+    launch = _validated(LaunchFile, YAML(typ="safe").load(path.read_text(encoding="utf-8")), str(path))
+    return launch.standin if weights == "standin" else launch.hub

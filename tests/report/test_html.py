@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from report_data import SCORES, TOP, full_predictions, open_predictions, write_outputs
 
+from panollava.markdown import markdown_table, update_between_markers
 from panollava.report.html import write_report
 from panollava.report.inputs import load_panoramas, read_inputs, read_predictions
 from panollava.report.panorama_figures import detections_figure
 from panollava.report.score_figures import text_figure
-from panollava.report.tables import all_score_rows, markdown_table, results_table, update_between_markers
+from panollava.report.tables import all_score_rows, results_table
 
 RING = {"fov_deg": 90.0, "stride_deg": 45.0, "pitches_deg": [0.0], "roll_deg": 0.0, "tokens_per_side": 4}
 

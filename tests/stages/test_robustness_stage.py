@@ -30,7 +30,7 @@ TURNS: list[dict[str, Any]] = [
     {"human": "Box of the lamp?", "assistant": "[-170, 50, 20, 20]", "task": "grounding", "answer": OBJECTS[1]},
     {"human": "What is behind?", "assistant": "a lamp", "task": "choice", "type": "free", "answer": {"text": "a lamp"}},
 ]  # fmt: skip
-SETTINGS = Robustness(panoramas=3, rolls_deg=[90.0, 200.0], tilts_deg=[10.0], seam_pairs=5, batch_size=4, resamples=10)
+SETTINGS = Robustness(panoramas=3, yaws_deg=[90.0, 200.0], tilts_deg=[10.0], seam_pairs=5, batch_size=4, resamples=10)
 PARAMS = stage.RobustnessParams(seed=1, weights="standin", encoder="clip", llm="llama", robustness=SETTINGS)
 
 

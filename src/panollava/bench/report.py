@@ -3,7 +3,7 @@
 from typing import Any
 
 from panollava.bench.turns import spread
-from panollava.report.tables import NOTHING, markdown_table
+from panollava.markdown import NOTHING, markdown_table
 
 VIEWS = {"ms": "ms", "ratio": "times one cached cv2.remap"}
 WORK = {"train": "Training", "ask": "Asking", "views": "Views"}

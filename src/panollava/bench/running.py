@@ -14,7 +14,7 @@ from panollava.bench.training import bench_train
 from panollava.bench.views import bench_views
 from panollava.bench.views import report as report_views
 from panollava.io import replacing
-from panollava.report.tables import update_between_markers
+from panollava.markdown import update_between_markers
 
 README, METRICS = Path("README.md"), Path("metrics/bench.json")
 # What `panollava bench train --size 7b` and `bench views` wrote on a GPU, each under its name.

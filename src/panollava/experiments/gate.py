@@ -1,17 +1,15 @@
 """The regression gate: refuse a change that makes a benchmark number worse than its rule allows.
 
-Rules are the section `gate` of params.yaml: `{metric: {better: higher | lower, abs: 0.01, rel: 0.02}}`, where `metric`
-is a dotted key of any DVC metrics file and a change by max(abs, rel * |base|) for the worse is still allowed.
-`{better: higher, paired: 0.01}` fails instead if the paired test of both runs' answers (see `report.compare`) shows a
-loss with one-sided p < 0.01; it needs the base's predictions in the DVC cache.
+Rules are the section `gate` of params.yaml: `{metric: {better: higher | lower, abs: 0.01, rel: 0.02}}`. `metric` is a
+dotted key of any DVC metrics file; a loss of up to max(abs, rel * |base|) passes. `{better: higher, paired: 0.01}`
+fails if the paired test of both runs' answers (see `experiments.compare`) shows a loss with one-sided p < 0.01. It
+needs the base's predictions in the DVC cache.
 
-The default base is metrics/accepted.json: the numbers last accepted on main, written by `--accept` and committed. A
-comparison with the previous commit would let small losses add up step by step; the accepted numbers stay where they
-are until a reviewed diff of that file moves them; the predictions that belong to them are those of the commit that
-moved them last. Any git revision can be the base instead.
+The default base is metrics/accepted.json, which `--accept` writes and a reviewer commits. Comparing with the previous
+commit would let small losses add up. The predictions that belong to the accepted numbers are those of the commit that
+last changed them. Any git revision can be the base instead.
 """
 
-import argparse
 import json
 import math
 import os
@@ -20,16 +18,18 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.scm import RevError
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
 from panollava.experiments.workspace import git
-from panollava.report.tables import NOTHING, markdown_table
+from panollava.io import write_json
+from panollava.markdown import NOTHING, markdown_table
+from panollava.params import PARAMS_FILE, Rule
 
 if TYPE_CHECKING:
     from panollava.experiments.compare import Row as ComparedRow
@@ -42,32 +42,9 @@ PAIRED = re.compile(
 )
 
 
-class Rule(BaseModel):
-    """How much worse one metric may get: `max(abs, rel * |base|)`, or not at all by a test of level `paired`.
-
-    10,000 draws tell no p value below 0.0001, so a level must lie well above.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    better: Literal["higher", "lower"]
-    abs: float = Field(default=0.0, ge=0)
-    rel: float = Field(default=0.0, ge=0)
-    paired: float | None = Field(default=None, ge=0.001, le=0.5)
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> "Rule":
-        if self.paired is not None and (self.abs or self.rel):
-            raise ValueError("`paired` takes the place of `abs` and `rel`; give the one or the others")
-        return self
-
-    def allowed(self, base: float) -> float:
-        """Return the loss that is still accepted against the value `base`."""
-        return max(self.abs, self.rel * math.fabs(base))
-
-    def loss(self, base: float, now: float) -> float:
-        """Return by how much `now` is worse than `base`; negative when it is better."""
-        return base - now if self.better == "higher" else now - base
+def allowed_loss(rule: Rule, base: float) -> float:
+    """Return the largest loss that a rule accepts against the value `base`."""
+    return max(rule.abs, rule.rel * math.fabs(base))
 
 
 @dataclass(frozen=True)
@@ -90,9 +67,9 @@ class Row:
             return "no base"
         if self.p_worse is not None and self.rule.paired is not None:
             return f"{'FAIL: worse' if self.p_worse < self.rule.paired else 'not worse'}, p = {self.p_worse:.4f}"
-        loss = self.rule.loss(self.base, self.now)
+        loss = self.base - self.now if self.rule.better == "higher" else self.now - self.base
         # A loss of exactly the allowed amount passes; 1e-12 absorbs the rounding of its subtraction.
-        if loss > self.rule.allowed(self.base) + 1e-12:
+        if loss > allowed_loss(self.rule, self.base) + 1e-12:
             return "FAIL: worse"
         return "better" if loss < 0 else "same" if loss == 0 else "within limit"
 
@@ -120,7 +97,7 @@ class GateResult:
         rows = []
         for row in self.rows:
             change = None if row.base is None or row.now is None else row.now - row.base
-            allowed = NOTHING if row.base is None else _number(row.rule.allowed(row.base))
+            allowed = NOTHING if row.base is None else _number(allowed_loss(row.rule, row.base))
             if row.rule.paired is not None:
                 allowed = f"p ≥ {row.rule.paired:g}"
             numbers = (_number(row.base), _number(row.now), _number(change, "+"), allowed)
@@ -223,14 +200,14 @@ def run_gate(base: str | None, rules: Mapping[str, Rule], *, root: Path = Path()
 
 
 def with_paired_tests(rows: tuple[Row, ...], base: str | None, root: Path) -> tuple[Row, ...]:
-    """Return the rows, those of a paired rule with its p value or with the problem that there is none.
+    """Add to each row of a paired rule its p value, or the reason why there is none.
 
     `base` is a revision, None for the accepted numbers.
     """
     wanted = {row.metric for row in rows if row.rule.paired is not None and not row.problem}
     if not wanted:
         return rows
-    # Here, since every stage reads rules along with its parameters, and no stage compares runs.
+    # Imported here: only a paired rule needs it, and it takes seconds.
     from panollava.experiments.compare import compare_runs
     from panollava.experiments.runs import read_revision_run
 
@@ -244,14 +221,14 @@ def with_paired_tests(rows: tuple[Row, ...], base: str | None, root: Path) -> tu
 
 
 def with_paired_test(row: Row, tested: "ComparedRow | None") -> Row:
-    """Return a row with the p value of its test, or with the reason why that says nothing."""
+    """Add the p value of its test to a row, or the reason why the test says nothing."""
     if tested is None:
         return replace(row, problem="the predictions hold no answers that make up this metric")
     for where, number, metric in (("the base", tested.test.a, row.base), ("the workspace", tested.test.b, row.now)):
         if metric is None or not math.isclose(number, metric, rel_tol=1e-6, abs_tol=1e-9):
-            told = f"the predictions of {where} give {number:.6g}, its metric is {_number(metric)}"
-            return replace(row, problem=f"{told}: they are not of one run")
-    # With n panoramas no exchange is rarer than 1 in 2^n, however large the loss.
+            differing = f"the predictions of {where} give {number:.6g}, its metric is {_number(metric)}"
+            return replace(row, problem=f"{differing}: they are not of one run")
+    # With n panoramas no p value is below 1 in 2^n, however large the loss.
     if row.rule.paired is not None and 0.5**tested.panoramas >= row.rule.paired:
         return replace(
             row, problem=f"{tested.panoramas} panoramas are too few for any loss to show p < {row.rule.paired:g}"
@@ -290,11 +267,7 @@ def accept(rules: Mapping[str, Rule], *, root: Path = Path()) -> GateResult:
     unusable = [f"{row.metric} ({row.problem})" for row in result.rows if row.now is None]
     if unusable:
         raise ValueError(f"gate: nothing accepted, these metrics are unusable: {', '.join(unusable)}")
-    path = root / ACCEPTED
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({row.metric: row.now for row in result.rows}, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_json(root / ACCEPTED, {row.metric: row.now for row in result.rows})
     return result
 
 
@@ -314,17 +287,14 @@ def read_rules(path: Path) -> dict[str, Rule]:
     return rules
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the gate as a command and return its exit code: 0 passed, 1 worse, 2 not comparable."""
-    parser = argparse.ArgumentParser(prog="gate", description="Refuse a change that makes a benchmark number worse.")
-    parser.add_argument("--base", metavar="REV", help=f"git revision to compare with (default: {ACCEPTED})")
-    parser.add_argument("--accept", action="store_true", help=f"write the present numbers to {ACCEPTED}")
-    options = parser.parse_args(arguments)
-    if options.accept and options.base:
-        parser.error("--accept takes the present numbers, it has no --base")
+def command(base: str | None, *, accepting: bool = False) -> int:
+    """Print the comparison and return the exit code: 0 passed, 1 worse, 2 not comparable.
+
+    With `accepting`, the workspace's numbers become the accepted ones.
+    """
     try:
-        rules = read_rules(Path("params.yaml"))
-        result = accept(rules) if options.accept else run_gate(options.base, rules)
+        rules = read_rules(PARAMS_FILE)
+        result = accept(rules) if accepting else run_gate(base, rules)
     except (ValueError, DvcException) as error:
         print(error, file=sys.stderr)
         return UNREADABLE
@@ -332,11 +302,7 @@ def main(arguments: list[str] | None = None) -> int:
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(result.markdown() + "\n\n")
-    if options.accept:
+    if accepting:
         print(f"\nWritten: {ACCEPTED}. Commit it with the change that it accepts.")
         return PASSED
     return result.exit_code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

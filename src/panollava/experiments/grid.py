@@ -1,9 +1,8 @@
 """The combination table: every encoder preset with every language-model preset, each a named DVC experiment.
 
-The experiments are named ENCODER-LLM; see `experiments.py` for how they run.
+The experiments are named ENCODER-LLM; `runner.py` runs them.
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from panollava.experiments.gate import flatten
-from panollava.experiments.runner import README, command, own_files, run_missing, write_table
-from panollava.report.tables import NOTHING, markdown_table, share, update_between_markers
+from panollava.experiments.runner import own_files, run_missing, version_line, write_rows
+from panollava.markdown import NOTHING, markdown_table, share
 
-MARKER = "combinations"
+NAME = "combinations"
 
 # Name in the table's files -> key in a language's block of metrics/evaluate.json.
 QUALITY = {
@@ -38,22 +37,19 @@ def grid(params: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     }
 
 
-def run_grid(root: Path = Path()) -> dict[str, dict[str, Any]]:
-    """Run what is missing of the grid, write metrics/combinations.* and the README's table, and return the rows.
+def run_grid(root: Path = Path()) -> dict[str, Any]:
+    """Run the missing experiments, write metrics/combinations.json and .csv, and return the content of the first.
 
     Raises:
-        ValueError: The README has no place for the table, or what `run_missing` raises; no table is written then.
+        ValueError: an error of `run_missing`; no table is written then.
     """
-    update_between_markers((root / README).read_text(encoding="utf-8"), MARKER, "")
     cells = grid(YAML(typ="safe").load(root / "params.yaml"))
-    metrics = run_missing(root, cells, own_files(MARKER))
-    rows = {name: combination_row(measured) for name, measured in metrics.items()}
-    write_table(root, MARKER, rows, markdown(rows))
-    return rows
+    metrics = run_missing(root, cells, own_files(NAME))
+    return write_rows(root, NAME, {name: combination_row(measured) for name, measured in metrics.items()})
 
 
 def combination_row(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of one combination that the table needs; those that were not measured are left out."""
+    """Return the numbers of one combination that the table needs, as far as they were measured."""
     row: dict[str, Any] = {}
     for language, block in metrics["evaluate"].items():
         leaves = flatten(block)
@@ -62,11 +58,12 @@ def combination_row(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return row | {name: latency[name] for name in LATENCY if name in latency}
 
 
-def markdown(rows: Mapping[str, dict[str, Any]]) -> str:
-    """Return the table: a row per combination, then as floors the best blind one, wrong panorama and majority answer.
+def markdown(content: Mapping[str, Any]) -> str:
+    """Return the content of metrics/combinations.json as a table: a row a combination, then the best of each baseline.
 
-    Quality columns are those of the first language; each further language has its accuracy alone.
+    The first language has all quality columns, each further language its accuracy alone.
     """
+    rows = content[NAME]
     first, *others = [key for key, value in next(iter(rows.values())).items() if isinstance(value, dict)]
     header = ["Combination", f"QA accuracy ({first})", "95 % interval", "Blind", "AP50", "AP",
               *(f"QA accuracy ({language})" for language in others), "First token, ms", "Per token, ms"]  # fmt: skip
@@ -79,26 +76,17 @@ def markdown(rows: Mapping[str, dict[str, Any]]) -> str:
             share(main.get("ap")), *(share(row[language].get("accuracy")) for language in others),
             *(f"{row[key]:.1f}" if key in row else NOTHING for key in ("first_token_ms", "per_token_ms")),
         ])  # fmt: skip
-    floors = (
+    baselines = (
         ("best blind (no image)", "blind", "blind_ap50"),
         ("best shuffled (another image)", "shuffled", ""),
         ("majority answer", "majority", ""),
     )
-    for title, accuracy, ap50 in floors:
+    for title, accuracy, ap50 in baselines:
         best = [share(_largest(rows, language, accuracy)) for language in (first, *others)]
         found = share(_largest(rows, first, ap50))
         lines.append([title, best[0], NOTHING, NOTHING, found, NOTHING, *best[1:], NOTHING, NOTHING])
-    return markdown_table(header, lines)
+    return f"{version_line(content)}{markdown_table(header, lines)}"
 
 
 def _largest(rows: Mapping[str, dict[str, Any]], language: str, key: str) -> float | None:
     return max((row[language][key] for row in rows.values() if key in row[language]), default=None)
-
-
-def main() -> int:
-    """Run the grid as a command and print its table."""
-    return command(lambda: markdown(run_grid()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

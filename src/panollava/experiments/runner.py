@@ -1,12 +1,12 @@
-"""Tables of experiments: named DVC experiments that run one after another in the workspace, on top of HEAD.
+"""Studies: named DVC experiments that run one after another in the workspace, on top of HEAD.
 
-A table is a map from names to the parameters that each experiment sets. Those that HEAD has already are skipped, so an
-interrupted table goes on where it stopped; the workspace ends as it began.
+A study maps the name of each experiment to the parameters that it sets. Experiments that HEAD has already are skipped,
+so an interrupted study continues where it stopped. The workspace ends as it began.
 """
 
-import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,8 @@ from ruamel.yaml import YAML
 
 from panollava.experiments.gate import flatten
 from panollava.experiments.workspace import dvc, kept_workspace
-from panollava.io import replacing
-from panollava.report.tables import update_between_markers
+from panollava.io import replacing, write_json
 
-README = Path("README.md")
 TABLES = ("metrics/combinations.json", "metrics/ablation.json")
 Cells = Mapping[str, Mapping[str, str]]
 
@@ -32,10 +30,10 @@ def params_at(repo: Repo, revision: str) -> dict[str, object]:
 
 
 def finished_experiments(repo: Repo, cells: Cells) -> dict[str, str]:
-    """Return name -> commit of the cells that HEAD has as experiments already.
+    """Return name -> commit of the experiments that HEAD has already.
 
     Raises:
-        ValueError: An experiment has the name of a cell but was run with other parameters.
+        ValueError: an experiment has the name of a cell, and other parameters.
     """
     here = {name: commit for found in repo.experiments.ls().values() for name, commit in found}
     finished = {name: here[name] for name in cells if name in here}
@@ -53,13 +51,13 @@ def finished_experiments(repo: Repo, cells: Cells) -> dict[str, str]:
 
 
 def run_missing(root: Path, cells: Cells, own: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Run the cells that are not there yet and return the metrics of all, by name.
+    """Run the missing experiments and return the metrics of all, by name.
 
-    `own` are the files that the caller writes afterwards: they may be uncommitted. A failing experiment does not stop
-    the others.
+    The caller writes the files `own` afterwards, so they may be uncommitted. A failing experiment does not stop the
+    others.
 
     Raises:
-        ValueError: Something besides results is uncommitted, an experiment of the same name has other parameters, or
+        ValueError: something besides results is uncommitted, an experiment of the same name has other parameters, or
             an experiment failed.
     """
     with kept_workspace(root, own) as lock:
@@ -79,17 +77,17 @@ def run_missing(root: Path, cells: Cells, own: Collection[str]) -> dict[str, dic
 
 
 def read_metrics(repo: Repo, experiments: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return what the metrics files of experiments hold, merged, by name.
+    """Return the merged metrics files of each experiment, by name.
 
     Raises:
-        ValueError: A metrics file of an experiment cannot be read, or none has scores.
+        ValueError: a metrics file of an experiment cannot be read, or none has scores.
     """
     shown = repo.metrics.show(revs=list(experiments.values()), hide_workspace=False)
     merged = {}
     for name, commit in experiments.items():
         metrics: dict[str, Any] = {}
         for path, file in shown[commit].get("data", {}).items():
-            # The table of an earlier call is declared as a metric too, and need not be there.
+            # The table of an earlier study is a declared metric as well, and may be absent.
             if path in TABLES:
                 continue
             if "error" in file:
@@ -101,30 +99,31 @@ def read_metrics(repo: Repo, experiments: Mapping[str, str]) -> dict[str, dict[s
     return merged
 
 
-def write_table(root: Path, marker: str, rows: Mapping[str, dict[str, Any]], markdown: str) -> None:
-    """Write rows to metrics/MARKER.json (a DVC metric) and .csv, and their table between the README's markers.
+def write_rows(root: Path, name: str, rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Write a study's rows to metrics/NAME.json (a DVC metric) and .csv; return the content of the first.
 
-    Each file appears whole or not at all.
+    The content names the version that made it. Each file appears whole or not at all.
     """
-    columns = [{marker.rstrip("s"): name, **flatten(row)} for name, row in rows.items()]
-    readme = update_between_markers((root / README).read_text(encoding="utf-8"), marker, markdown)
-    texts = {
-        Path(f"metrics/{marker}.json"): json.dumps({marker: rows}, indent=2) + "\n",
-        Path(f"metrics/{marker}.csv"): pd.DataFrame(columns).to_csv(index=False, lineterminator="\n"),
-        README: readme,
-    }
-    for path, text in texts.items():
-        with replacing(root / path) as file:
-            file.write(text.encode())
+    content = {"version": version("panollava"), name: rows}
+    write_json(root / f"metrics/{name}.json", content)
+    columns = [{name.rstrip("s"): row, **flatten(measured)} for row, measured in rows.items()]
+    with replacing(root / f"metrics/{name}.csv") as file:
+        file.write(pd.DataFrame(columns).to_csv(index=False, lineterminator="\n").encode())
+    return content
 
 
-def own_files(marker: str) -> Sequence[str]:
-    """Return the files besides the README that `write_table` writes."""
-    return (f"metrics/{marker}.json", f"metrics/{marker}.csv")
+def version_line(content: Mapping[str, Any]) -> str:
+    """Return the line above a study's table: the version that made it."""
+    return f"Made by version {content['version']}.\n\n"
+
+
+def own_files(name: str) -> Sequence[str]:
+    """Return the files that `write_rows` writes."""
+    return (f"metrics/{name}.json", f"metrics/{name}.csv")
 
 
 def command(table: Callable[[], str]) -> int:
-    """Make a table as a command does: print it and return the exit status; what a user can put right is a message."""
+    """Print the table of a study and return the exit code; errors that a user can correct become messages."""
     try:
         print(table())
     except (ValueError, DvcException) as error:

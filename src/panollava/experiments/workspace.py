@@ -1,8 +1,8 @@
-"""Keep a workspace safe while experiments run in it: put back what they change, even after a kill.
+"""Keep a workspace safe while experiments run in it: restore all files that they change, even after a kill.
 
-`dvc exp run` rewrites params.yaml, dvc.lock, metrics/ and plots/ in place; killed, it leaves them so and HEAD detached.
-`kept_workspace` therefore records the state first, in .dvc/tmp/experiments.json and a stash commit that no branch sees,
-and puts it back at the end; after a kill its next call does so before anything else.
+`dvc exp run` rewrites params.yaml, dvc.lock, metrics/ and plots/ in place; a killed run leaves them changed and HEAD
+detached. `kept_workspace` records the state first, in .dvc/tmp/experiments.json and a stash commit on no branch, and
+restores it at the end. After a kill, its next call restores it before anything else.
 """
 
 import fcntl
@@ -15,14 +15,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# What experiments write, and the only things that may differ from HEAD when they start.
-RESULTS = ("dvc.lock", "metrics", "plots", "README.md")
+# Files that experiments write, and documents with their numbers. Only these may differ from HEAD at the start.
+RESULTS = ("dvc.lock", "metrics", "plots")
+DOCUMENTS = ("README.md", "docs")
 PARAMS = "params.yaml"
 
 
 @dataclass(frozen=True)
 class State:
-    """A workspace before experiments: its branch (None: detached), its commit, and that of its uncommitted results."""
+    """A workspace before experiments: branch (None: detached HEAD), commit, commit of the uncommitted results."""
 
     branch: str | None
     commit: str
@@ -31,7 +32,7 @@ class State:
 
 def git(root: Path, *arguments: str) -> str:
     """Run git in `root` and return what it prints; raises ValueError with git's own words if it fails."""
-    # An identity, since a stash commit needs one and a machine that only runs experiments may have none.
+    # A stash commit needs an identity, and a machine that only runs experiments may have none.
     identity = ("-c", "user.name=panollava", "-c", "user.email=panollava@localhost")
     done = subprocess.run(["git", *identity, *arguments], cwd=root, capture_output=True, text=True)
     if done.returncode:
@@ -46,15 +47,15 @@ def current_branch(root: Path) -> str | None:
 
 
 def require_committed(root: Path, own: Collection[str]) -> None:
-    """Raise a ValueError unless all but changed results is committed: experiments are told apart by their commit.
+    """Raise a ValueError unless everything but results is committed: the commit identifies the code of an experiment.
 
-    Only the files `own` may be untracked: an experiment would take any other new result with it.
+    Only the files `own` may be untracked, since an experiment commits every other new result.
     """
     lines = git(root, "status", "--porcelain", "--untracked-files=all").splitlines()
     foreign = [
         line[3:]
         for line in lines
-        if line[3:] not in own and (line.startswith("??") or line[3:].split("/")[0] not in RESULTS)
+        if line[3:] not in own and (line.startswith("??") or line[3:].split("/")[0] not in (*RESULTS, *DOCUMENTS))
     ]
     if foreign:
         raise ValueError(
@@ -72,7 +73,7 @@ def dvc(root: Path, *arguments: str, keep_open: Sequence[int] = ()) -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        # dvc got the same signal and is putting its branch back: let it finish.
+        # dvc has received the same signal and restores its branch; let it finish.
         process.wait()
         raise
 
@@ -85,7 +86,7 @@ def save(root: Path) -> State:
     """Record the workspace's state and return it."""
     results = git(root, "stash", "create") or None
     if results:
-        # A ref, lest git prune the commit while a long table runs.
+        # The ref keeps git from pruning the commit during a long study.
         git(root, "update-ref", "refs/panollava/experiments", results)
     state = State(current_branch(root), git(root, "rev-parse", "HEAD"), results)
     file = _state_file(root)
@@ -96,9 +97,9 @@ def save(root: Path) -> State:
 
 
 def restore(root: Path) -> None:
-    """Put the recorded state back: HEAD, parameters, results and DVC's outputs; other files are left alone.
+    """Restore the recorded state: HEAD, parameters, results and DVC's outputs. Other files stay as they are.
 
-    If somebody has committed to the branch or left it since, nothing is touched but the record.
+    If the branch has moved or HEAD has left it since, only the record is removed.
     """
     state = State(**json.loads(_state_file(root).read_text(encoding="utf-8")))
     branch, head = current_branch(root), git(root, "rev-parse", "HEAD")
@@ -112,12 +113,13 @@ def restore(root: Path) -> None:
         elif branch is None and head != state.commit:
             git(root, "update-ref", "--no-deref", "HEAD", state.commit)
         files, index = (state.results, f"{state.results}^2") if state.results else (state.commit, state.commit)
-        paths = [path for path in (*RESULTS, PARAMS) if git(root, "ls-files", "--", path) and path != "README.md"]
-        if state.results and git(root, "diff", "--name-only", state.commit, state.results, "--", "README.md"):
-            paths.append("README.md")
+        paths = [path for path in (*RESULTS, PARAMS) if git(root, "ls-files", "--", path)]
+        for path in DOCUMENTS if state.results else ():
+            if git(root, "diff", "--name-only", state.commit, files, "--", path):
+                paths.append(path)
         git(root, "restore", f"--source={files}", "--worktree", "--", *paths)
         git(root, "restore", f"--source={index}", "--staged", "--", *paths)
-        # Outputs of a killed stage are in no cache, and so may be those of this state: neither stops the others.
+        # Outputs of a killed stage, and perhaps of this state, are in no cache; restore the others all the same.
         dvc(root, "checkout", "--quiet", "--force", "--allow-missing")
     if state.results:
         git(root, "update-ref", "-d", "refs/panollava/experiments")
@@ -126,14 +128,13 @@ def restore(root: Path) -> None:
 
 @contextmanager
 def kept_workspace(root: Path, own: Collection[str]) -> Iterator[int]:
-    """Yield a lock's descriptor to hand to `dvc(keep_open=...)`, and leave the workspace as it was found.
+    """Yield a lock's descriptor for `dvc(keep_open=...)`, and restore the workspace afterwards.
 
-    `own` are the files that the caller itself writes: they may be new.
-
-    The lock is held for as long as any process has the descriptor: the experiment of a killed table keeps it.
+    `own` are the files that the caller itself writes; they may be new. The lock lasts as long as any process holds the
+    descriptor, so the experiment of a killed study keeps it.
 
     Raises:
-        ValueError: Another table of experiments runs here, or something besides results is uncommitted.
+        ValueError: another study runs here, or something besides results is uncommitted.
     """
     _state_file(root).parent.mkdir(exist_ok=True)
     with (root / ".dvc/tmp/experiments.lock").open("w") as lock:

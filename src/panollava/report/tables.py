@@ -3,14 +3,12 @@
 A row exists only if its block does, so a data set without boxes or directions gives a shorter table.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
+from panollava.markdown import NOTHING, degrees, markdown_table, share
 from panollava.metrics import SIZES
 from panollava.tasks import DESCRIBED
-
-NOTHING = "–"
 
 
 @dataclass(frozen=True)
@@ -26,16 +24,6 @@ class ScoreRow:
     shuffled: str
     interval: str
     headline: bool
-
-
-def share(value: float | None) -> str:
-    """Return a number between 0 and 1 (or a CIDEr, up to 10) as text, `–` where there is none."""
-    return NOTHING if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def degrees(value: float | None) -> str:
-    """Return an angle in degrees as text, `–` where there is none."""
-    return NOTHING if value is None or math.isnan(value) else f"{value:.1f}°"
 
 
 # Blocks of free text, and the keys of their scores, the headline first.
@@ -119,13 +107,6 @@ def all_score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
     return [row for language, scores in metrics["evaluate"].items() for row in score_rows(language, scores)]
 
 
-def markdown_table(header: list[str], rows: list[list[str]], *, left: int = 1) -> str:
-    """Return a GitHub-flavoured markdown table; the first `left` columns are aligned left, the others right."""
-    rule = [":--" if column < left else "--:" for column in range(len(header))]
-    lines = [header, rule, *([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def results_table(metrics: dict[str, Any]) -> str:
     """Return the results of metrics/evaluate.json as a markdown table, headline numbers in bold."""
     header = ["Measure", "Language", "n", "Model", "95 % interval", "Majority", "Blind", "Shuffled"]
@@ -139,15 +120,3 @@ def results_table(metrics: dict[str, Any]) -> str:
     chosen = f"Encoder `{metrics['encoder']}`, language model `{metrics['llm']}`"
     run = f"{chosen}, weights `{metrics['weights']}`, seed {metrics['seed']}."
     return f"{run}\n\n{markdown_table(header, rows, left=2)}"
-
-
-def update_between_markers(text: str, marker: str, body: str) -> str:
-    """Return `text` with `body` between `<!-- marker:start -->` and `<!-- marker:end -->`.
-
-    Raises a ValueError if the two markers are not there exactly once each and in this order.
-    """
-    start, end = f"<!-- {marker}:start -->", f"<!-- {marker}:end -->"
-    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
-        raise ValueError(f"expected `{start}` and, after it, `{end}`, each exactly once, to put the table between")
-    before, rest = text.split(start)
-    return f"{before}{start}\n{body.strip()}\n{end}{rest.split(end)[1]}"

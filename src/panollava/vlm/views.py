@@ -18,6 +18,21 @@ from torch import Tensor
 from .geometry import directions_to_rays, rays_to_pixels, rotation
 from .rings import covering_rings
 
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """Which views of a panorama the encoder sees, as users write it: angles in degrees."""
+
+    strategy: str = "anyres_e2p"
+    fov_deg: float = 90.0
+    stride_deg: float = 45.0
+    pitches_deg: tuple[float, ...] = (0.0,)
+    roll_deg: float = 0.0
+    token_budget: int | None = None
+    panorama_height: int | None = None
+    sampler: str = "torch"
+
+
 POSE_SIZE = 6
 PINHOLE, ERP_WINDOW = 0.0, 1.0
 # The blur against aliasing in pixels of a view: exp(-2 (pi BLUR f)^2) of a frequency f passes.
