@@ -25,7 +25,7 @@ from panollava.inference.answer import generate, prompt_ids, split_prompts
 from panollava.inference.decode import Prefix, Row
 from panollava.inference.prefill import compute_prefix
 from panollava.io import new_folder
-from panollava.tasks.answers import parse_detection
+from panollava.tasks.detection import parse_detection
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 

@@ -19,7 +19,8 @@ from panollava.corpus.importers.common import Request
 from panollava.corpus.importers.writing import ImportReport
 from panollava.corpus.records import Record
 from panollava.corpus.validation import read_dataset
-from panollava.tasks.answers import parse_box, parse_detection
+from panollava.tasks.detection import parse_detection
+from panollava.tasks.grounding import parse_box
 from panollava.vlm.geometry import erp_rays, rays_in_boxes
 
 

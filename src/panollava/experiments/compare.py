@@ -179,8 +179,8 @@ def _row(part: _Part, a: Sequence[Run], b: Sequence[Run], draws: int, seed: int)
     how = {"draws": draws, "seed": seed}
     measure = part.measure
     if measure.statistic is not None:
-        statistics = [_mean_statistic(side, part.keys, measure.statistic) for side in (a, b)]
-        test = paired_statistic(*statistics, panoramas, level=LEVEL, **how)
+        of_a, of_b = (_mean_statistic(side, part.keys, measure.statistic) for side in (a, b))
+        test = paired_statistic(of_a, of_b, panoramas, level=LEVEL, **how)
     elif measure.values is not None:
         first, second = (_mean_values(side, part.keys, measure.values) for side in (a, b))
         if measure.median:
@@ -227,9 +227,7 @@ def _measure_notes(task: Task, measure: Measure, runs: Sequence[Run]) -> Iterato
     if measure.needs:
         having = [{a.key for a in _belonging(task, measure, run) if measure.comparable(a)} for run in runs]
         if alone := len(having[0].union(*having) - having[0].intersection(*having)):
-            yield (
-                f"{measure.key}: {alone} questions have {measure.needs} in some of the runs only and are left out"
-            )
+            yield (f"{measure.key}: {alone} questions have {measure.needs} in some of the runs only and are left out")
     if measure.undefined:
         for language in languages_of(answers):
             if not measure.defined([answer for answer in answers if answer.language == language]):

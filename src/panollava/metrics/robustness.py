@@ -33,12 +33,12 @@ class Outcome:
     agrees: bool = True
 
 
-def roll_scores(plain: Sequence[Outcome], rolled: Sequence[Outcome], *, resamples: int, seed: int) -> Block:
+def yaw_scores(plain: Sequence[Outcome], rolled: Sequence[Outcome], *, resamples: int, seed: int) -> Block:
     """Return how the answers to questions hold out under K rolls.
 
     `plain` is the score without a roll, `mean` that over the rolls, `ratio` the second over the first; `agreement` the
     share of rolled answers that say the same as the plain one; `all` the share of questions that are right (value 1) at
-    every roll; `worst` the lowest score of any roll, drawn anew in each resample; `rolls` the score at each.
+    every roll; `worst` the lowest score of any roll, drawn anew in each resample; `yaws` the score at each.
 
     Raises:
         ValueError: fewer than two rolls, a roll that is not finite, a rolled question that is not among the plain ones.
@@ -83,7 +83,7 @@ def roll_scores(plain: Sequence[Outcome], rolled: Sequence[Outcome], *, resample
             continue  # nothing is right without a roll: there is no ratio
         block[name] = _block(clustered_statistic(partial(_of_items, means, statistic), panoramas, **draws))
     at_roll = {f"{roll:g}": [o for o in rolled if o.turn_deg == roll] for roll in rolls}
-    block["rolls"] = {name: mean_score(found, **draws) for name, found in at_roll.items()}
+    block["yaws"] = {name: mean_score(found, **draws) for name, found in at_roll.items()}
     return block | {"n": len(asked)}
 
 

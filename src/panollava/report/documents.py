@@ -64,7 +64,7 @@ def _headline_cells(row: ScoreRow | None) -> list[str]:
 def robustness_table(metrics: dict[str, Any]) -> str:
     """Return metrics/robustness.json as a table: a row a condition, a column a measure."""
     block = metrics["robustness"]
-    yaws, seam, tilts, bands = block["rolls"], block["seam"], block["tilts"], block["latitude"]
+    yaws, seam, tilts, bands = block["yaws"], block["seam"], block["tilts"], block["latitude"]
     rows = [[name, *(_number(yaws.get(m, {}).get(key)) for m in MEASURES)] for key, name in YAWS.items()]
     for angle, tilt in tilts.items():
         rows.append([f"tilted by {angle}°", *(_number(tilt.get(m)) for m in MEASURES)])
@@ -78,7 +78,7 @@ def robustness_table(metrics: dict[str, Any]) -> str:
     rotated = next(yaws[m] for m in MEASURES if m in yaws)
     run = f"Encoder `{block['encoder']}`, language model `{block['llm']}`, weights `{block['weights']}`, "
     run += (
-        f"seed {block['seed']}: {block['panoramas']} panoramas at {len(rotated['rolls'])} yaws and {len(tilts)} tilts."
+        f"seed {block['seed']}: {block['panoramas']} panoramas at {len(rotated["yaws"])} yaws and {len(tilts)} tilts."
     )
     if "all" in seam:
         run += f" Seam gap of all {seam['all']['n']} pairs: {_number(seam['all'], 'gap')}."

@@ -15,6 +15,7 @@ Variant = Literal["model", "shuffled", "blind"]
 # What identifies a question: panorama, record, turn, language.
 QuestionKey = tuple[str, int, int, str]
 Kind = TypeVar("Kind", bound=BaseModel)
+Class = type[Kind]  # in a class whose field is called `type`
 
 
 class FoundBox(BaseModel):
@@ -71,7 +72,7 @@ class Prediction(BaseModel):
         """Return what identifies the question, whichever variant answered it."""
         return self.image_id, self.record, self.turn, self.language
 
-    def truth(self, kind: type[Kind]) -> Kind:
+    def truth(self, kind: Class[Kind]) -> Kind:
         """Return the typed true answer; raises TypeError if it is of another kind."""
         return typed(self.answer, kind)
 

@@ -14,6 +14,7 @@ from panollava.corpus.records import Mask, Record, Turn
 from panollava.tasks.prediction import QuestionKey
 from panollava.tasks.table import TASKS
 
+
 @dataclass(frozen=True)
 class Question:
     """One turn of one record of one panorama, the messages that ask it, and the mask of the object it names, if any."""

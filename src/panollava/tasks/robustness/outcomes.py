@@ -26,7 +26,7 @@ class RotatedPrediction:
     """A prediction about a panorama that was rotated for a study; `study` is None for the panorama as it is."""
 
     prediction: Prediction
-    rotation: Rotation = Rotation()
+    rotation: Rotation = Rotation()  # noqa: RUF009 # frozen
     study: Study | None = None
 
     def as_line(self) -> dict[str, Any]:
@@ -43,9 +43,7 @@ def values(prediction: Prediction) -> dict[str, float]:
     return found | {name: value for name, value in also.items() if value is not None}
 
 
-def outcomes(
-    answers: Iterable[RotatedPrediction], plain: Mapping[QuestionKey, Prediction]
-) -> dict[str, list[Outcome]]:
+def outcomes(answers: Iterable[RotatedPrediction], plain: Mapping[QuestionKey, Prediction]) -> dict[str, list[Outcome]]:
     """Return the outcomes of answers by measure; their angle is the tilt where there is one, otherwise the yaw.
 
     Raises:
@@ -55,7 +53,9 @@ def outcomes(
     for answer in answers:
         prediction, rotation, key = answer.prediction, answer.rotation, answer.prediction.key
         if key not in plain:
-            raise ValueError(f"question {key} was answered after a rotation, but not without; run evaluate on this store")
+            raise ValueError(
+                f"question {key} was answered after a rotation, but not without; run evaluate on this store"
+            )
         same = rotation == Rotation() or STUDIES[prediction.task].agrees(prediction, plain[key], rotation)
         for measure, value in values(prediction).items():
             angle = rotation.tilt_deg or rotation.yaw_deg
@@ -95,7 +95,9 @@ def headline(answers: Sequence[RotatedPrediction]) -> list[RotatedPrediction]:
         if task.by_type
         for kind in headline_types([a.prediction for a in answers if a.prediction.task == name])
     }
-    return [a for a in answers if not TASKS[a.prediction.task].by_type or (a.prediction.task, a.prediction.type) in types]
+    return [
+        a for a in answers if not TASKS[a.prediction.task].by_type or (a.prediction.task, a.prediction.type) in types
+    ]
 
 
 def _same_questions(
@@ -142,9 +144,11 @@ def _seam(
 ) -> Block:
     found_away, found_seam = outcomes(away, by_key), outcomes(seam, by_key)
     block: Block = {}
-    together = [[o for measure in RIGHT for o in found.get(measure, [])] for found in (found_away, found_seam)]
-    if together[0]:
-        block["all"] = seam_gap(*together, **draws)
+    all_away, all_seam = (
+        [o for measure in RIGHT for o in found.get(measure, [])] for found in (found_away, found_seam)
+    )
+    if all_away:
+        block["all"] = seam_gap(all_away, all_seam, **draws)
     return block | {measure: seam_gap(found_away[measure], found_seam[measure], **draws) for measure in found_away}
 
 
