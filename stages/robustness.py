@@ -51,6 +51,11 @@ def main() -> None:
     split = open_split(STORE, "test")
     require_panoramas(split, settings.panoramas)
     plan, left_out = rotation_plan(split, settings.panoramas, settings.yaws_deg, settings.tilts_deg)
+    if not any(asked.questions for _, asked in plan):
+        raise ValueError(
+            f"{STORE}: no question of the test split can be asked of a rotated panorama, so nothing says how robust "
+            f"the answers are; left out were {dict(left_out['yaw'])}"
+        )
     plan += seam_plan(split, settings.seam_pairs)
     model, processor = load(MODEL)
     answers = list(answer_plan(model, processor, split, plan, settings.batch_size))

@@ -78,7 +78,7 @@ def robustness_table(metrics: dict[str, Any]) -> str:
     rotated = next(yaws[m] for m in MEASURES if m in yaws)
     run = f"Encoder `{block['encoder']}`, language model `{block['llm']}`, weights `{block['weights']}`, "
     run += (
-        f"seed {block['seed']}: {block['panoramas']} panoramas at {len(rotated["yaws"])} yaws and {len(tilts)} tilts."
+        f"seed {block['seed']}: {block['panoramas']} panoramas at {len(rotated['yaws'])} yaws and {len(tilts)} tilts."
     )
     if "all" in seam:
         run += f" Seam gap of all {seam['all']['n']} pairs: {_number(seam['all'], 'gap')}."

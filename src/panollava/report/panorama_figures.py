@@ -10,33 +10,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from panollava.corpus.records import DetectionAnswer, DirectionAnswer, LabelledBox
 from panollava.metrics import pairwise_iou
-from panollava.report.inputs import Prediction, ReportInputs, load_panoramas
+from panollava.report.inputs import ReportInputs, load_panoramas
 from panollava.report.outlines import box_radians, draw_box, draw_direction, draw_panorama
 from panollava.report.style import INK, MUTED, PREDICTED, RIGHT, TRUE, WRONG, styled
-from panollava.tasks import DESCRIBED
+from panollava.tasks.choice import CHOICE
+from panollava.tasks.detection import DETECTION, is_whole
+from panollava.tasks.prediction import Prediction
+from panollava.tasks.table import TASKS
 
-# A direction this close, and a box that overlaps this much, is called right in the sample figures.
-RIGHT_DIRECTION_DEG = 15.0
-RIGHT_IOU = 0.5
 QUESTIONS_PER_FIGURE = 8
 _TEXT_COLUMNS = 70
 
 
 def verdict(prediction: Prediction) -> bool | None:
-    """Return whether an answer is right, None for the tasks that have no right or wrong (lists and free text)."""
-    if prediction.task == "choice":
-        return prediction.correct
-    if prediction.task == "direction":
-        return prediction.error_deg is not None and prediction.error_deg <= RIGHT_DIRECTION_DEG
-    if prediction.task == "grounding":
-        return prediction.iou is not None and prediction.iou >= RIGHT_IOU
-    return None
-
-
-def true_boxes(prediction: Prediction) -> list[dict]:
-    """Return the true `{label, box_deg}` of a detection question."""
-    return list((prediction.answer or {}).get("objects", []))
+    """Return whether an answer is right, None for tasks that have no right or wrong (lists and free text)."""
+    return TASKS[prediction.task].right(prediction)
 
 
 def detection_score(prediction: Prediction) -> float:
@@ -44,11 +34,12 @@ def detection_score(prediction: Prediction) -> float:
 
     Sum of the IoUs of greedily matched boxes of equal label, over the larger of the two numbers of boxes.
     """
-    found, true = prediction.boxes or [], true_boxes(prediction)
+    found, true = prediction.boxes or [], prediction.truth(DetectionAnswer).objects
     if not found or not true:
         return 0.0
-    ious = pairwise_iou(*(torch.stack([box_radians(b["box_deg"]) for b in boxes]) for boxes in (found, true))).tolist()
-    pairs = [(ious[i][j], i, j) for i, f in enumerate(found) for j, t in enumerate(true) if f["label"] == t["label"]]
+    of_found, of_true = (torch.stack([box_radians(box.box_deg) for box in boxes]) for boxes in (found, true))
+    ious = pairwise_iou(of_found, of_true).tolist()
+    pairs = [(ious[i][j], i, j) for i, f in enumerate(found) for j, t in enumerate(true) if f.label == t.label]
     used_found: set[int] = set()
     used_true: set[int] = set()
     total = 0.0
@@ -86,7 +77,7 @@ def choose_detections(predictions: Sequence[Prediction], per_group: int) -> list
 def detections_figure(inputs: ReportInputs, samples: int) -> Figure | None:
     """Draw about `samples` panoramas with predicted and true boxes: the best, the median and the worst ones."""
     for language in inputs.languages:
-        predictions = [p for p in inputs.of(task="detection", language=language) if p.type != DESCRIBED]
+        predictions = [p for p in inputs.of(task=DETECTION.name, language=language) if is_whole(p)]
         if predictions:
             break
     else:
@@ -113,11 +104,11 @@ def detections_figure(inputs: ReportInputs, samples: int) -> Figure | None:
 
 def _draw_detection(axes: Axes, image: np.ndarray, group: str, score: float, prediction: Prediction) -> None:
     draw_panorama(axes, image)
-    found, true = prediction.boxes or [], true_boxes(prediction)
-    for box in true:
-        draw_box(axes, box["box_deg"], image, colour=TRUE, dashed=True, label=box["label"], below=True)
+    found, true = prediction.boxes or [], prediction.truth(DetectionAnswer).objects
+    for truth in true:
+        draw_box(axes, truth.box_deg, image, colour=TRUE, dashed=True, label=truth.label, below=True)
     for box in found:
-        draw_box(axes, box["box_deg"], image, colour=PREDICTED, dashed=False, label=box["label"], below=False)
+        draw_box(axes, box.box_deg, image, colour=PREDICTED, dashed=False, label=box.label, below=False)
     counts = f"{len(found)} of {len(true)} boxes" if prediction.parsed else "answer unreadable"
     axes.set_title(f"{group}: {prediction.image_id}   overlap {score:.2f}, {counts}")
 
@@ -143,9 +134,9 @@ def choose_questions(
         pool = [p for p in predictions if p.language == language and p.turn == 0]
         rng.shuffle(pool)
         first_of_type = list({p.type: p for p in reversed(pool)}.values())
-        first_of_type.sort(key=lambda p: (p.task == "choice", p.type))
-        spatial = [p for p in first_of_type if p.task != "choice"]
-        closed = [p for p in first_of_type if p.task == "choice"]
+        first_of_type.sort(key=lambda p: (p.task == CHOICE.name, p.type))
+        spatial = [p for p in first_of_type if p.task != CHOICE.name]
+        closed = [p for p in first_of_type if p.task == CHOICE.name]
         rng.shuffle(spatial)
         rng.shuffle(closed)
         mixed = spatial[: share // 2] + closed + spatial[share // 2 :]
@@ -191,7 +182,7 @@ def answer_lines(number: int, prediction: Prediction) -> list[tuple[str, str, st
     elif prediction.iou is not None:
         measure = f"   (IoU {prediction.iou:.2f})"
     answer = wrap(f"    {sign} {prediction.prediction or '(no answer)'}{measure}", lines=2)
-    exact = right is True and prediction.task == "choice"
+    exact = right is True and prediction.task == CHOICE.name
     truth = [] if exact else wrap(f"    true: {prediction.reference}", lines=2)
     return (
         [(line, INK, "bold") for line in question]
@@ -229,13 +220,13 @@ def cells(text: str) -> int:
 
 
 def _draw_answer(axes: Axes, image: np.ndarray, number: int, prediction: Prediction) -> None:
-    """Mark on the panorama what the numbered question asked for and what the answer pointed at."""
-    answer = prediction.answer or {}
-    label = str(number)
-    if prediction.task == "grounding":
-        draw_box(axes, answer["box_deg"], image, colour=TRUE, dashed=True, label=label, below=True)
-        for box in prediction.boxes or []:
-            draw_box(axes, box["box_deg"], image, colour=PREDICTED, dashed=False, label=label, below=False)
-    elif prediction.task == "direction":
-        truth = (float(answer["yaw_deg"]), float(answer["pitch_deg"]))
-        draw_direction(axes, truth, image, colour=TRUE, marker="+", label=label)
+    """Mark on the panorama the true place that the numbered question asks for, and the answered one."""
+    match prediction.answer:
+        case LabelledBox(box_deg=box_deg):
+            draw_box(axes, box_deg, image, colour=TRUE, dashed=True, label=str(number), below=True)
+            for box in prediction.boxes or []:
+                draw_box(axes, box.box_deg, image, colour=PREDICTED, dashed=False, label=str(number), below=False)
+        case DirectionAnswer(yaw_deg=yaw, pitch_deg=pitch):
+            draw_direction(axes, (yaw, pitch), image, colour=TRUE, marker="+", label=str(number))
+            if prediction.direction is not None:
+                draw_direction(axes, prediction.direction, image, colour=PREDICTED, marker="x", label=str(number))

@@ -1,4 +1,4 @@
-"""One figure of metrics/robustness.json: rolls, the seam, latitude and tilts, each number with its 95 % interval.
+"""One figure of metrics/robustness.json: yaws, the seam, latitude and tilts, each number with its 95 % interval.
 
 Colours and markers name what is measured and are the same in all panels; a measure without questions is not drawn.
 """
@@ -29,8 +29,8 @@ def robustness_figure(robustness: Block) -> Figure:
     """Draw the block `robustness` of metrics/robustness.json in four panels."""
     figure = Figure(figsize=(13.6, 8.8), layout="constrained")
     figure.suptitle("How much do the answers depend on how the camera happened to stand?", x=0.01, ha="left")
-    rolls, seam, latitude, tilts = figure.subplots(2, 2).flat
-    _draw_rolls(rolls, robustness["rolls"])
+    yaws, seam, latitude, tilts = figure.subplots(2, 2).flat
+    _draw_yaws(yaws, robustness["yaws"])
     _draw_seam(seam, robustness["seam"])
     _draw_latitude(latitude, robustness["latitude"])
     _draw_tilts(tilts, robustness["tilts"])
@@ -39,14 +39,14 @@ def robustness_figure(robustness: Block) -> Figure:
     return figure
 
 
-def _draw_rolls(axes: Axes, rolls: Block) -> None:
+def _draw_yaws(axes: Axes, yaws: Block) -> None:
     """Draw the plain score, the score at each roll, and the share that is right at every roll."""
-    measures = [name for name in NAMES if name in rolls]
+    measures = [name for name in NAMES if name in yaws]
     angles: list[str] = []
     for name in measures:
-        block, (colour, _) = rolls[name], LOOKS[name]
-        angles = list(block["rolls"])
-        shown = [block["plain"], *block["rolls"].values()]
+        block, (colour, _) = yaws[name], LOOKS[name]
+        angles = list(block["yaws"])
+        shown = [block["plain"], *block["yaws"].values()]
         places = [place + APART[name] for place in range(len(shown))]
         _points(axes, name, places, shown)
         axes.axhline(block["plain"]["value"], color=colour, linewidth=1.2, linestyle=":")

@@ -8,11 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
+from panollava.corpus.records import ChoiceAnswer
 from panollava.corpus.wording import DIRECTIONS
 from panollava.metrics import normalise_answer
-from panollava.report.inputs import Prediction, ReportInputs
+from panollava.report.inputs import ReportInputs
 from panollava.report.style import BLIND, GRID, INK, MAJORITY, MODEL, SHUFFLED, styled
-from panollava.report.tables import FREE_TEXT, TEXT_SCORES
+from panollava.tasks.choice import CHOICE
+from panollava.tasks.prediction import Prediction
+from panollava.tasks.text import FREE_TEXT, TEXT_SCORES
 
 # A matrix of more classes than this cannot be read at the size of a report.
 MAX_CLASSES = 12
@@ -119,7 +122,7 @@ def confusion(predictions: Sequence[Prediction], language: str) -> tuple[list[st
 
     Answers that name no class count in a last column `OTHER`, present only if there are any.
     """
-    truth = [normalise_answer(str((p.answer or {}).get("text", p.reference))) for p in predictions]
+    truth = [normalise_answer(p.truth(ChoiceAnswer).text) for p in predictions]
     classes = class_order(sorted(set(truth)), language)
     if not 2 <= len(classes) <= MAX_CLASSES:
         return None
@@ -135,7 +138,7 @@ def confusion(predictions: Sequence[Prediction], language: str) -> tuple[list[st
 def confusion_figure(inputs: ReportInputs, language: str) -> Figure | None:
     """Draw a confusion matrix for each choice type of few classes, each row adding up to 1, with the counts."""
     by_type: dict[str, list[Prediction]] = {}
-    for prediction in inputs.of(task="choice", language=language):
+    for prediction in inputs.of(task=CHOICE.name, language=language):
         by_type.setdefault(prediction.type, []).append(prediction)
     matrices = {kind: confusion(predictions, language) for kind, predictions in sorted(by_type.items())}
     # Small matrices share their rows with small ones: sorted by size, panels of a row are of one height.

@@ -5,8 +5,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 
-from panollava.report.inputs import Prediction, ReportInputs
+from panollava.corpus.records import DirectionAnswer, LabelledBox
+from panollava.report.inputs import ReportInputs
 from panollava.report.style import GRID, INK, MODEL, MUTED, VARIANT_COLOURS, VARIANT_NAMES, styled
+from panollava.tasks.direction import DIRECTION
+from panollava.tasks.grounding import GROUNDING, HALF
+from panollava.tasks.prediction import Prediction, Variant
 
 SECTORS = 12
 ERROR_RINGS_DEG = (1, 5, 15, 45, 90, 180)
@@ -31,8 +35,8 @@ def directions_figure(inputs: ReportInputs) -> Figure | None:
     return figure
 
 
-def _with_error(inputs: ReportInputs, variant: str, language: str) -> list[Prediction]:
-    found = inputs.of(variant=variant, task="direction", language=language)
+def _with_error(inputs: ReportInputs, variant: Variant, language: str) -> list[Prediction]:
+    found = inputs.of(variant=variant, task=DIRECTION.name, language=language)
     return [p for p in found if p.error_deg is not None]
 
 
@@ -42,7 +46,7 @@ def _errors(predictions: list[Prediction]) -> np.ndarray:
 
 def _draw_compass(axes: PolarAxes, predictions: list[Prediction]) -> None:
     """Draw each answer at its true yaw, the further out the larger its error; medians per sector as arcs."""
-    yaw = np.radians([float((p.answer or {})["yaw_deg"]) for p in predictions])
+    yaw = np.radians([p.truth(DirectionAnswer).yaw_deg for p in predictions])
     errors = _errors(predictions)
     axes.set_theta_zero_location("N")
     axes.set_theta_direction(-1)
@@ -94,7 +98,7 @@ def _draw_error_histogram(axes: Axes, inputs: ReportInputs, language: str) -> No
 @styled
 def grounding_figure(inputs: ReportInputs) -> Figure | None:
     """Draw the IoU of grounded boxes: its distribution, and how it depends on the size and latitude of the object."""
-    model = [p for p in inputs.of(task="grounding") if p.iou is not None]
+    model = [p for p in inputs.of(task=GROUNDING.name) if p.iou is not None]
     if not model:
         return None
     figure = Figure(figsize=(13, 4.4), layout="constrained")
@@ -102,7 +106,7 @@ def grounding_figure(inputs: ReportInputs) -> Figure | None:
     histogram, by_size, by_latitude = figure.subplots(1, 3)
     edges = np.linspace(0, 1, 21)
     for variant in ("model", "shuffled", "blind"):
-        ious = np.array([p.iou for p in inputs.of(variant=variant, task="grounding") if p.iou is not None])
+        ious = np.array([p.iou for p in inputs.of(variant=variant, task=GROUNDING.name) if p.iou is not None])
         if len(ious):
             share = float((ious >= 0.5).mean())
             label = f"{VARIANT_NAMES[variant]}: {share:.0%} at IoU ≥ 0.5"
@@ -112,12 +116,12 @@ def grounding_figure(inputs: ReportInputs) -> Figure | None:
                 shares, edges, fill=filled, color=VARIANT_COLOURS[variant], alpha=0.8 if filled else 1, lw=1.8,
                 label=label,
             )  # fmt: skip
-    histogram.axvline(0.5, color=MUTED, linestyle=":", linewidth=1.4)
+    histogram.axvline(HALF, color=MUTED, linestyle=":", linewidth=1.4)
     histogram.set(xlabel="spherical IoU with the true box", ylabel="share of answers", xlim=(0, 1))
     histogram.set_title("all answers, all languages")
     histogram.legend(fontsize=8.5)
     histogram.grid(axis="y")
-    boxes = np.array([(p.answer or {})["box_deg"] for p in model], dtype=float)
+    boxes = np.array([p.truth(LabelledBox).box_deg for p in model], dtype=float)
     ious = np.array([p.iou for p in model], dtype=float)
     size = np.sqrt(boxes[:, 2] * boxes[:, 3])
     draw_dependence(by_size, size, ious, bins=np.quantile(size, np.linspace(0, 1, 7)))
@@ -139,7 +143,7 @@ def draw_dependence(axes: Axes, x: np.ndarray, iou: np.ndarray, bins: np.ndarray
             color="#d1591b", marker="o", markersize=6, capsize=3, lw=1.8, label="mean ± standard error",
         )  # fmt: skip
         axes.legend(fontsize=8.5)
-    axes.axhline(0.5, color=MUTED, linestyle=":", linewidth=1.4)
+    axes.axhline(HALF, color=MUTED, linestyle=":", linewidth=1.4)
     axes.set(ylabel="spherical IoU", ylim=(-0.03, 1.03))
     axes.yaxis.label.set_color(INK)
     axes.grid(axis="y")
