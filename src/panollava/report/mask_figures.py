@@ -1,4 +1,4 @@
-"""The figure of masks: drawn ones over true ones on panoramas, how their overlap spreads and depends on latitude."""
+"""The figure of masks: examples on panoramas, the distribution of their IoU, and its dependence on latitude."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from panollava.metrics.masks import resized
 from panollava.report.inputs import ReportInputs, load_panoramas
 from panollava.report.outlines import draw_panorama
 from panollava.report.sphere_figures import draw_dependence
-from panollava.report.style import MODEL, MUTED, PREDICTED, TRUE, VARIANT_COLOURS, VARIANT_NAMES, styled
+from panollava.report.style import MODEL, MUTED, PREDICTED, TRUE, VARIANT_COLOURS, VARIANT_NAMES, language_name, styled
 from panollava.tasks.grounding import GROUNDING
 from panollava.tasks.prediction import Prediction, Variant
 
@@ -28,7 +28,7 @@ OPACITY = 0.55
 
 @styled
 def masks_figure(inputs: ReportInputs) -> Figure | None:
-    """Draw four masks from good to bad, the spread of their IoU beside the ceiling of the patch grid, and latitudes."""
+    """Draw four masks from good to bad, all IoUs beside the ceiling of the patch grid, and IoU by latitude."""
     language = inputs.languages[0]
     answers = sorted(_masked(inputs, "model", language), key=lambda p: (p.mask_iou, p.key))
     if not answers:
@@ -37,7 +37,11 @@ def masks_figure(inputs: ReportInputs) -> Figure | None:
     panoramas = load_panoramas(inputs.store, [p.image_id for p in shown])
     truths = _true_masks(inputs.store, shown)
     figure = Figure(figsize=(15, 6.4), layout="constrained")
-    figure.suptitle(f"Masks of named objects, from a good one to a bad one, language: {language}", x=0.01, ha="left")
+    figure.suptitle(
+        f"Masks of named objects, {language_name(language)}: four examples from good to bad, and all of them",
+        x=0.01,
+        ha="left",
+    )
     grid = figure.add_gridspec(2, 3, width_ratios=(1.35, 1.35, 1))
     for place, (prediction, truth) in enumerate(zip(shown, truths, strict=True)):
         axes = figure.add_subplot(grid[place // 2, place % 2])
@@ -49,11 +53,11 @@ def masks_figure(inputs: ReportInputs) -> Figure | None:
     latitude = np.array([p.truth(LabelledBox).box_deg[1] for p in answers], dtype=float)
     overlap = np.array([p.mask_iou for p in answers], dtype=float)
     draw_dependence(by_latitude, latitude, overlap, bins=np.arange(-90, 91, 15.0))
-    by_latitude.set(xlabel="latitude (pitch) of the object, degrees", title="by latitude")
+    by_latitude.set(xlabel="pitch of the object, degrees (0: horizon)", title="By height above the horizon")
     handles = [
-        Patch(color=PREDICTED, alpha=OPACITY, label="drawn by mistake"),
-        Patch(color=TRUE, alpha=OPACITY, label="missed"),
-        Patch(color="white", ec=MUTED, label="right (bright)"),
+        Patch(color=PREDICTED, alpha=OPACITY, label="marked, but not the object"),
+        Patch(color=TRUE, alpha=OPACITY, label="the object, but not marked"),
+        Patch(color="white", ec=MUTED, label="the object, and marked (bright)"),
     ]
     figure.legend(handles=handles, loc="outside lower left", ncols=3)
     return figure
@@ -102,8 +106,8 @@ def _draw_spread(axes: Axes, inputs: ReportInputs, language: str) -> None:
             )  # fmt: skip
     block = inputs.metrics["evaluate"][language].get("segmentation", {})
     if "ceiling" in block:
-        told = f"mean that the patch grid allows: {block['ceiling']:.2f}"
+        told = f"mean of perfect patches: {block['ceiling']:.2f}"
         axes.axvline(block["ceiling"], color=MODEL, linestyle="--", linewidth=1.4, label=told)
-    axes.set(xlabel="IoU by solid angle", ylabel="share of answers", xlim=(0, 1), title="all masks")
+    axes.set(xlabel="IoU with the true mask, on the sphere", ylabel="share of answers", xlim=(0, 1), title="All masks")
     axes.legend(fontsize=8)
     axes.grid(axis="y")

@@ -76,6 +76,8 @@ def draw_panorama(axes: Axes, image: np.ndarray) -> None:
     axes.set_xticks([(yaw / 360 + 0.5) * width - 0.5 for yaw in yaws], [f"{yaw}°" for yaw in yaws])
     axes.set_yticks([(0.5 - pitch / 180) * height - 0.5 for pitch in pitches], [f"{pitch}°" for pitch in pitches])
     axes.tick_params(labelsize=7.5, length=2.5, pad=2)
+    axes.set_xlabel("yaw (0°: front, 90°: right)", fontsize=7.5, labelpad=1)
+    axes.set_ylabel("pitch (0°: horizon)", fontsize=7.5, labelpad=1)
     axes.grid(color="white", linewidth=0.5, alpha=0.25)
     axes.set_axisbelow(False)
     axes.spines[["top", "right"]].set_visible(True)

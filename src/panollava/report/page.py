@@ -1,4 +1,4 @@
-"""The report: every figure as a PNG file, and one HTML page that holds them all and needs nothing else to open."""
+"""The report: every figure as a PNG file, and one HTML page that holds all of them and needs no other file."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ from panollava.report.panorama_figures import answers_figure, detections_figure,
 from panollava.report.run_figures import latency_figure, losses_figure
 from panollava.report.score_figures import accuracy_figure, confusion_figure, text_figure
 from panollava.report.sphere_figures import directions_figure, grounding_figure
-from panollava.report.style import png_bytes
+from panollava.report.style import language_name, png_bytes
 from panollava.report.tables import ScoreRow, all_score_rows
 from panollava.tasks.prediction import Prediction, Variant
 from panollava.vlm.views import ViewSettings
@@ -27,7 +27,7 @@ from panollava.vlm.views import ViewSettings
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A drawn figure: its file stem, the PNG, and the section of the report it belongs to."""
+    """A drawn figure: its file stem, its section of the report, and the PNG."""
 
     stem: str
     section: str
@@ -35,7 +35,7 @@ class ReportFigure:
 
     @property
     def data_uri(self) -> str:
-        """Return the PNG as a data URI, so that the page needs no file beside it."""
+        """Return the PNG as a data URI."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode('ascii')}"
 
 
@@ -88,6 +88,13 @@ def answer_rows(inputs: ReportInputs, *, samples: int, seed: int) -> list[Answer
     return [AnswerRow(p, verdict(p), *(others[v].get(p.key, "") for v in baselines)) for p in questions]
 
 
+def type_examples(inputs: ReportInputs) -> list[Prediction]:
+    """Return one question of each type in the first language; later turns of a dialogue need the earlier ones."""
+    asked = sorted((p for p in inputs.of(language=inputs.languages[0])), key=lambda p: (p.turn, p.key))
+    first = {p.type: p for p in reversed(asked)}
+    return [first[kind] for kind in dict.fromkeys(p.type for p in inputs.of()) if kind in first]
+
+
 def flatten(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Return nested values as (dotted name, text), in the order of the file."""
     flat: list[tuple[str, str]] = []
@@ -116,6 +123,8 @@ def render_html(inputs: ReportInputs, figures: list[ReportFigure], *, samples: i
         rows=rows,
         headlines=[row for row in rows if row.headline],
         sections=sections,
+        examples=type_examples(inputs) if "accuracy" in sections else [],
+        language_name=language_name,
         answers=answer_rows(inputs, samples=samples, seed=seed),
         details={name: flatten(content) for name, content in inputs.other_metrics.items()},
     )

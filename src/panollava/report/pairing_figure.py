@@ -1,6 +1,6 @@
-"""The figure of what the published `strip` pairing does: where its partners lie, and how far that is from the truth.
+"""The figure of the published `strip` pairing of overlapping views: its partners, and how far they are off.
 
-All places and pairs are those of `training.overlap`, as the overlap loss takes them, for the views of the run.
+All places and pairs are those that the overlap loss takes (`training.overlap`), for the views of the run.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def strip_pairs(poses: Tensor, size: int) -> StripPairs:
 
 @styled
 def pairing_figure(views: ViewSettings, tokens_per_side: int) -> Figure | None:
-    """Draw where the strip's partners lie in the next view, and their error by stride.
+    """Draw the partners that strip takes in the next view, and their error by stride.
 
     None without a ring of views, or where a view is a single token and has no halves.
     """
@@ -61,17 +61,17 @@ def pairing_figure(views: ViewSettings, tokens_per_side: int) -> Figure | None:
     token_deg = float(token_solid_angles(ring, tokens_per_side, tokens_per_side)[-1].sqrt().rad2deg().mean())
     figure = Figure(figsize=(13, 6.2), layout="constrained")
     figure.suptitle(
-        "Overlapping views: where the published strip pairing looks for a token, and where it is", x=0.01, ha="left"
+        "Overlapping views: the token that the published “strip” pairing takes, and the exact place", x=0.01, ha="left"
     )
     plane, curve = figure.subplots(1, 2)
     colours = ScalarMappable(Normalize(0, max(float(pairs.error_deg.max()), 1.0)), "YlOrRd")
     _draw_plane(plane, pairs, tokens_per_side, colours)
     median, worst = float(np.median(pairs.error_deg)), float(pairs.error_deg.max())
     plane.set_title(
-        f"tokens of one view, found in the next view, {views.stride_deg:g}° to the right\n"
+        f"Tokens of one view, drawn in the next view {views.stride_deg:g}° further right\n"
         f"error of strip: median {median:.1f}°, largest {worst:.1f}°"
     )
-    figure.colorbar(colours, ax=plane, label="error of strip, degrees", shrink=0.75)
+    figure.colorbar(colours, ax=plane, label="error of the strip pairing, degrees", shrink=0.75)
     _draw_curve(curve, views, tokens_per_side, token_deg)
     return figure
 
@@ -99,9 +99,11 @@ def _draw_plane(axes: Axes, pairs: StripPairs, size: int, colours: ScalarMappabl
         color=INK,
         markersize=4,
         zorder=5,
-        label="true place of a token",
+        label="exact place of a token of this view",
     )
-    axes.plot(*strip.T, "s", color="none", markeredgecolor=MODEL, markersize=6, zorder=3, label="strip's place")
+    axes.plot(
+        *strip.T, "s", color="none", markeredgecolor=MODEL, markersize=6, zorder=3, label="place that strip takes"
+    )
     if far.any():
         axes.text(0, -REACH + 0.05, f"{far.sum()} true places lie farther out", ha="center", color=MUTED)
     axes.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal", xticks=[], yticks=[])
@@ -110,18 +112,18 @@ def _draw_plane(axes: Axes, pairs: StripPairs, size: int, colours: ScalarMappabl
 
 
 def _draw_curve(axes: Axes, views: ViewSettings, tokens_per_side: int, token_deg: float) -> None:
-    """Draw the strip's median and largest error against the stride of the ring."""
+    """Draw the median and the largest error of strip by the stride of the ring."""
     strides, medians, largest = strip_errors(views, tokens_per_side)
-    axes.plot(strides, largest, "o-", color=MUTED, markersize=4, linewidth=1.4, label="largest error of strip")
-    axes.plot(strides, medians, "o-", color=MODEL, linewidth=2, label="median error of strip")
+    axes.plot(strides, largest, "o-", color=MUTED, markersize=4, linewidth=1.4, label="largest error")
+    axes.plot(strides, medians, "o-", color=MODEL, linewidth=2, label="median error")
     axes.axhline(token_deg, color=MUTED, linestyle=":", label=f"mean width of a token: {token_deg:.1f}°")
     axes.axvline(views.stride_deg, color=INK, linestyle="--", linewidth=1.2, label="stride of this run")
     axes.set(
-        xlabel="stride between views, degrees; strip pairs halves of views at any",
-        ylabel="error, degrees",
+        xlabel="stride between neighbouring views, degrees",
+        ylabel="error of the strip pairing, degrees",
         ylim=(0, None),
     )
-    axes.set_title(f"views {views.fov_deg:g}° wide: the strip's error by stride")
+    axes.set_title(f"Error by stride, for views {views.fov_deg:g}° wide")
     axes.grid(axis="y")
     axes.legend(fontsize=8.5)
 

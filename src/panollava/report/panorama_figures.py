@@ -1,4 +1,4 @@
-"""Figures that show panoramas: detected and true boxes, and questions with their answers."""
+"""Figures with panoramas: detected and true boxes, and questions with their answers."""
 
 import random
 import unicodedata
@@ -14,7 +14,7 @@ from panollava.corpus.records import DetectionAnswer, DirectionAnswer, LabelledB
 from panollava.metrics import pairwise_iou
 from panollava.report.inputs import ReportInputs, load_panoramas
 from panollava.report.outlines import box_radians, draw_box, draw_direction, draw_panorama
-from panollava.report.style import INK, MUTED, PREDICTED, RIGHT, TRUE, WRONG, styled
+from panollava.report.style import INK, MUTED, PREDICTED, RIGHT, TRUE, WRONG, language_name, styled
 from panollava.tasks.choice import CHOICE
 from panollava.tasks.detection import DETECTION, is_whole
 from panollava.tasks.prediction import Prediction
@@ -22,6 +22,13 @@ from panollava.tasks.table import TASKS
 
 QUESTIONS_PER_FIGURE = 8
 _TEXT_COLUMNS = 70
+# The legend of one panorama with its questions.
+_MARKS = [
+    Line2D([], [], color="#e08e00", linewidth=2, label="answered box; ×: answered direction"),
+    Line2D([], [], color="#00a5b5", linewidth=2, linestyle=(0, (3, 2)), label="true box; +: true direction"),
+    Line2D([], [], color=RIGHT, marker="$✓$", linestyle="none", label="right"),
+    Line2D([], [], color=WRONG, marker="$✗$", linestyle="none", label="wrong"),
+]
 
 
 def verdict(prediction: Prediction) -> bool | None:
@@ -87,7 +94,7 @@ def detections_figure(inputs: ReportInputs, samples: int) -> Figure | None:
     columns = min(2, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(6.5 * columns + 0.2, 3.65 * rows + 0.75), layout="constrained")
-    title = f"“Detect every object”: the best, the median and the worst panoramas, language: {language}"
+    title = f"Detection of all objects, {language_name(language)}: the best, the median and the worst panoramas"
     figure.suptitle(title, x=0.01, ha="left")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (group, score, prediction) in zip(grid.flat, chosen, strict=False):
@@ -95,8 +102,8 @@ def detections_figure(inputs: ReportInputs, samples: int) -> Figure | None:
     for axes in grid.flat[len(chosen) :]:
         axes.set_visible(False)
     handles = [
-        Line2D([], [], color="#e08e00", linewidth=2, label="predicted (label above)"),
-        Line2D([], [], color="#00a5b5", linewidth=2, linestyle=(0, (3, 2)), label="true (label below)"),
+        Line2D([], [], color="#e08e00", linewidth=2, label="predicted box, its label above"),
+        Line2D([], [], color="#00a5b5", linewidth=2, linestyle=(0, (3, 2)), label="true box, its label below"),
     ]
     figure.legend(handles=handles, loc="outside lower left", ncols=2)
     return figure
@@ -109,8 +116,8 @@ def _draw_detection(axes: Axes, image: np.ndarray, group: str, score: float, pre
         draw_box(axes, truth.box_deg, image, colour=TRUE, dashed=True, label=truth.label, below=True)
     for box in found:
         draw_box(axes, box.box_deg, image, colour=PREDICTED, dashed=False, label=box.label, below=False)
-    counts = f"{len(found)} of {len(true)} boxes" if prediction.parsed else "answer unreadable"
-    axes.set_title(f"{group}: {prediction.image_id}   overlap {score:.2f}, {counts}")
+    counts = f"{len(found)} predicted, {len(true)} true boxes" if prediction.parsed else "answer unreadable"
+    axes.set_title(f"{group}: {prediction.image_id}   mean IoU {score:.2f}; {counts}")
 
 
 def sample_panoramas(inputs: ReportInputs, *, samples: int, seed: int) -> list[str]:
@@ -153,7 +160,7 @@ def answers_figure(inputs: ReportInputs, image_id: str, seed: int) -> Figure:
     blocks = [answer_lines(number, prediction) for number, prediction in enumerate(chosen, start=1)]
     line, gap, picture, width = 0.185, 0.11, 7.3, 13.0
     picture_height = picture * image.shape[0] / image.shape[1]
-    panel = max(picture_height + 0.25, sum(len(block) * line + gap for block in blocks))
+    panel = max(picture_height + 1.7, sum(len(block) * line + gap for block in blocks))
     height = panel + 0.55
     top = panel + 0.1
     figure = Figure(figsize=(width, height))
@@ -161,6 +168,9 @@ def answers_figure(inputs: ReportInputs, image_id: str, seed: int) -> Figure:
     draw_panorama(axes, image)
     for number, prediction in enumerate(chosen, start=1):
         _draw_answer(axes, image, number, prediction)
+    figure.legend(
+        handles=_MARKS, loc="upper left", bbox_to_anchor=(0.35 / width, (top - picture_height - 0.45) / height)
+    )
     figure.text(0.4 / width, 1 - 0.3 / height, f"Questions about {image_id}", fontsize=12, weight="bold")
     y = top - 0.75 * line
     for block in blocks:

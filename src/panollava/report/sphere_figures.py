@@ -1,4 +1,4 @@
-"""Figures of where things are: direction errors around the compass, and the overlap of grounded boxes."""
+"""Figures of directions and boxes: errors around the compass, and the overlap of the boxes of named objects."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -7,7 +7,7 @@ from matplotlib.projections.polar import PolarAxes
 
 from panollava.corpus.records import DirectionAnswer, LabelledBox
 from panollava.report.inputs import ReportInputs
-from panollava.report.style import GRID, INK, MODEL, MUTED, VARIANT_COLOURS, VARIANT_NAMES, styled
+from panollava.report.style import GRID, INK, MODEL, MUTED, VARIANT_COLOURS, VARIANT_NAMES, language_name, styled
 from panollava.tasks.direction import DIRECTION
 from panollava.tasks.grounding import GROUNDING, HALF
 from panollava.tasks.prediction import Prediction, Variant
@@ -25,12 +25,12 @@ def directions_figure(inputs: ReportInputs) -> Figure | None:
     if not languages:
         return None
     figure = Figure(figsize=(12, 5.1 * len(languages) + 0.5), layout="constrained")
-    figure.suptitle("Pointing: how many degrees off, and in which direction?", x=0.01, ha="left")
+    figure.suptitle("Direction of a named object: the angle between answer and truth", x=0.01, ha="left")
     for row, language in enumerate(languages):
         compass = figure.add_subplot(len(languages), 2, 2 * row + 1, projection="polar")
         assert isinstance(compass, PolarAxes)
         _draw_compass(compass, _with_error(inputs, "model", language))
-        compass.set_title(f"language: {language}, error by true yaw", pad=16)
+        compass.set_title(f"{language_name(language)}: error by the true yaw, seen from above", pad=16)
         _draw_error_histogram(figure.add_subplot(len(languages), 2, 2 * row + 2), inputs, language)
     return figure
 
@@ -50,10 +50,19 @@ def _draw_compass(axes: PolarAxes, predictions: list[Prediction]) -> None:
     errors = _errors(predictions)
     axes.set_theta_zero_location("N")
     axes.set_theta_direction(-1)
-    axes.plot(yaw, np.log1p(errors), "o", color=MODEL, alpha=0.35, markersize=4, markeredgewidth=0, label="one answer")
+    axes.plot(
+        yaw,
+        np.log1p(errors),
+        "o",
+        color=MODEL,
+        alpha=0.35,
+        markersize=4,
+        markeredgewidth=0,
+        label="one answer (centre: no error)",
+    )
     # Sectors are centred on the compass points, so that front and behind are sectors and not borders.
     sector = np.round(yaw / (2 * np.pi) * SECTORS).astype(int) % SECTORS
-    label: str | None = f"median per {360 // SECTORS}° sector"
+    label: str | None = f"median error per {360 // SECTORS}° sector"
     for index in np.unique(sector):
         inside = errors[sector == index]
         if len(inside) >= MIN_PER_BIN:
@@ -84,13 +93,13 @@ def _draw_error_histogram(axes: Axes, inputs: ReportInputs, language: str) -> No
         axes.stairs(
             shares, edges, fill=filled, color=VARIANT_COLOURS[variant], alpha=0.8 if filled else 1, lw=1.8, label=name
         )
-        axes.axvline(median, color=VARIANT_COLOURS[variant], linestyle="--", linewidth=1.4)
+        axes.axvline(median, ymax=0.77, color=VARIANT_COLOURS[variant], linestyle="--", linewidth=1.4)
     axes.set_xscale("function", functions=(np.log1p, np.expm1))
     axes.set_xlim(0, 180)
     axes.set_xticks(ERROR_RINGS_DEG, [f"{tick}°" for tick in ERROR_RINGS_DEG])
-    axes.set(xlabel="error (logarithmic scale)", ylabel="share of answers per bin")
-    axes.set_title(f"language: {language}, distribution (dashed: median)")
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.25)
+    axes.set(xlabel="error in degrees (logarithmic scale)", ylabel="share of answers per bin")
+    axes.set_title(f"{language_name(language)}: distribution of errors (dashed: median)")
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.3)
     axes.legend(loc="upper right", fontsize=8.5)
     axes.grid(axis="y")
 
@@ -102,7 +111,9 @@ def grounding_figure(inputs: ReportInputs) -> Figure | None:
     if not model:
         return None
     figure = Figure(figsize=(13, 4.4), layout="constrained")
-    figure.suptitle("Grounding: how well does the box fit, and what makes it harder?", x=0.01, ha="left")
+    figure.suptitle(
+        "Grounding: how well the box of a named object fits (IoU: overlap, 1 is a perfect fit)", x=0.01, ha="left"
+    )
     histogram, by_size, by_latitude = figure.subplots(1, 3)
     edges = np.linspace(0, 1, 21)
     for variant in ("model", "shuffled", "blind"):
@@ -117,17 +128,17 @@ def grounding_figure(inputs: ReportInputs) -> Figure | None:
                 label=label,
             )  # fmt: skip
     histogram.axvline(HALF, color=MUTED, linestyle=":", linewidth=1.4)
-    histogram.set(xlabel="spherical IoU with the true box", ylabel="share of answers", xlim=(0, 1))
-    histogram.set_title("all answers, all languages")
+    histogram.set(xlabel="IoU with the true box, on the sphere", ylabel="share of answers", xlim=(0, 1))
+    histogram.set_title("All answers (dotted: from here on, found)")
     histogram.legend(fontsize=8.5)
     histogram.grid(axis="y")
     boxes = np.array([p.truth(LabelledBox).box_deg for p in model], dtype=float)
     ious = np.array([p.iou for p in model], dtype=float)
     size = np.sqrt(boxes[:, 2] * boxes[:, 3])
     draw_dependence(by_size, size, ious, bins=np.quantile(size, np.linspace(0, 1, 7)))
-    by_size.set(xlabel="size of the true box, √(width · height), degrees", title="by size")
+    by_size.set(xlabel="size of the true box, √(width × height), degrees", title="By size of the object")
     draw_dependence(by_latitude, boxes[:, 1], ious, bins=np.arange(-90, 91, 15.0))
-    by_latitude.set(xlabel="latitude (pitch) of the true box, degrees", title="by latitude")
+    by_latitude.set(xlabel="pitch of the true box, degrees (0: horizon)", title="By height above the horizon")
     return figure
 
 
@@ -142,8 +153,8 @@ def draw_dependence(axes: Axes, x: np.ndarray, iou: np.ndarray, bins: np.ndarray
             yerr=[float(i.std(ddof=1) / np.sqrt(len(i))) for _, i in groups],
             color="#d1591b", marker="o", markersize=6, capsize=3, lw=1.8, label="mean ± standard error",
         )  # fmt: skip
-        axes.legend(fontsize=8.5)
+        axes.legend(loc="upper left", ncols=2, fontsize=8.5)
     axes.axhline(HALF, color=MUTED, linestyle=":", linewidth=1.4)
-    axes.set(ylabel="spherical IoU", ylim=(-0.03, 1.03))
+    axes.set(ylabel="IoU on the sphere", ylim=(-0.03, 1.28), yticks=np.linspace(0, 1, 6))
     axes.yaxis.label.set_color(INK)
     axes.grid(axis="y")
