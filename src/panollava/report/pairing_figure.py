@@ -69,7 +69,7 @@ def pairing_figure(views: ViewSettings, tokens_per_side: int) -> Figure | None:
     median, worst = float(np.median(pairs.error_deg)), float(pairs.error_deg.max())
     plane.set_title(
         f"Tokens of one view, drawn in the next view {views.stride_deg:g}° further right\n"
-        f"error of strip: median {median:.1f}°, largest {worst:.1f}°"
+        f"Error of strip: median {median:.1f}°, largest {worst:.1f}°"
     )
     figure.colorbar(colours, ax=plane, label="error of the strip pairing, degrees", shrink=0.75)
     _draw_curve(curve, views, tokens_per_side, token_deg)
@@ -105,7 +105,7 @@ def _draw_plane(axes: Axes, pairs: StripPairs, size: int, colours: ScalarMappabl
         *strip.T, "s", color="none", markeredgecolor=MODEL, markersize=6, zorder=3, label="place that strip takes"
     )
     if far.any():
-        axes.text(0, -REACH + 0.05, f"{far.sum()} true places lie farther out", ha="center", color=MUTED)
+        axes.text(0, -REACH + 0.05, f"{far.sum()} exact places lie further out", ha="center", color=MUTED)
     axes.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.06), ncols=2, fontsize=8.5)

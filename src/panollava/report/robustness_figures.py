@@ -85,7 +85,7 @@ def _draw_seam(axes: Axes, seam: Block) -> None:
     axes.set_xlim(-reach, reach)
     axes.axvline(0, color=MUTED, linewidth=1.2)
     axes.set(xlabel="score in front minus score across the seam (right of 0: the seam does harm)")
-    axes.set_title("The same object in front and across the seam (left and right edge)")
+    axes.set_title("The same object in front and across the ±180° seam")
     axes.grid(axis="x")
 
 

@@ -40,7 +40,7 @@ def accuracy_figure(inputs: ReportInputs) -> Figure | None:
             blocks[language] = rows
     return _bars(
         blocks,
-        "Accuracy by question type, and what it is without the image (marks)",
+        "Accuracy by question type; marks: the same without the right image",
         "accuracy: share of right answers",
     )
 
@@ -59,7 +59,7 @@ def text_figure(inputs: ReportInputs) -> Figure | None:
         if rows:
             blocks[language] = rows
     return _bars(
-        blocks, "Free text: similarity to the reference texts, and what it is without the image (marks)", "score"
+        blocks, "Free text: similarity to the reference texts; marks: the same without the right image", "score"
     )
 
 

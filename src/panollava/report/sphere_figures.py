@@ -127,9 +127,9 @@ def grounding_figure(inputs: ReportInputs) -> Figure | None:
                 shares, edges, fill=filled, color=VARIANT_COLOURS[variant], alpha=0.8 if filled else 1, lw=1.8,
                 label=label,
             )  # fmt: skip
-    histogram.axvline(HALF, color=MUTED, linestyle=":", linewidth=1.4)
+    histogram.axvline(HALF, ymax=0.8, color=MUTED, linestyle=":", linewidth=1.4)
     histogram.set(xlabel="IoU with the true box, on the sphere", ylabel="share of answers", xlim=(0, 1))
-    histogram.set_title("All answers (dotted: from here on, found)")
+    histogram.set_title("All answers (dotted: found from here on)")
     histogram.legend(fontsize=8.5)
     histogram.grid(axis="y")
     boxes = np.array([p.truth(LabelledBox).box_deg for p in model], dtype=float)
