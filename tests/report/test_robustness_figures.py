@@ -87,7 +87,7 @@ def test_absent_measures_are_neither_drawn_nor_told() -> None:
     assert not seam.containers
     table = robustness_table({"robustness": content})
     assert "Seam gap of all" not in table
-    assert "| seam gap: in front less astride the seam | – | – | – |" in table
+    assert "| seam gap: score away from the seam minus score across it | – | – | – |" in table
 
 
 def test_the_table_tells_every_number_with_its_interval() -> None:
@@ -101,4 +101,4 @@ def test_the_table_tells_every_number_with_its_interval() -> None:
     assert cells["worst yaw"] == ["0.150 [0.100, 0.190]", "0.250 [0.200, 0.290]", "0.350 [0.300, 0.390]"]
     assert cells["tilted by 30°"][0] == "0.300 [0.250, 0.340]"
     assert cells["the same questions, no tilt"][0] == "0.350"
-    assert cells["object 60–90° off the horizon"][2] == "0.600 [0.550, 0.640]"
+    assert cells["object 60–90° above or below the horizon"][2] == "0.600 [0.550, 0.640]"
