@@ -15,7 +15,7 @@ from panollava.inference.latency import measure_latency
 from panollava.io import write_json
 from panollava.params import Evaluate, Strict, Weights, read_params
 from panollava.tasks.block_scores import evaluate
-from panollava.tasks.evaluation import answer_seeing, answer_unseeing
+from panollava.tasks.evaluation import answer_blind_twin, answer_with_images
 from panollava.tasks.prediction import Prediction
 from panollava.tasks.prediction_files import write_lines
 from panollava.tasks.questions import Question, panorama_questions
@@ -44,7 +44,7 @@ def load(folder: Path) -> tuple[PanoLlavaForConditionalGeneration, PanoLlavaProc
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor  # type: ignore[arg-type]
 
 
-def predict_seeing(
+def predict_with_images(
     split: datasets.Dataset, questions: list[list[Question]], params: EvaluateParams
 ) -> tuple[list[Prediction], dict[str, float]]:
     """Return the predictions of the model, with the right and the wrong panorama, and its latencies.
@@ -53,7 +53,7 @@ def predict_seeing(
     """
     model, processor = load(MODEL)
     settings = params.evaluate
-    predictions = answer_seeing(
+    predictions = answer_with_images(
         model,
         processor,
         split,
@@ -71,7 +71,7 @@ def predict_seeing(
 def predict_blind(questions: list[list[Question]]) -> list[Prediction]:
     """Return the predictions of the blind twin."""
     model, processor = load(BLIND)
-    return answer_unseeing(model, processor, [question for own in questions for question in own])
+    return answer_blind_twin(model, processor, [question for own in questions for question in own])
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def main() -> None:
         panorama_questions(row["image_id"], panorama_records(row))
         for row in split.select_columns(["image_id", "records"])
     ]
-    predictions, latency = predict_seeing(split, questions, params)
+    predictions, latency = predict_with_images(split, questions, params)
     state.wait_for_everyone()  # the others' work would disturb the measurement of latency
     predictions += predict_blind(questions)
     if not state.is_main_process:

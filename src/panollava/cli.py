@@ -194,12 +194,12 @@ def compare(options: argparse.Namespace) -> int:
     commas (A1,A2,A3 B1,B2,B3) and averaged per question. Predictions come out of the DVC cache, nothing is checked
     out. Intervals and p values take panoramas for the units; p (Holm) is corrected for the number of rows.
     """
-    from panollava.experiments.compare import compare_sources, write_json
+    from panollava.experiments.compare import compare_sources, write_comparison
 
     comparison = compare_sources(options.a, options.b, draws=options.draws, seed=options.seed)
     print(comparison.markdown())
     if options.json:
-        write_json(comparison, Path(options.json))
+        write_comparison(comparison, Path(options.json))
     return 0
 
 

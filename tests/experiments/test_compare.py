@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from report_data import OBJECTS, full_predictions, open_predictions
 
-from panollava.experiments.compare import Comparison, compare_sources, write_json
+from panollava.experiments.compare import Comparison, compare_sources, write_comparison
 from panollava.experiments.gate import PAIRED
 from panollava.metrics.detection import average_precision
 from panollava.tasks.block_scores import evaluate
@@ -83,7 +83,7 @@ def test_table_and_json_say_the_same(base: tuple[str, Lines], tmp_path: Path) ->
     assert len(rows) == 1
     assert rows[0].endswith("| worse |")
     assert text.count("worse") == 2
-    write_json(comparison, tmp_path / "out.json")
+    write_comparison(comparison, tmp_path / "out.json")
     told = json.loads((tmp_path / "out.json").read_text("utf-8"))
     assert (told["a"], told["b"], told["draws"], told["level"]) == ([path], [worse], 1000, 0.95)
     row = next(row for row in told["rows"] if row["metric"] == "evaluate.en.grounding.iou50")
@@ -224,7 +224,8 @@ def test_different_questions_are_counted_and_named(base: tuple[str, Lines], tmp_
         compared(path, c)
     with pytest.raises(ValueError, match="lacks 10"):  # a seed of one side, too
         compared(f"{path},{c}", path)
-    other = write(tmp_path / "d.jsonl", changed(lines, "direction", 2, references=["1, 2"], answer={"yaw_deg": 1, "pitch_deg": 0}))
+    fields = {"references": ["1, 2"], "answer": {"yaw_deg": 1, "pitch_deg": 0}}
+    other = write(tmp_path / "d.jsonl", changed(lines, "direction", 2, **fields))
     with pytest.raises(ValueError, match=r"disagree on references, answer of 4 \(pano_0 record 1 turn 0 \(en\)"):
         compared(path, other)
 

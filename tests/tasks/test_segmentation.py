@@ -16,11 +16,11 @@ from panollava.tasks.block_scores import evaluate
 from panollava.tasks.prediction import Prediction
 from panollava.tasks.questions import Question, panorama_questions
 from panollava.tasks.scoring import score
-from panollava.tasks.segmentation import USUAL_ROWS, score_masks, usual_mask
+from panollava.tasks.segmentation import CONSTANT_ROWS, constant_mask, score_masks
 from panollava.vlm.views import view_poses
 
 POSES, SIDE = view_poses("anyres_e2p"), 12
-NOTHING = torch.zeros(USUAL_ROWS, 2 * USUAL_ROWS, dtype=torch.bool)
+NOTHING = torch.zeros(CONSTANT_ROWS, 2 * CONSTANT_ROWS, dtype=torch.bool)
 
 
 @pytest.fixture(scope="module")
@@ -129,23 +129,23 @@ def band(first: int, last: int) -> Mask:
     return Mask.model_validate(encoded(mask.numpy()))
 
 
-def test_the_usual_mask_is_the_part_that_overlaps_the_masks_best() -> None:
+def test_the_constant_mask_is_the_part_that_overlaps_the_masks_best() -> None:
     masks = [band(0, 40), band(0, 40), band(20, 60), band(200, 210)]
     # What is covered twice: IoU of 1, 1, 20 / 60 and 0. All that is covered would have 40 / 70 at best.
-    assert torch.equal(usual_mask(masks), decoded(band(0, 40)))
-    assert torch.equal(usual_mask([band(0, 90), band(10, 100)]), decoded(band(0, 100)))
-    assert torch.equal(usual_mask([band(3, 9)]), decoded(band(3, 9)))
-    assert not usual_mask([]).any()
-    assert not usual_mask([band(5, 5)]).any()
+    assert torch.equal(constant_mask(masks), decoded(band(0, 40)))
+    assert torch.equal(constant_mask([band(0, 90), band(10, 100)]), decoded(band(0, 100)))
+    assert torch.equal(constant_mask([band(3, 9)]), decoded(band(3, 9)))
+    assert not constant_mask([]).any()
+    assert not constant_mask([band(5, 5)]).any()
 
 
-def test_the_usual_mask_of_the_world_is_a_poor_guess_but_no_worse_than_one_of_its_masks(
+def test_the_constant_mask_of_the_world_is_a_poor_guess_but_no_worse_than_one_of_its_masks(
     questions: list[Question],
 ) -> None:
-    usual = usual_mask([question.true_mask for question in questions])
+    usual = constant_mask([question.true_mask for question in questions])
     asked = [(question.true_mask, perfect(question)) for question in questions]
     found = [line["mask_majority"] for line in score_masks(asked, POSES, usual)]
     assert 0.02 < np.mean(found) < 0.4
-    single = usual_mask([questions[0].true_mask])
+    single = constant_mask([questions[0].true_mask])
     assert np.mean([line["mask_majority"] for line in score_masks(asked, POSES, single)]) <= np.mean(found) + 0.02
     assert [line["mask_majority"] for line in score_masks(asked, POSES, NOTHING)] == [0] * len(asked)

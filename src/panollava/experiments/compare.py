@@ -4,7 +4,6 @@ Each run may be several seeds: a question's score is then its mean over them, av
 Intervals and p values take panoramas for the clusters (see `metrics.paired`); Holm corrects over the rows of a table.
 """
 
-import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panollava.experiments.runs import Run, read_runs, require_same_questions
+from panollava.io import write_json
 from panollava.markdown import degrees, markdown_table, share
 from panollava.metrics.paired import DRAWS, Paired, Statistic, holm, paired_mean, paired_median, paired_statistic
 from panollava.tasks.block_scores import languages_of
@@ -234,9 +234,6 @@ def _measure_notes(task: Task, measure: Measure, runs: Sequence[Run]) -> Iterato
                 yield f"{measure.key} ({language}): {measure.undefined}"
 
 
-def write_json(comparison: Comparison, path: Path) -> None:
+def write_comparison(comparison: Comparison, path: Path) -> None:
     """Write a comparison as JSON, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
-    text = json.dumps(comparison.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, comparison.as_json())

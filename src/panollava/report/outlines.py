@@ -86,9 +86,17 @@ def draw_panorama(axes: Axes, image: np.ndarray) -> None:
 
 
 def draw_box(
-    axes: Axes, box_deg: Sequence[float], image: np.ndarray, *, colour: str, dashed: bool, label: str, below: bool
+    axes: Axes,
+    box_deg: Sequence[float],
+    image: np.ndarray,
+    *,
+    colour: str,
+    dashed: bool,
+    label: str,
+    below: bool,
+    shift: float = 0,
 ) -> None:
-    """Draw the outline of a BFoV box, dashed or solid, with its label above or `below` it."""
+    """Draw the outline of a BFoV box with its label above or `below` it, `shift` points to the right."""
     height, width = image.shape[:2]
     style = (0, (3, 2)) if dashed else "solid"
     for piece in box_polylines(box_deg, height, width):
@@ -99,7 +107,9 @@ def draw_box(
     # Keep labels inside the image, where a box touches a pole or its centre the seam.
     u = min(max(u, 0.065 * width), 0.935 * width)
     v = min(max(v, 0.055 * height), 0.945 * height)
-    _draw_label(axes, label, (u, v), colour, offset=(0, -4) if below else (0, 4), va="top" if below else "bottom")
+    _draw_label(
+        axes, label, (u, v), colour, offset=(shift, -4) if below else (shift, 4), va="top" if below else "bottom"
+    )
 
 
 def draw_direction(

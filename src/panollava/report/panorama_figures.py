@@ -231,12 +231,14 @@ def cells(text: str) -> int:
 
 def _draw_answer(axes: Axes, image: np.ndarray, number: int, prediction: Prediction) -> None:
     """Mark on the panorama the true place that the numbered question asks for, and the answered one."""
+    label = str(number)
+    shift = 5 * (number - (QUESTIONS_PER_FIGURE + 1) / 2)  # two questions may be about one object
     match prediction.answer:
-        case LabelledBox(box_deg=box_deg):
-            draw_box(axes, box_deg, image, colour=TRUE, dashed=True, label=str(number), below=True)
-            for box in prediction.boxes or []:
-                draw_box(axes, box.box_deg, image, colour=PREDICTED, dashed=False, label=str(number), below=False)
+        case LabelledBox(box_deg=true):
+            draw_box(axes, true, image, colour=TRUE, dashed=True, label=label, below=True, shift=shift)
+            for found in [box.box_deg for box in prediction.boxes or []]:
+                draw_box(axes, found, image, colour=PREDICTED, dashed=False, label=label, below=False, shift=shift)
         case DirectionAnswer(yaw_deg=yaw, pitch_deg=pitch):
-            draw_direction(axes, (yaw, pitch), image, colour=TRUE, marker="+", label=str(number))
+            draw_direction(axes, (yaw, pitch), image, colour=TRUE, marker="+", label=label)
             if prediction.direction is not None:
-                draw_direction(axes, prediction.direction, image, colour=PREDICTED, marker="x", label=str(number))
+                draw_direction(axes, prediction.direction, image, colour=PREDICTED, marker="x", label=label)

@@ -139,9 +139,9 @@ def detection(scorer: Scorer) -> Block:
     block: Block = dict(average_precision(found, wanted))
     block |= {"low": interval.low, "high": interval.high, "n": len(predictions)}
     block["unparsed"] = sum(p.unparsed or 0 for p in predictions)
-    usual = match_detections([constant_detections(predictions)] * len(predictions), wanted, (HALF,))
+    constant = match_detections([constant_detections(predictions)] * len(predictions), wanted, (HALF,))
     everything = np.ones((1, len(predictions)), dtype=np.int64)
-    block["majority_ap50"] = float(resampled_precision(usual, everything)[0])
+    block["majority_ap50"] = float(resampled_precision(constant, everything)[0])
     for variant, others in scorer.baselines.items():
         block[f"{variant}_ap50"] = average_precision(*detections(others), thresholds=(HALF,))["ap50"]
     return block | too_wide(wide_boxes(predictions))

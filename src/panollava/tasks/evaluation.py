@@ -13,14 +13,14 @@ from panollava.inference.sharding import by_turns
 from panollava.tasks.prediction import Prediction, Variant
 from panollava.tasks.questions import Question, derangement
 from panollava.tasks.scoring import score
-from panollava.tasks.segmentation import score_masks, usual_mask
+from panollava.tasks.segmentation import constant_mask, score_masks
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 BLIND_AT_ONCE = 512
 
 
-def answer_seeing(
+def answer_with_images(
     model: PanoLlavaForConditionalGeneration,
     processor: PanoLlavaProcessor,
     split: datasets.Dataset,
@@ -40,7 +40,7 @@ def answer_seeing(
     if len(questions) > 1:
         for panorama, shown in enumerate(derangement(len(questions), seed)[:shuffled]):
             asked[shown] += [("shuffled", question) for question in questions[panorama]]
-    usual = usual_mask([question.mask for own in questions for question in own if question.mask is not None])
+    constant = constant_mask([question.mask for own in questions for question in own if question.mask is not None])
 
     def answer(panoramas: range) -> list[Prediction]:
         group = [asked[index] for index in panoramas]
@@ -57,26 +57,26 @@ def answer_seeing(
             for own, answered in zip(group, answers, strict=True)
             for who, said in zip(own, answered, strict=True)
         ]
-        return with_masks(model, asked_and_said, usual)
+        return with_masks(model, asked_and_said, constant)
 
     return by_turns(groups_of(len(asked), batch_size), answer, desc="answer", unit="batch")
 
 
 def with_masks(
-    model: PanoLlavaForConditionalGeneration, answered: Sequence[tuple[Variant, Question, Answer]], usual: Tensor
+    model: PanoLlavaForConditionalGeneration, answered: Sequence[tuple[Variant, Question, Answer]], constant: Tensor
 ) -> list[Prediction]:
-    """Return the predictions of answers, with their masks where they have one, compared with the `usual` mask too."""
+    """Return the predictions of answers; those with masks are compared with the `constant` mask too."""
     predictions = [score(*one) for one in answered]
     masked = [(place, said.patches) for place, (_, _, said) in enumerate(answered) if said.patches is not None]
     if masked:
         poses = model.model.usual_poses(masked[0][1][None])[0]
-        scored = score_masks([(answered[place][1].true_mask, patches) for place, patches in masked], poses, usual)
+        scored = score_masks([(answered[place][1].true_mask, patches) for place, patches in masked], poses, constant)
         for (place, _), fields in zip(masked, scored, strict=True):
             predictions[place] = predictions[place].model_copy(update=fields)
     return predictions
 
 
-def answer_unseeing(
+def answer_blind_twin(
     model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, questions: Sequence[Question]
 ) -> list[Prediction]:
     """Return the predictions of the variant `blind`, given by the twin that was finetuned without visual tokens."""

@@ -24,25 +24,25 @@ from panollava.vlm.geometry import erp_solid_angles
 
 MOST_ROWS = 512
 # The constant mask is drawn at so many rows, 1.4 degrees each, and cut at one of so many levels.
-USUAL_ROWS, USUAL_LEVELS = 128, 32
+CONSTANT_ROWS, CONSTANT_LEVELS = 128, 32
 # Bands of degrees from the horizon.
 LATITUDES = ((0, 15), (15, 30), (30, 45), (45, 60), (60, 91))
 
 
-def usual_mask(masks: Sequence[Mask]) -> Tensor:
+def constant_mask(masks: Sequence[Mask]) -> Tensor:
     """Return the constant mask `[128, 256]` that overlaps true masks best; empty where there are none.
 
     It holds the directions that at least a certain share of the masks cover. That share is the one with the largest
     mean IoU by solid angle.
     """
     found = Counter(masks)
-    size = (USUAL_ROWS, 2 * USUAL_ROWS)
+    size = (CONSTANT_ROWS, 2 * CONSTANT_ROWS)
     small = {mask: resized(decoded(mask), *size).flatten() for mask in found}
     covering = torch.zeros(size).flatten()
     for mask, times in found.items():
         covering += times * small[mask]
     levels = covering.unique()
-    levels = levels[levels > 0][:: -(-len(levels) // USUAL_LEVELS)]
+    levels = levels[levels > 0][:: -(-len(levels) // CONSTANT_LEVELS)]
     if not len(levels):
         return torch.zeros(size, dtype=torch.bool)
     areas = erp_solid_angles(*size, torch.float32).flatten()
@@ -54,12 +54,12 @@ def usual_mask(masks: Sequence[Mask]) -> Tensor:
     return (covering >= levels[total.argmax()]).view(size)
 
 
-def score_masks(asked: Sequence[tuple[Mask, Tensor]], poses: Tensor, usual: Tensor) -> list[Fields]:
+def score_masks(asked: Sequence[tuple[Mask, Tensor]], poses: Tensor, constant: Tensor) -> list[Fields]:
     """Return the fields of predictions with masks, from true masks and scores `[V, h, w]` of views at `poses` `[V, 6]`.
 
     `mask` is the mask as RLE, `mask_iou` its overlap by solid angle, `mask_ceiling` the overlap that the patch grid
-    allows, `mask_majority` the overlap of the `usual` mask, which is the same for all, and `boundary_deg` how far the
-    outlines are apart, None for a mask without any.
+    allows, `mask_majority` the overlap of the `constant` mask, and `boundary_deg` how far the outlines are apart,
+    None for a mask without one.
     """
     scored: list[Fields] = []
     for size, group in groupby(asked, key=lambda pair: pair[0].size):
@@ -75,7 +75,7 @@ def score_masks(asked: Sequence[tuple[Mask, Tensor]], poses: Tensor, usual: Tens
                     "mask": Mask.model_validate(encoded(drawn.numpy())),
                     "mask_iou": mask_iou(drawn, truth),
                     "mask_ceiling": mask_iou(ceiling, truth),
-                    "mask_majority": mask_iou(usual, resized(truth, *usual.shape)),
+                    "mask_majority": mask_iou(constant, resized(truth, *constant.shape)),
                     "boundary_deg": boundary_error_deg(drawn, truth),
                 }
             )

@@ -44,9 +44,9 @@ def free_text(scorer: Scorer) -> Block:
     scores = text_scores(said, known, language)
     block: Block = {**scores, "low": interval.low, "high": interval.high, "n": len(said)}
     block |= {f"human_{name}": value for name, value in human_scores(known, language).items()}
-    usual = Counter(told[0] for told in known).most_common(1)[0][0]
-    usual_scores = text_scores([usual] * len(known), known, language)
-    block |= {f"majority_{name}": value for name, value in usual_scores.items()}
+    constant = Counter(told[0] for told in known).most_common(1)[0][0]
+    constant_scores = text_scores([constant] * len(known), known, language)
+    block |= {f"majority_{name}": value for name, value in constant_scores.items()}
     for variant, others in scorer.baselines.items():
         other_scores = text_scores(*free_answers(others), language)
         block |= {f"{variant}_{name}": value for name, value in other_scores.items()}
