@@ -2,30 +2,17 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
-from panollava.params import Model, Weights, read_params
-from panollava.report.html import write_report
-from panollava.vlm.views import VIEW_SETTINGS
+from panollava.params import Model, Strict, Visualise, Weights, read_params
+from panollava.report.page import write_report
 
 
-class Settings(BaseModel):
-    """The parameters of the section `visualise`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    samples: int
-
-
-class VisualiseParams(BaseModel):
-    """What this stage reads from params.yaml."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
+class VisualiseParams(Strict):
+    """The parameters of this stage."""
 
     seed: int
     weights: Weights
     model: dict[Weights, Model]
-    visualise: Settings
+    visualise: Visualise
 
 
 def main() -> None:
@@ -39,7 +26,8 @@ def main() -> None:
         Path("data/store"),
         Path("plots/figures"),
         Path("plots/report.html"),
-        views={name: value for name, value in model if name in VIEW_SETTINGS},
+        views=model.views,
+        tokens_per_side=model.tokens_per_side,
         samples=params.visualise.samples,
         seed=params.seed,
     )

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from report_data import OBJECTS, full_predictions, open_predictions
 
-from panollava.experiments.compare import Comparison, compare_sources, write_json
+from panollava.experiments.compare import Comparison, compare_sources
 from panollava.experiments.gate import PAIRED
+from panollava.io import write_json
 from panollava.metrics.detection import average_precision
-from panollava.tasks.results import detections, evaluate
+from panollava.tasks.block_scores import evaluate
+from panollava.tasks.detection import detections
+from panollava.tasks.prediction import Prediction
 
 Lines = list[dict[str, Any]]
 
@@ -19,6 +22,11 @@ Lines = list[dict[str, Any]]
 def write(path: Path, lines: Lines) -> str:
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     return str(path)
+
+
+def scores_of(lines: Lines) -> dict[str, Any]:
+    """Return the scores of evaluate for lines of predictions.jsonl."""
+    return evaluate([Prediction.model_validate(line) for line in lines], resamples=2, seed=0)
 
 
 def changed(lines: Lines, task: str, panoramas: int = 10**6, variant: str = "model", **fields: Any) -> Lines:
@@ -47,7 +55,7 @@ def test_scores_are_those_of_evaluate(base: tuple[str, Lines], tmp_path: Path) -
     others = changed(others, "direction", 3, error_deg=77.0)
     others = changed(others, "detection", 6, boxes=[])
     comparison = compared(path, write(tmp_path / "b.jsonl", others))
-    scores = [evaluate(side, resamples=2, seed=0) for side in (lines, others)]
+    scores = [scores_of(side) for side in (lines, others)]
     found = {row.metric: row for row in comparison.rows if row.metric}
     assert list(found) == [
         f"evaluate.{language}.{key}"
@@ -76,7 +84,7 @@ def test_table_and_json_say_the_same(base: tuple[str, Lines], tmp_path: Path) ->
     assert len(rows) == 1
     assert rows[0].endswith("| worse |")
     assert text.count("worse") == 2
-    write_json(comparison, tmp_path / "out.json")
+    write_json(tmp_path / "out.json", comparison.as_json())
     told = json.loads((tmp_path / "out.json").read_text("utf-8"))
     assert (told["a"], told["b"], told["draws"], told["level"]) == ([path], [worse], 1000, 0.95)
     row = next(row for row in told["rows"] if row["metric"] == "evaluate.en.grounding.iou50")
@@ -107,7 +115,8 @@ def test_seeds_are_pooled_by_question(base: tuple[str, Lines], tmp_path: Path) -
     ap50 = []
     for side in (lines, others):
         own = [x for x in side if (x["task"], x["variant"], x["language"]) == ("detection", "model", "en")]
-        ap50.append(average_precision(*detections(own), thresholds=(0.5,))["ap50"])
+        own_predictions = [Prediction.model_validate(line) for line in own]
+        ap50.append(average_precision(*detections(own_predictions), thresholds=(0.5,))["ap50"])
     precision = found["evaluate.en.detection.ap50"]
     assert (precision.a, precision.b) == pytest.approx((sum(ap50) / 2, (ap50[0] + 2 * ap50[1]) / 3))
 
@@ -129,7 +138,7 @@ def test_masks_are_compared_where_every_run_has_them(base: tuple[str, Lines], tm
     better = changed(masked, "grounding", 6, mask_iou=0.8)
     a, b = write(tmp_path / "m.jsonl", masked), write(tmp_path / "n.jsonl", better)
     comparison = compared(a, b)
-    scores = [evaluate(side, resamples=2, seed=0)["en"]["segmentation"]["miou"] for side in (masked, better)]
+    scores = [scores_of(side)["en"]["segmentation"]["miou"] for side in (masked, better)]
     (row,) = [row for row in comparison.rows if row.metric == "evaluate.en.segmentation.miou"]
     assert (row.measure, row.better, row.n, row.panoramas) == ("segmentation, mean IoU", "higher", 12, 12)
     assert [row.test.a, row.test.b] == pytest.approx(scores)
@@ -163,7 +172,7 @@ def test_detection_by_description_is_compared_apart(base: tuple[str, Lines], tmp
         metric = f"evaluate.{language}.detection.ap50"
         (alone,) = [row for row in plain.rows if row.metric == metric]
         assert found[metric].test == alone.test
-        scores = evaluate([*lines, *described], resamples=2, seed=0)[language]["detection_described"]
+        scores = scores_of([*lines, *described])[language]["detection_described"]
         assert found[f"evaluate.{language}.detection_described.ap50"].test.a == pytest.approx(scores["ap50"])
         assert found[f"evaluate.{language}.detection_described.ap50"].test.difference < 0
 
@@ -176,7 +185,7 @@ def test_free_answers_are_compared_by_their_own_chrf(tmp_path: Path) -> None:
     )
     (row,) = compared(a, b).rows
     assert (row.measure, row.metric, row.test.b) == ("open questions, mean chrF of an answer", "", 1)
-    assert row.test.a == pytest.approx(evaluate(lines, resamples=2, seed=0)["en"]["open"]["chrf"])
+    assert row.test.a == pytest.approx(scores_of(lines)["en"]["open"]["chrf"])
 
 
 def test_boxes_without_an_area_are_counted(base: tuple[str, Lines], tmp_path: Path) -> None:
@@ -216,7 +225,8 @@ def test_different_questions_are_counted_and_named(base: tuple[str, Lines], tmp_
         compared(path, c)
     with pytest.raises(ValueError, match="lacks 10"):  # a seed of one side, too
         compared(f"{path},{c}", path)
-    other = write(tmp_path / "d.jsonl", changed(lines, "direction", 2, references=["1, 2"], answer={"yaw_deg": 1}))
+    fields = {"references": ["1, 2"], "answer": {"yaw_deg": 1, "pitch_deg": 0}}
+    other = write(tmp_path / "d.jsonl", changed(lines, "direction", 2, **fields))
     with pytest.raises(ValueError, match=r"disagree on references, answer of 4 \(pano_0 record 1 turn 0 \(en\)"):
         compared(path, other)
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from panollava.report.inputs import Prediction
 from panollava.report.outlines import box_outline, box_polylines, direction_pixel
 from panollava.report.panorama_figures import (
     answer_lines,
@@ -22,6 +21,7 @@ from panollava.report.panorama_figures import (
 )
 from panollava.report.score_figures import OTHER, class_order, confusion
 from panollava.report.style import png_bytes, styled
+from panollava.tasks.prediction import Prediction
 from panollava.vlm.geometry import angular_distance, box_corners, box_solid_angle, rotation
 
 HEIGHT, WIDTH = 256, 512
@@ -30,7 +30,8 @@ HEIGHT, WIDTH = 256, 512
 def prediction(**fields: object) -> Prediction:
     base = {
         "variant": "model", "image_id": "p", "record": 0, "turn": 0, "language": "en", "task": "choice",
-        "type": "existence", "question": "Is it?", "reference": "yes", "prediction": "yes",
+        "type": "existence", "question": "Is it?", "reference": "yes", "references": ["yes"], "answer": {"text": "yes"},
+        "prediction": "yes", "score": 0.5,
     }  # fmt: skip
     return Prediction.model_validate(base | fields)
 
@@ -103,20 +104,19 @@ def test_direction_pixel_is_the_centre_of_the_image_and_wraps() -> None:
 
 def test_detection_score_counts_missing_surplus_and_misnamed_boxes_as_zero() -> None:
     objects = [{"label": "a", "box_deg": [0, 0, 20, 20]}, {"label": "b", "box_deg": [90, 0, 20, 20]}]
-    answer = {"objects": objects}
-    assert detection_score(prediction(answer=answer, boxes=objects)) == pytest.approx(1)
-    assert detection_score(prediction(answer=answer, boxes=objects[:1])) == pytest.approx(0.5)
-    assert detection_score(prediction(answer=answer, boxes=objects[:1] * 4)) == pytest.approx(0.25)
-    assert detection_score(prediction(answer=answer, boxes=[objects[0] | {"label": "b"}])) == 0
-    assert detection_score(prediction(answer=answer, boxes=None)) == 0
+    answer = {"task": "detection", "answer": {"objects": objects}}
+    assert detection_score(prediction(**answer, boxes=objects)) == pytest.approx(1)
+    assert detection_score(prediction(**answer, boxes=objects[:1])) == pytest.approx(0.5)
+    assert detection_score(prediction(**answer, boxes=objects[:1] * 4)) == pytest.approx(0.25)
+    assert detection_score(prediction(**answer, boxes=[objects[0] | {"label": "b"}])) == 0
+    assert detection_score(prediction(**answer, boxes=None)) == 0
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 20])
 def test_best_median_and_worst_panoramas_are_distinct_and_in_order(count: int) -> None:
-    answer = {"objects": [{"label": "a", "box_deg": [0, 0, 20, 20]}]}
+    answer = {"task": "detection", "answer": {"objects": [{"label": "a", "box_deg": [0, 0, 20, 20]}]}}
     predictions = [
-        prediction(image_id=str(i), answer=answer, boxes=[{"label": "a", "box_deg": [i, 0, 20, 20]}])
-        for i in range(count)
+        prediction(image_id=str(i), **answer, boxes=[{"label": "a", "box_deg": [i, 0, 20, 20]}]) for i in range(count)
     ]
     chosen = choose_detections(predictions, 2)
     images = [p.image_id for _, _, p in chosen]

@@ -10,7 +10,7 @@ from panollava.report.documents import MEASURES, robustness_table
 from panollava.report.robustness_figures import LOOKS, robustness_figure
 from panollava.report.style import png_bytes
 
-ROLLS = ("45", "112.5", "270")
+YAWS = ("45", "112.5", "270")
 
 
 def number(value: float, **fields: float) -> dict[str, float]:
@@ -26,9 +26,9 @@ def block(measures: tuple[str, ...] = ("accuracy", "direction", "grounding", "io
     base = {name: 0.1 * (place + 1) for place, name in enumerate(measures)}
     statistics = ("plain", "mean", "ratio", "agreement", "all", "worst")
     return {
-        "rolls": {
+        "yaws": {
             name: {key: number(start + 0.01 * place) for place, key in enumerate(statistics)}
-            | {"yaws": {roll: number(start + 0.07 + 0.01 * place) for place, roll in enumerate(ROLLS)}, "n": 10}
+            | {"yaws": {yaw: number(start + 0.07 + 0.01 * place) for place, yaw in enumerate(YAWS)}, "n": 10}
             for name, start in base.items()
             if name != "iou"
         },
@@ -59,18 +59,18 @@ def drawn(axes: Axes, colour: str) -> list[float]:
 
 def test_every_number_is_drawn_in_its_colour() -> None:
     content = block()
-    rolls, seam, latitude, tilts = robustness_figure(content).axes
+    yaws, seam, latitude, tilts = robustness_figure(content).axes
     for name, (colour, _) in LOOKS.items():
         if name != "iou":
-            shown = [content["rolls"][name]["plain"], *content["rolls"][name]["yaws"].values()]
-            assert drawn(rolls, colour) == pytest.approx([x["value"] for x in shown])
-            lines = [float(line.get_ydata()[0]) for line in rolls.lines if line.get_linestyle() in (":", "--")]
-            assert content["rolls"][name]["all"]["value"] in lines
+            shown = [content["yaws"][name]["plain"], *content["yaws"][name]["yaws"].values()]
+            assert drawn(yaws, colour) == pytest.approx([x["value"] for x in shown])
+            lines = [float(line.get_ydata()[0]) for line in yaws.lines if line.get_linestyle() in (":", "--")]
+            assert content["yaws"][name]["all"]["value"] in lines
         assert drawn(latitude, colour) == pytest.approx([x["value"] for x in content["latitude"][name].values()])
         assert drawn(tilts, colour) == pytest.approx([content["tilts"][angle][name]["value"] for angle in ("5", "30")])
     gaps = [float(c[0].get_xdata()[0]) for c in seam.containers if isinstance(c, ErrorbarContainer)]
     assert gaps == [content["seam"][name]["gap"] for name in ("all", *LOOKS)]
-    assert [text.get_text() for text in rolls.get_xticklabels()] == ["none", *(f"{roll}°" for roll in ROLLS)]
+    assert [text.get_text() for text in yaws.get_xticklabels()] == ["none", *(f"{yaw}°" for yaw in YAWS)]
     assert latitude.get_xticklabels()[0].get_text() == "0–15°\n10 / 10 / 10"
 
 
@@ -81,8 +81,8 @@ def test_the_same_block_gives_the_same_bytes() -> None:
 def test_absent_measures_are_neither_drawn_nor_told() -> None:
     content = block(("accuracy",))
     content["seam"] = {}
-    rolls, seam, latitude, _ = robustness_figure(content).axes
-    assert not drawn(rolls, LOOKS["direction"][0])
+    yaws, seam, latitude, _ = robustness_figure(content).axes
+    assert not drawn(yaws, LOOKS["direction"][0])
     assert not drawn(latitude, LOOKS["grounding"][0])
     assert not seam.containers
     table = robustness_table({"robustness": content})

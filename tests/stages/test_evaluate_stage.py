@@ -15,7 +15,7 @@ from panollava.corpus.records import Record
 from panollava.corpus.store import PanoramaRow, write_store
 from panollava.inference.answer import answer_dialogues
 from panollava.params import Evaluate
-from panollava.report.inputs import read_predictions
+from panollava.tasks.prediction_files import read_predictions
 from panollava.tasks.questions import derangement, panorama_questions
 from stages import evaluate as stage
 

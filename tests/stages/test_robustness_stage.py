@@ -61,8 +61,8 @@ def prepared(
             image = Image.fromarray(generator.integers(0, 256, (64, 128, 3), dtype=np.uint8))
             rows.append(PanoramaRow(f"p{index}", image, records))
             for question in panorama_questions(f"p{index}", records):
-                plain += [score("model", question, Answer(question.content.assistant, 1.0))]
-                plain += [score("blind", question, Answer("nothing", 1.0))]
+                plain += [score("model", question, Answer(question.content.assistant, 1.0)).as_line()]
+                plain += [score("blind", question, Answer("nothing", 1.0)).as_line()]
         write_store(Path("data/store"), "test", rows, jpeg_quality=None)
         Path("data/evaluate").mkdir()
         stage.PLAIN.write_text("".join(json.dumps(line) + "\n" for line in plain))
@@ -71,7 +71,7 @@ def prepared(
     return prepare
 
 
-def test_every_turned_panorama_is_answered_as_it_would_be_alone(
+def test_every_rotated_panorama_is_answered_as_it_would_be_alone(
     prepared: Callable[..., list[PanoramaRow]],
     model: PanoLlavaForConditionalGeneration,
     processor: PanoLlavaProcessor,
@@ -79,9 +79,9 @@ def test_every_turned_panorama_is_answered_as_it_would_be_alone(
     rows = prepared(4)
     stage.main()
     lines = [json.loads(text) for text in stage.PREDICTIONS.read_text().splitlines()]
-    counts = {study: sum(line["study"] == study for line in lines) for study in ("roll", "tilt", "seam", "away")}
+    counts = {study: sum(line["study"] == study for line in lines) for study in ("yaw", "tilt", "seam", "away")}
     # Four of the questions turn, three of them are about the cup: two panoramas make the five pairs asked for.
-    assert counts == {"roll": 3 * 2 * 4, "tilt": 3 * 4, "seam": 6, "away": 6}
+    assert counts == {"yaw": 3 * 2 * 4, "tilt": 3 * 4, "seam": 6, "away": 6}
     turned = Image.fromarray(np.roll(np.asarray(rows[1].image), 32, axis=1))
     asked = panorama_questions("p1", rows[1].records)[2]
     wanted = answer_dialogues(model, processor, [turned], [[asked.messages]], max_new_tokens=[[asked.max_new_tokens]])
@@ -94,12 +94,12 @@ def test_every_turned_panorama_is_answered_as_it_would_be_alone(
     block = metrics["robustness"]
     chosen = PARAMS.model_dump(include={"seed", "weights", "encoder", "llm"})
     assert {key: block[key] for key in chosen} == chosen
-    assert block["rolls"]["accuracy"]["plain"]["value"] == 1
-    assert block["rolls"]["accuracy"]["n"] == 6
+    assert block["yaws"]["accuracy"]["plain"]["value"] == 1
+    assert block["yaws"]["accuracy"]["n"] == 6
     assert block["seam"]["all"]["n"] == 6
     assert block["panoramas"] == 3
     assert block["left_out"] == {
-        "rolls": {"free: names a direction or a number": 6}, "tilts": {"free: names a direction or a number": 3},
+        "yaws": {"free: names a direction or a number": 6}, "tilts": {"free: names a direction or a number": 3},
     }  # fmt: skip
     # The latitudes need no new answers: all four panoramas count, and the question that cannot be turned.
     right = {"value": 1, "low": 1, "high": 1}
@@ -108,12 +108,12 @@ def test_every_turned_panorama_is_answered_as_it_would_be_alone(
     assert Image.open(stage.FIGURE).size[0] > 1000
 
 
-def test_data_without_objects_are_turned_by_their_words_alone(prepared: Callable[..., list[PanoramaRow]]) -> None:
+def test_data_without_objects_are_rotated_by_their_words_alone(prepared: Callable[..., list[PanoramaRow]]) -> None:
     turn = {"human": "Is it day?", "assistant": "yes", "task": "choice", "answer": {"text": "yes"}}
     prepared(3, [turn])
     stage.main()
     block = json.loads(stage.METRICS.read_text())["robustness"]
-    assert list(block["rolls"]) == ["accuracy", "types"]
+    assert list(block["yaws"]) == ["accuracy", "types"]
     assert block["seam"] == block["latitude"] == {}
 
 
@@ -124,7 +124,7 @@ def test_fewer_panoramas_than_asked_for_are_refused(prepared: Callable[..., list
     assert not stage.METRICS.exists()
 
 
-def test_data_of_which_nothing_can_be_turned_are_refused(prepared: Callable[..., list[PanoramaRow]]) -> None:
+def test_data_of_which_nothing_can_be_rotated_are_refused(prepared: Callable[..., list[PanoramaRow]]) -> None:
     prepared(3, TURNS[4:])
     with pytest.raises(ValueError, match=r"no question of the test split can be asked.*free: names a direction"):
         stage.main()
@@ -132,7 +132,8 @@ def test_data_of_which_nothing_can_be_turned_are_refused(prepared: Callable[...,
 
 def test_plain_answers_of_another_store_are_refused(prepared: Callable[..., list[PanoramaRow]]) -> None:
     prepared(3)
-    stage.PLAIN.write_text("")
+    first = stage.PLAIN.read_text().splitlines()[0]
+    stage.PLAIN.write_text(first.replace('"p0"', '"other"') + "\n")
     with pytest.raises(ValueError, match="run evaluate on this store"):
         stage.main()
     assert not stage.METRICS.exists()

@@ -16,12 +16,13 @@ def compare(options: argparse.Namespace) -> int:
     (A1,A2,A3 B1,B2,B3), which are averaged per question. Predictions come from the DVC cache; nothing is checked out.
     Intervals and p values resample panoramas; p (Holm) is corrected for the number of rows.
     """
-    from panollava.experiments.compare import compare_sources, write_json
+    from panollava.experiments.compare import compare_sources
+    from panollava.io import write_json
 
     comparison = compare_sources(options.a, options.b, draws=options.draws, seed=options.seed)
     print(comparison.markdown())
     if options.json:
-        write_json(comparison, Path(options.json))
+        write_json(Path(options.json), comparison.as_json())
     return 0
 
 
@@ -96,11 +97,12 @@ def bench(options: argparse.Namespace) -> int:
     Both sides have the same random weights and must first give the same results. Then one process times them
     alternately.
     """
-    from panollava.bench.running import run, write_json
+    from panollava.bench.running import run
+    from panollava.io import write_json
 
     result = run(options.what, options.size, options.rounds)
     if options.json is not None:
-        write_json(result, Path(options.json))
+        write_json(Path(options.json), result)
     return 0
 
 

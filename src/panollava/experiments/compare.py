@@ -4,7 +4,6 @@ Each run may be several seeds: a question's score is then its mean over them, av
 Intervals and p values take panoramas for the clusters (see `metrics.paired`); Holm corrects over the rows of a table.
 """
 
-import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,20 +12,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from panollava.experiments.measures import DETECTION, MEASURES, comparable, defined, key_of, lines_of, true_boxes
-from panollava.experiments.runs import Key, Run, read_runs, require_same_questions
+from panollava.experiments.runs import Run, read_runs, require_same_questions
 from panollava.markdown import degrees, markdown_table, share
-from panollava.metrics.detection import match_detections, resampled_precision
 from panollava.metrics.paired import DRAWS, Paired, Statistic, holm, paired_mean, paired_median, paired_statistic
-from panollava.tasks.results import by_type, detections, headline_types
-from panollava.tasks.scoring import Prediction, block_of
+from panollava.tasks.block_scores import languages_of
+from panollava.tasks.choice import by_type, headline_types
+from panollava.tasks.prediction import Prediction, QuestionKey
+from panollava.tasks.table import MEASURES, TASKS
+from panollava.tasks.task import Measure, Predictions, Task
 
 LEVEL, SIGNIFICANT = 0.95, 0.05
 
 
 @dataclass(frozen=True)
 class Row:
-    """One compared number; `task` is its key in `measures.MEASURES`.
+    """One compared number; `task` is the key of its measure in `tasks.table.MEASURES`.
 
     `type` is empty for the number of a whole task, `metric` where metrics/evaluate.json lacks it.
     """
@@ -52,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two runs differ in; `notes` say what could not be compared."""
+    """The differences of two runs; `notes` name the answers that could not be compared."""
 
     a: tuple[str, ...]
     b: tuple[str, ...]
@@ -65,7 +65,7 @@ class Comparison:
         """Return the comparison as a GitHub-flavoured table under a line that names both runs."""
         lines = []
         for row in self.rows:
-            spell = degrees if row.task == "direction" else share
+            spell = degrees if MEASURES[row.task].degrees else share
             test = row.test
             sign = "+" if test.difference > 0 else ""
             lines.append([
@@ -92,16 +92,16 @@ class _Part:
     """The questions of one row; `groups` `[n]`, if any, count alike in its mean."""
 
     language: str
-    task: str
+    measure: Measure
     type: str
-    measure: str
+    name: str
     metric: str
-    lines: Sequence[Prediction]
+    answers: Sequence[Prediction]
     groups: Sequence[str] | None = None
 
     @property
-    def keys(self) -> list[Key]:
-        return [key_of(line) for line in self.lines]
+    def keys(self) -> list[QuestionKey]:
+        return [answer.key for answer in self.answers]
 
 
 def compare_sources(a: str, b: str, *, root: Path = Path(), draws: int = DRAWS, seed: int = 0) -> Comparison:
@@ -126,91 +126,108 @@ def compare_runs(
     Raises:
         ValueError: The runs were asked different questions.
     """
-    require_same_questions([*a, *b])
-    asked = list(a[0].answers.values())
-    # A question is about a mask where the data of all runs have one.
-    masks = [{key for key, line in run.answers.items() if line["mask_iou"] is not None} for run in (*a, *b)]
-    masked = masks[0].intersection(*masks)
-    parts = [part for part in _parts(asked, masked) if only is None or part.metric in only]
+    runs = [*a, *b]
+    require_same_questions(runs)
+    parts = [part for part in _parts(runs) if only is None or part.metric in only]
     rows = [_row(part, a, b, draws, seed) for part in parts]
     corrected = holm([row.test.p for row in rows])
     rows = [replace(row, p_holm=p) for row, p in zip(rows, corrected, strict=True)]
     first, second = (tuple(run.name for run in side) for side in (a, b))
-    return Comparison(first, second, draws, seed, tuple(rows), tuple(_notes(asked, masks)))
+    return Comparison(first, second, draws, seed, tuple(rows), tuple(_notes(runs)))
 
 
-def _parts(asked: Sequence[Prediction], masked: Collection[Key]) -> Iterator[_Part]:
-    """Yield the rows of each language, English first: a task, then its question types."""
-    for language in sorted({line["language"] for line in asked}, key=lambda name: (name != "en", name)):
-        for task, measure in MEASURES.items():
-            lines = lines_of(task, [x for x in asked if x["language"] == language], masked)
-            if not defined(task, lines):
-                continue
-            kinds, closed = by_type(lines), task == "choice"
-            headline = [line for own in headline_types(lines).values() for line in own] if closed else lines
-            groups = [line["type"] for line in headline] if closed else None
-            metric = f"evaluate.{language}.{measure.metric}" if measure.metric else ""
-            yield _Part(language, task, "", measure.name, metric, headline, groups)
-            for kind, own in kinds.items():
-                if closed:
-                    yield _Part(language, task, kind, kind, f"evaluate.{language}.types.{kind}.value", own)
-                elif len(kinds) > 1 and defined(task, own):
-                    yield _Part(language, task, kind, f"{measure.name}: {kind}", "", own)
+def _parts(runs: Sequence[Run]) -> Iterator[_Part]:
+    """Yield the rows of each language, English first: a measure, then its question types."""
+    for language in languages_of(runs[0].answers.values()):
+        for task in TASKS.values():
+            for measure in task.measures:
+                answers = [answer for answer in _comparable(task, measure, runs) if answer.language == language]
+                if measure.defined(answers):
+                    yield from _measure_parts(language, task, measure, answers)
+
+
+def _measure_parts(language: str, task: Task, measure: Measure, answers: list[Prediction]) -> Iterator[_Part]:
+    kinds = by_type(answers)
+    headline = [answer for own in headline_types(answers).values() for answer in own] if task.by_type else answers
+    groups = [answer.type for answer in headline] if task.by_type else None
+    metric = f"evaluate.{language}.{measure.metric}" if measure.metric else ""
+    yield _Part(language, measure, "", measure.name, metric, headline, groups)
+    for kind, own in kinds.items():
+        if task.by_type:
+            yield _Part(language, measure, kind, kind, f"evaluate.{language}.types.{kind}.value", own)
+        elif len(kinds) > 1 and measure.defined(own):
+            yield _Part(language, measure, kind, f"{measure.name}: {kind}", "", own)
+
+
+def _belonging(task: Task, measure: Measure, run: Run) -> list[Prediction]:
+    """Return the answers of one run to the questions of a measure."""
+    return [answer for answer in run.answers.values() if answer.task == task.name and measure.belongs(answer)]
+
+
+def _comparable(task: Task, measure: Measure, runs: Sequence[Run]) -> list[Prediction]:
+    """Return the first run's answers to the questions that the measure can compare in every run."""
+    return [
+        answer
+        for answer in _belonging(task, measure, runs[0])
+        if all(measure.comparable(run.answers[answer.key]) for run in runs)
+    ]
 
 
 def _row(part: _Part, a: Sequence[Run], b: Sequence[Run], draws: int, seed: int) -> Row:
-    panoramas = [line["image_id"] for line in part.lines]
+    panoramas = [answer.image_id for answer in part.answers]
     how = {"draws": draws, "seed": seed}
-    measure = MEASURES[part.task]
-    if measure.values is None:
-        test = paired_statistic(_ap50(a, part.keys), _ap50(b, part.keys), panoramas, level=LEVEL, **how)
-    else:
-        first, second = (_pooled(side, part.keys, measure.values) for side in (a, b))
-        if part.task == "direction":
+    measure = part.measure
+    if measure.statistic is not None:
+        of_a, of_b = (_mean_statistic(side, part.keys, measure.statistic) for side in (a, b))
+        test = paired_statistic(of_a, of_b, panoramas, level=LEVEL, **how)
+    elif measure.values is not None:
+        first, second = (_mean_values(side, part.keys, measure.values) for side in (a, b))
+        if measure.median:
             test = paired_median(first, second, panoramas, level=LEVEL, **how)
         else:
             test = paired_mean(first, second, panoramas, part.groups, level=LEVEL, **how)
+    else:
+        raise ValueError(f"measure {measure.key!r} has neither `values` nor `statistic`; it needs one of them")
     return Row(
-        part.language, part.task, part.type, part.measure, measure.better, part.metric,
-        len(part.lines), len(set(panoramas)), test,
+        part.language, measure.key, part.type, part.name, measure.better, part.metric,
+        len(part.answers), len(set(panoramas)), test,
     )  # fmt: skip
 
 
-def _pooled(
-    runs: Sequence[Run], keys: Sequence[Key], values: Callable[[Sequence[Prediction]], list[float]]
+def _mean_values(
+    runs: Sequence[Run], keys: Sequence[QuestionKey], values: Callable[[Predictions], Sequence[float]]
 ) -> NDArray[np.float64]:
     """Return each question's mean score over the runs `[n]`."""
     return np.mean([np.array(values([run.answers[key] for key in keys]), dtype=np.float64) for run in runs], axis=0)
 
 
-def _ap50(runs: Sequence[Run], keys: Sequence[Key]) -> Statistic:
-    """Return the mean AP50 of the runs, as a function of how often each question counts."""
-    matches = [match_detections(*detections([run.answers[key] for key in keys]), (0.5,)) for run in runs]
-    return lambda copies: np.mean([resampled_precision(of_run, copies) for of_run in matches], axis=0)
+def _mean_statistic(
+    runs: Sequence[Run], keys: Sequence[QuestionKey], statistic: Callable[[Predictions], Statistic]
+) -> Statistic:
+    """Return the mean statistic of the runs, as a function of how often each question counts."""
+    of_runs = [statistic([run.answers[key] for key in keys]) for run in runs]
+    return lambda copies: np.mean([of_run(copies) for of_run in of_runs], axis=0)
 
 
-def _notes(asked: Sequence[Prediction], masks: Sequence[set[Key]]) -> Iterator[str]:
-    """Yield what was asked and is in no row; `masks` are the questions that have a mask, of each run."""
-    for task in sorted({block_of(line) for line in asked} - MEASURES.keys()):
-        yield f"{task}: a task without a measure, {sum(line['task'] == task for line in asked)} answers are left out"
-    wide = sum(not comparable(line) for line in asked)
-    if wide:
-        yield f"grounding: {wide} true boxes of 180° or more have no area and are left out"
-    if alone := len(masks[0].union(*masks) - masks[0].intersection(*masks)):
-        yield f"segmentation: {alone} questions have a mask in some of the runs only and are left out"
-    for task in DETECTION:
-        detection = [line for line in asked if block_of(line) == task]
-        true = sum(true_boxes(detection))
-        if wide := sum(len(line["answer"]["objects"]) for line in detection) - true:
-            yield f"{task}: {wide} true boxes of 180° or more have no area and are left out"
-        for language in sorted({line["language"] for line in detection}):
-            if not any(true_boxes([line for line in detection if line["language"] == language])):
-                yield f"{task} ({language}): no true box at all, so average precision is undefined"
+def _notes(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield the answers that are in no row."""
+    asked = list(runs[0].answers.values())
+    for name in sorted({answer.task for answer in asked} - TASKS.keys()):
+        yield f"{name}: a task without a measure, {sum(a.task == name for a in asked)} answers are left out"
+    for task in TASKS.values():
+        for measure in task.measures:
+            yield from _measure_notes(task, measure, runs)
 
 
-def write_json(comparison: Comparison, path: Path) -> None:
-    """Write a comparison as JSON, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
-    text = json.dumps(comparison.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+def _measure_notes(task: Task, measure: Measure, runs: Sequence[Run]) -> Iterator[str]:
+    answers = _belonging(task, measure, runs[0])
+    if measure.wide_boxes is not None and (wide := measure.wide_boxes(answers)):
+        yield f"{measure.key}: {wide} true boxes of 180° or more have no area and are left out"
+    if measure.needs:
+        having = [{a.key for a in _belonging(task, measure, run) if measure.comparable(a)} for run in runs]
+        if alone := len(having[0].union(*having) - having[0].intersection(*having)):
+            yield (f"{measure.key}: {alone} questions have {measure.needs} in some of the runs only and are left out")
+    if measure.undefined:
+        for language in languages_of(answers):
+            if not measure.defined([answer for answer in answers if answer.language == language]):
+                yield f"{measure.key} ({language}): {measure.undefined}"

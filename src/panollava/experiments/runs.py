@@ -7,68 +7,26 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import dvc.api
 from dvc.api.data import PathMissingError
 from dvc.exceptions import DvcException, FileMissingError
 from dvc.scm import RevError
 from dvc_data.index import DataIndexDirError
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from panollava.report.inputs import Prediction
-from panollava.tasks.scoring import has_area
+from panollava.tasks.prediction import Prediction, QuestionKey
+from panollava.tasks.prediction_files import parse_predictions
 
 PREDICTIONS = "data/evaluate/predictions.jsonl"
-Key = tuple[str, int, int, str]
-
-# Task -> the score that each of its answers must have.
-_NEEDED = {"choice": "correct", "direction": "error_deg", "detection": "boxes"}
-# What makes two lines of one key the same question.
-_QUESTION = ("task", "type", "question", "references", "answer")
 _NAMED = 3
-
-
-class FoundBox(BaseModel):
-    """A box that the model named; those of a detection have a score."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
-
-    label: str
-    box_deg: tuple[float, float, float, float]
-    score: float | None = None
-
-
-class ScoredAnswer(Prediction):
-    """One line of predictions.jsonl, with the scores that its task must have; no number may be NaN."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
-
-    score: float
-    references: list[str]
-    boxes: list[FoundBox] | None = None  # type: ignore[assignment] # the base leaves open what a box holds
-
-    @model_validator(mode="after")
-    def _has_scores(self) -> "ScoredAnswer":
-        scores: dict[str, Any] = {"correct": self.correct, "error_deg": self.error_deg, "boxes": self.boxes}
-        needed = _NEEDED.get(self.task)
-        if needed is not None and scores[needed] is None:
-            raise ValueError(f"an answer of task {self.task!r} needs `{needed}`, which is null")
-        if self.task == "detection" and any(box.score is None for box in self.boxes or ()):
-            raise ValueError(
-                "a box of a detection needs `score`; versions before 0.5 wrote none: evaluate that run again"
-            )
-        if self.task == "grounding" and (self.iou is None) == has_area(self.answer["box_deg"] if self.answer else (0,)):
-            raise ValueError(f"`iou` is {self.iou}; it must be null exactly where the true box has 180 degrees or more")
-        return self
 
 
 @dataclass(frozen=True)
 class Run:
-    """The answers of one model's run, by what identifies their questions; `name` is how the user calls it."""
+    """The answers of one model's run by question; `name` is how the user calls it."""
 
     name: str
-    answers: dict[Key, dict[str, Any]]
+    answers: dict[QuestionKey, Prediction]
 
 
 def read_runs(sources: str, root: Path) -> list[Run]:
@@ -122,63 +80,55 @@ def parse_run(name: str, text: str) -> Run:
     Raises:
         ValueError: A line is no prediction, holds NaN, repeats a question, or the model has answered nothing.
     """
-    answers: dict[Key, dict[str, Any]] = {}
+    answers: dict[QuestionKey, Prediction] = {}
     number = 0
     # Not splitlines, which would also cut a JSON string at the line separators of Unicode.
-    for number, line in enumerate(io.StringIO(text), start=1):
-        try:
-            answer = ScoredAnswer.model_validate_json(line)
-        except ValidationError as error:
-            raise ValueError(f"{name}, line {number}: not a scored answer: {_problems(error)}") from error
+    for number, answer in enumerate(parse_predictions(name, io.StringIO(text)), start=1):
         if answer.variant != "model":
             continue
         if answer.key in answers:
             raise ValueError(f"{name}, line {number}: {spell(answer.key)} is answered twice; each must come once")
-        answers[answer.key] = answer.model_dump()
+        answers[answer.key] = answer
     if not answers:
         raise ValueError(f"{name}: no answers of the variant 'model' among {number} lines; rerun evaluate")
     return Run(name, answers)
 
 
-def _problems(error: ValidationError) -> str:
-    """Return each problem of a line as field, what is wrong, and the value if it is a short one."""
-    told = []
-    for problem in error.errors(include_url=False, include_context=False):
-        field = ".".join(map(str, problem["loc"])) + ": " if problem["loc"] else ""
-        value = f", found {problem['input']}" if isinstance(problem["input"], int | float) else ""
-        told.append(f"{field}{problem['msg']}{value}")
-    return "; ".join(told)
-
-
-def spell(key: Key) -> str:
+def spell(key: QuestionKey) -> str:
     """Return a question's key in words."""
     return f"{key[0]} record {key[1]} turn {key[2]} ({key[3]})"
 
 
 def require_same_questions(runs: Sequence[Run]) -> None:
-    """Raise a ValueError that counts and names what was asked in one run and not in another."""
+    """Raise a ValueError that counts and names the questions that were asked in one run and not in another."""
     first = runs[0]
     for other in runs[1:]:
         lacking = [(a, sorted(b.answers.keys() - a.answers.keys())) for a, b in ((first, other), (other, first))]
         if any(missing for _, missing in lacking):
             told = "; ".join(f"{run.name} lacks {_some(missing)}" for run, missing in lacking)
             raise ValueError(f"the runs were asked different questions: {told}; compare runs on one data set and split")
-        changed = sorted(key for key, line in first.answers.items() if not _same(line, other.answers[key]))
+        differing = {key: _differing(answer, other.answers[key]) for key, answer in first.answers.items()}
+        changed = sorted(key for key, names in differing.items() if names)
         if changed:
-            differing = [
-                name for name in _QUESTION if first.answers[changed[0]][name] != other.answers[changed[0]][name]
-            ]
             raise ValueError(
-                f"{first.name} and {other.name} disagree on {', '.join(differing)} of {_some(changed)}; "
+                f"{first.name} and {other.name} disagree on {', '.join(differing[changed[0]])} of {_some(changed)}; "
                 "compare runs on one data set and split"
             )
 
 
-def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return all(a[name] == b[name] for name in _QUESTION)
+def _differing(a: Prediction, b: Prediction) -> list[str]:
+    """Return the names of the fields by which two answers of one key were asked different questions."""
+    pairs = {
+        "task": (a.task, b.task),
+        "type": (a.type, b.type),
+        "question": (a.question, b.question),
+        "references": (a.references, b.references),
+        "answer": (a.answer, b.answer),
+    }
+    return [name for name, (first, second) in pairs.items() if first != second]
 
 
-def _some(keys: Sequence[Key]) -> str:
+def _some(keys: Sequence[QuestionKey]) -> str:
     """Return the number of questions and the first few."""
     names = ", ".join(spell(key) for key in keys[:_NAMED])
     more = ", …" if len(keys) > _NAMED else ""

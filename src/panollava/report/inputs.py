@@ -1,6 +1,6 @@
-"""What a report is made from: the predictions, the metrics, the loss curves and the test panoramas, read and checked.
+"""The inputs of a report: predictions, metrics, loss curves and test panoramas, read and checked.
 
-Whatever a pipeline did not produce (no latency, no direction questions, no blind twin) is absent here, never empty.
+An input that a pipeline did not produce (latency, direction questions, a blind twin) is absent here, never empty.
 """
 
 import json
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from panollava.corpus.store import open_split
+from panollava.tasks.prediction import Prediction, Variant
+from panollava.tasks.prediction_files import read_predictions
 
 # Panoramas are drawn at most this wide; a photograph of 8192 pixels would only make the files large.
 MAX_WIDTH = 1024
@@ -21,39 +22,9 @@ MAX_WIDTH = 1024
 STAGES = ("preprocess", "train_vision", "train_resampler", "finetune_lora", "finetune_blind")
 
 
-class Prediction(BaseModel):
-    """One line of predictions.jsonl: a question, the reference, what the model said and how it scored."""
-
-    model_config = ConfigDict(frozen=True)
-
-    variant: str
-    image_id: str
-    record: int
-    turn: int
-    language: str
-    task: str
-    type: str
-    question: str
-    reference: str
-    answer: dict[str, Any] | None = None
-    prediction: str
-    parsed: bool = True
-    correct: bool | None = None
-    error_deg: float | None = None
-    iou: float | None = None
-    boxes: list[dict[str, Any]] | None = None
-    mask: dict[str, Any] | None = None
-    mask_iou: float | None = None
-
-    @property
-    def key(self) -> tuple[str, int, int, str]:
-        """Return what identifies the question, whichever variant answered it."""
-        return self.image_id, self.record, self.turn, self.language
-
-
 @dataclass(frozen=True)
 class ReportInputs:
-    """All that figures and tables need; `panoramas` is read on demand from the store's test split."""
+    """The inputs of all figures and tables; panoramas are read on demand from the test split of `store`."""
 
     predictions: list[Prediction]
     metrics: dict[str, Any]
@@ -62,7 +33,9 @@ class ReportInputs:
     other_metrics: dict[str, dict[str, Any]]
     store: Path
 
-    def of(self, *, variant: str = "model", task: str | None = None, language: str | None = None) -> list[Prediction]:
+    def of(
+        self, *, variant: Variant = "model", task: str | None = None, language: str | None = None
+    ) -> list[Prediction]:
         """Return the predictions of one variant, and of one task and one language where these are given."""
         return [
             p
@@ -74,20 +47,6 @@ class ReportInputs:
     def languages(self) -> list[str]:
         """Return the evaluated languages in the order of the metrics."""
         return list(self.metrics["evaluate"])
-
-
-def read_predictions(path: Path) -> list[Prediction]:
-    """Read predictions.jsonl; a bad line raises a ValueError that names file and line."""
-    predictions = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                predictions.append(Prediction.model_validate_json(line))
-            except ValidationError as error:
-                raise ValueError(f"{path}, line {number}: not a prediction: {error}") from error
-    if not predictions:
-        raise ValueError(f"{path}: no predictions; evaluate must write at least one")
-    return predictions
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The figure of masks: drawn ones over true ones on panoramas, how their overlap spreads and depends on latitude."""
+"""The figure of masks: examples on panoramas, the distribution of their IoU, and its dependence on latitude."""
 
 from pathlib import Path
 
@@ -11,13 +11,15 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from panollava.corpus.masks import decoded
-from panollava.corpus.records import Mask
+from panollava.corpus.records import LabelledBox
 from panollava.corpus.store import open_split, panorama_records
 from panollava.metrics.mask_scores import resized
-from panollava.report.inputs import Prediction, ReportInputs, load_panoramas
+from panollava.report.inputs import ReportInputs, load_panoramas
 from panollava.report.outlines import draw_panorama
 from panollava.report.sphere_figures import draw_dependence
-from panollava.report.style import MODEL, MUTED, PREDICTED, TRUE, VARIANT_COLOURS, VARIANT_NAMES, styled
+from panollava.report.style import MODEL, MUTED, PREDICTED, TRUE, VARIANT_COLOURS, VARIANT_NAMES, language_name, styled
+from panollava.tasks.grounding import GROUNDING
+from panollava.tasks.prediction import Prediction, Variant
 
 # The answers shown, by their place among all from the worst to the best.
 PLACES = (0.9, 0.6, 0.3, 0.05)
@@ -26,7 +28,7 @@ OPACITY = 0.55
 
 @styled
 def masks_figure(inputs: ReportInputs) -> Figure | None:
-    """Draw four masks from good to bad, the spread of their IoU beside the ceiling of the patch grid, and latitudes."""
+    """Draw four masks from good to bad, all IoUs beside the ceiling of the patch grid, and IoU by latitude."""
     language = inputs.languages[0]
     answers = sorted(_masked(inputs, "model", language), key=lambda p: (p.mask_iou, p.key))
     if not answers:
@@ -35,28 +37,34 @@ def masks_figure(inputs: ReportInputs) -> Figure | None:
     panoramas = load_panoramas(inputs.store, [p.image_id for p in shown])
     truths = _true_masks(inputs.store, shown)
     figure = Figure(figsize=(15, 6.4), layout="constrained")
-    figure.suptitle(f"Masks of named objects, from a good one to a bad one, language: {language}", x=0.01, ha="left")
+    figure.suptitle(
+        f"Masks of named objects, {language_name(language)}: four examples from good to bad, and all of them",
+        x=0.01,
+        ha="left",
+    )
     grid = figure.add_gridspec(2, 3, width_ratios=(1.35, 1.35, 1))
     for place, (prediction, truth) in enumerate(zip(shown, truths, strict=True)):
         axes = figure.add_subplot(grid[place // 2, place % 2])
-        _draw_mask(axes, panoramas[prediction.image_id], prediction, truth)
+        if prediction.mask is not None:
+            _draw_mask(axes, panoramas[prediction.image_id], decoded(prediction.mask), truth)
+        axes.set_title(f"{prediction.question}   IoU {prediction.mask_iou:.2f}")
     _draw_spread(figure.add_subplot(grid[0, 2]), inputs, language)
     by_latitude = figure.add_subplot(grid[1, 2])
-    latitude = np.array([(p.answer or {})["box_deg"][1] for p in answers], dtype=float)
+    latitude = np.array([p.truth(LabelledBox).box_deg[1] for p in answers], dtype=float)
     overlap = np.array([p.mask_iou for p in answers], dtype=float)
     draw_dependence(by_latitude, latitude, overlap, bins=np.arange(-90, 91, 15.0))
-    by_latitude.set(xlabel="latitude (pitch) of the object, degrees", title="by latitude")
+    by_latitude.set(xlabel="pitch of the object, degrees (0: horizon)", title="By height above the horizon")
     handles = [
-        Patch(color=PREDICTED, alpha=OPACITY, label="drawn by mistake"),
-        Patch(color=TRUE, alpha=OPACITY, label="missed"),
-        Patch(color="white", ec=MUTED, label="right (bright)"),
+        Patch(color=PREDICTED, alpha=OPACITY, label="marked, but not the object"),
+        Patch(color=TRUE, alpha=OPACITY, label="the object, but not marked"),
+        Patch(color="white", ec=MUTED, label="the object, and marked (bright)"),
     ]
     figure.legend(handles=handles, loc="outside lower left", ncols=3)
     return figure
 
 
-def _masked(inputs: ReportInputs, variant: str, language: str) -> list[Prediction]:
-    found = inputs.of(variant=variant, task="grounding", language=language)
+def _masked(inputs: ReportInputs, variant: Variant, language: str) -> list[Prediction]:
+    found = inputs.of(variant=variant, task=GROUNDING.name, language=language)
     return [p for p in found if p.mask_iou is not None and p.mask is not None]
 
 
@@ -66,24 +74,22 @@ def _true_masks(store: Path, predictions: list[Prediction]) -> list[torch.Tensor
     rows = {image_id: row for row, image_id in enumerate(split["image_id"])}
     masks = []
     for prediction in predictions:
-        answer = prediction.answer or {}
+        answer = prediction.truth(LabelledBox)
         records = panorama_records(split[rows[prediction.image_id]])
         objects = [item for record in records for item in record.objects if item.mask is not None]
-        asked = (answer["label"], tuple(answer["box_deg"]))
+        asked = (answer.label, answer.box_deg)
         masks.append(next(decoded(item.mask) for item in objects if (item.label, item.box_deg) == asked and item.mask))
     return masks
 
 
-def _draw_mask(axes: Axes, image: NDArray[np.uint8], prediction: Prediction, truth: torch.Tensor) -> None:
-    """Colour what was drawn wrongly and what was missed; what is right stays bright, all else is dimmed."""
+def _draw_mask(axes: Axes, image: NDArray[np.uint8], drawn_mask: torch.Tensor, truth: torch.Tensor) -> None:
+    """Colour the parts that were marked wrongly or missed; the right part stays bright, the rest is dimmed."""
     painted = image.astype(float) / 255
-    masks = (decoded(Mask.model_validate(prediction.mask)), truth)
-    drawn, true = (resized(mask, *image.shape[:2]).numpy() for mask in masks)
+    drawn, true = (resized(mask, *image.shape[:2]).numpy() for mask in (drawn_mask, truth))
     painted[~(drawn | true)] *= 0.6
     for mask, colour in ((drawn & ~true, PREDICTED), (true & ~drawn, TRUE)):
         painted[mask] = (1 - OPACITY) * painted[mask] + OPACITY * np.array(to_rgb(colour))
     draw_panorama(axes, (painted * 255).astype(np.uint8))
-    axes.set_title(f"{prediction.question}   IoU {prediction.mask_iou:.2f}")
 
 
 def _draw_spread(axes: Axes, inputs: ReportInputs, language: str) -> None:
@@ -100,8 +106,8 @@ def _draw_spread(axes: Axes, inputs: ReportInputs, language: str) -> None:
             )  # fmt: skip
     block = inputs.metrics["evaluate"][language].get("segmentation", {})
     if "ceiling" in block:
-        told = f"mean that the patch grid allows: {block['ceiling']:.2f}"
-        axes.axvline(block["ceiling"], color=MODEL, linestyle="--", linewidth=1.4, label=told)
-    axes.set(xlabel="IoU by solid angle", ylabel="share of answers", xlim=(0, 1), title="all masks")
+        told = f"mean of perfect patches: {block['ceiling']:.2f}"
+        axes.axvline(block["ceiling"], ymax=0.74, color=MODEL, linestyle="--", linewidth=1.4, label=told)
+    axes.set(xlabel="IoU with the true mask, on the sphere", ylabel="share of answers", xlim=(0, 1), title="All masks")
     axes.legend(fontsize=8)
     axes.grid(axis="y")

@@ -76,6 +76,8 @@ def draw_panorama(axes: Axes, image: np.ndarray) -> None:
     axes.set_xticks([(yaw / 360 + 0.5) * width - 0.5 for yaw in yaws], [f"{yaw}°" for yaw in yaws])
     axes.set_yticks([(0.5 - pitch / 180) * height - 0.5 for pitch in pitches], [f"{pitch}°" for pitch in pitches])
     axes.tick_params(labelsize=7.5, length=2.5, pad=2)
+    axes.set_xlabel("yaw (0°: front, 90°: right)", fontsize=7.5, labelpad=1)
+    axes.set_ylabel("pitch (0°: horizon)", fontsize=7.5, labelpad=1)
     axes.grid(color="white", linewidth=0.5, alpha=0.25)
     axes.set_axisbelow(False)
     axes.spines[["top", "right"]].set_visible(True)
@@ -84,9 +86,17 @@ def draw_panorama(axes: Axes, image: np.ndarray) -> None:
 
 
 def draw_box(
-    axes: Axes, box_deg: Sequence[float], image: np.ndarray, *, colour: str, dashed: bool, label: str, below: bool
+    axes: Axes,
+    box_deg: Sequence[float],
+    image: np.ndarray,
+    *,
+    colour: str,
+    dashed: bool,
+    label: str,
+    below: bool,
+    shift: float = 0,
 ) -> None:
-    """Draw the outline of a BFoV box, dashed or solid, with its label above or `below` it."""
+    """Draw the outline of a BFoV box with its label above or `below` it, `shift` points to the right."""
     height, width = image.shape[:2]
     style = (0, (3, 2)) if dashed else "solid"
     for piece in box_polylines(box_deg, height, width):
@@ -97,7 +107,9 @@ def draw_box(
     # Keep labels inside the image, where a box touches a pole or its centre the seam.
     u = min(max(u, 0.065 * width), 0.935 * width)
     v = min(max(v, 0.055 * height), 0.945 * height)
-    _draw_label(axes, label, (u, v), colour, offset=(0, -4) if below else (0, 4), va="top" if below else "bottom")
+    _draw_label(
+        axes, label, (u, v), colour, offset=(shift, -4) if below else (shift, 4), va="top" if below else "bottom"
+    )
 
 
 def draw_direction(

@@ -1,11 +1,10 @@
-"""The figure of what the published `strip` pairing does: where its partners lie, and how far that is from the truth.
+"""The figure of the published `strip` pairing of overlapping views: its partners, and how far they are off.
 
-All places and pairs are those of `training.overlap`, as the overlap loss takes them, for the views of the run.
+All places and pairs are those that the overlap loss takes (`training.overlap`), for the views of the run.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +17,7 @@ from torch import Tensor
 from panollava.report.style import GRID, INK, MODEL, MUTED, styled
 from panollava.training.overlap import neighbours, read_at
 from panollava.vlm.geometry import angular_distance
-from panollava.vlm.views import correspondences, token_solid_angles, view_poses, view_rays
+from panollava.vlm.views import ViewSettings, correspondences, token_solid_angles, view_poses, view_rays
 
 # Strategies whose views stand in rows around the horizon, which is what the strip pairing takes for granted.
 RINGS = ("sliding_window", "e2p", "anyres", "anyres_e2p")
@@ -50,39 +49,36 @@ def strip_pairs(poses: Tensor, size: int) -> StripPairs:
 
 
 @styled
-def pairing_figure(views: Mapping[str, Any]) -> Figure | None:
-    """Draw where the strip's partners lie in the next view, and their error by stride.
+def pairing_figure(views: ViewSettings, tokens_per_side: int) -> Figure | None:
+    """Draw the partners that strip takes in the next view, and their error by stride.
 
-    None without a ring of views, or where a view is a single token and has no halves. `views` are settings of
-    `view_poses`, `view_strategy` and `tokens_per_side` among them.
+    None without a ring of views, or where a view is a single token and has no halves.
     """
-    if views["view_strategy"] not in RINGS or 0 not in views["pitches_deg"] or views["tokens_per_side"] < 2:
+    if views.strategy not in RINGS or 0 not in views.pitches_deg or tokens_per_side < 2:
         return None
-    size, fov_deg, stride_deg = (views[name] for name in ("tokens_per_side", "fov_deg", "stride_deg"))
-    ring = _ring(views, stride_deg)
-    pairs = strip_pairs(ring, size)
-    token_deg = float(token_solid_angles(ring, size, size)[-1].sqrt().rad2deg().mean())
+    ring = _ring(views)
+    pairs = strip_pairs(ring, tokens_per_side)
+    token_deg = float(token_solid_angles(ring, tokens_per_side, tokens_per_side)[-1].sqrt().rad2deg().mean())
     figure = Figure(figsize=(13, 6.2), layout="constrained")
     figure.suptitle(
-        "Overlapping views: where the published strip pairing looks for a token, and where it is", x=0.01, ha="left"
+        "Overlapping views: the token that the published “strip” pairing takes, and the exact place", x=0.01, ha="left"
     )
     plane, curve = figure.subplots(1, 2)
     colours = ScalarMappable(Normalize(0, max(float(pairs.error_deg.max()), 1.0)), "YlOrRd")
-    _draw_plane(plane, pairs, size, colours)
+    _draw_plane(plane, pairs, tokens_per_side, colours)
     median, worst = float(np.median(pairs.error_deg)), float(pairs.error_deg.max())
     plane.set_title(
-        f"half a view's tokens in the next one, {fov_deg:g}° wide, {stride_deg:g}° on, {size} × {size} tokens\n"
-        f"strip is off by {median:.1f}° in the median, {worst:.1f}° at most"
+        f"Tokens of one view, drawn in the next view {views.stride_deg:g}° further right\n"
+        f"Error of strip: median {median:.1f}°, largest {worst:.1f}°"
     )
-    figure.colorbar(colours, ax=plane, label="error of strip, degrees", shrink=0.75)
-    _draw_curve(curve, views, token_deg)
+    figure.colorbar(colours, ax=plane, label="error of the strip pairing, degrees", shrink=0.75)
+    _draw_curve(curve, views, tokens_per_side, token_deg)
     return figure
 
 
-def _ring(views: Mapping[str, Any], stride_deg: float) -> Tensor:
-    return view_poses(
-        views["view_strategy"], fov_deg=views["fov_deg"], stride_deg=stride_deg, roll_deg=views["roll_deg"]
-    )
+def _ring(views: ViewSettings) -> Tensor:
+    """Return the poses `[V, 6]` of one row of views on the horizon."""
+    return view_poses(replace(views, pitches_deg=(0.0,)))
 
 
 def _draw_plane(axes: Axes, pairs: StripPairs, size: int, colours: ScalarMappable) -> None:
@@ -103,35 +99,38 @@ def _draw_plane(axes: Axes, pairs: StripPairs, size: int, colours: ScalarMappabl
         color=INK,
         markersize=4,
         zorder=5,
-        label="true place of a token",
+        label="exact place of a token of this view",
     )
-    axes.plot(*strip.T, "s", color="none", markeredgecolor=MODEL, markersize=6, zorder=3, label="strip's place")
+    axes.plot(
+        *strip.T, "s", color="none", markeredgecolor=MODEL, markersize=6, zorder=3, label="place that strip takes"
+    )
     if far.any():
-        axes.text(0, -REACH + 0.05, f"{far.sum()} true places lie farther out", ha="center", color=MUTED)
+        axes.text(0, -REACH + 0.05, f"{far.sum()} exact places lie further out", ha="center", color=MUTED)
     axes.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.06), ncols=2, fontsize=8.5)
 
 
-def _draw_curve(axes: Axes, views: Mapping[str, Any], token_deg: float) -> None:
-    """Draw the strip's median and largest error against the stride of the ring."""
-    strides, medians, largest = strip_errors(views)
-    axes.plot(strides, largest, "o-", color=MUTED, markersize=4, linewidth=1.4, label="largest error of strip")
-    axes.plot(strides, medians, "o-", color=MODEL, linewidth=2, label="median error of strip")
+def _draw_curve(axes: Axes, views: ViewSettings, tokens_per_side: int, token_deg: float) -> None:
+    """Draw the median and the largest error of strip by the stride of the ring."""
+    strides, medians, largest = strip_errors(views, tokens_per_side)
+    axes.plot(strides, largest, "o-", color=MUTED, markersize=4, linewidth=1.4, label="largest error")
+    axes.plot(strides, medians, "o-", color=MODEL, linewidth=2, label="median error")
     axes.axhline(token_deg, color=MUTED, linestyle=":", label=f"mean width of a token: {token_deg:.1f}°")
-    axes.axvline(views["stride_deg"], color=INK, linestyle="--", linewidth=1.2, label="stride of this run")
+    axes.axvline(views.stride_deg, color=INK, linestyle="--", linewidth=1.2, label="stride of this run")
     axes.set(
-        xlabel="stride between views, degrees; strip pairs halves of views at any",
-        ylabel="error, degrees",
+        xlabel="stride between neighbouring views, degrees",
+        ylabel="error of the strip pairing, degrees",
         ylim=(0, None),
     )
-    axes.set_title(f"views {views['fov_deg']:g}° wide: the strip's error by stride")
+    axes.set_title(f"Error by stride, for views {views.fov_deg:g}° wide")
     axes.grid(axis="y")
     axes.legend(fontsize=8.5)
 
 
-def strip_errors(views: Mapping[str, Any]) -> tuple[Sequence[float], list[float], list[float]]:
+def strip_errors(views: ViewSettings, tokens_per_side: int) -> tuple[Sequence[float], list[float], list[float]]:
     """Return the strides at which neighbouring views overlap, and the strip's median and largest error in degrees."""
-    strides = sorted({stride for stride in (*STRIDES_DEG, views["stride_deg"]) if stride < views["fov_deg"]})
-    errors = [strip_pairs(_ring(views, stride), views["tokens_per_side"]).error_deg for stride in strides]
+    strides = sorted({stride for stride in (*STRIDES_DEG, views.stride_deg) if stride < views.fov_deg})
+    rings = [_ring(replace(views, stride_deg=stride)) for stride in strides]
+    errors = [strip_pairs(ring, tokens_per_side).error_deg for ring in rings]
     return strides, [float(np.median(e)) for e in errors], [float(e.max()) for e in errors]

@@ -1,4 +1,4 @@
-"""Figures that show panoramas: detected and true boxes, and questions with their answers."""
+"""Figures with panoramas: detected and true boxes, and questions with their answers."""
 
 import random
 import unicodedata
@@ -10,33 +10,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from panollava.corpus.records import DetectionAnswer, DirectionAnswer, LabelledBox
 from panollava.metrics import pairwise_iou
-from panollava.report.inputs import Prediction, ReportInputs, load_panoramas
+from panollava.report.inputs import ReportInputs, load_panoramas
 from panollava.report.outlines import box_radians, draw_box, draw_direction, draw_panorama
-from panollava.report.style import INK, MUTED, PREDICTED, RIGHT, TRUE, WRONG, styled
-from panollava.tasks import DESCRIBED
+from panollava.report.style import INK, MUTED, PREDICTED, RIGHT, TRUE, WRONG, language_name, styled
+from panollava.tasks.choice import CHOICE
+from panollava.tasks.detection import DETECTION, is_whole
+from panollava.tasks.prediction import Prediction
+from panollava.tasks.table import TASKS
 
-# A direction this close, and a box that overlaps this much, is called right in the sample figures.
-RIGHT_DIRECTION_DEG = 15.0
-RIGHT_IOU = 0.5
 QUESTIONS_PER_FIGURE = 8
 _TEXT_COLUMNS = 70
+# The legend of one panorama with its questions.
+_MARKS = [
+    Line2D([], [], color="#e08e00", linewidth=2, label="answered box; ×: answered direction"),
+    Line2D([], [], color="#00a5b5", linewidth=2, linestyle=(0, (3, 2)), label="true box; +: true direction"),
+    Line2D([], [], color=RIGHT, marker="$✓$", linestyle="none", label="right"),
+    Line2D([], [], color=WRONG, marker="$✗$", linestyle="none", label="wrong"),
+]
 
 
 def verdict(prediction: Prediction) -> bool | None:
-    """Return whether an answer is right, None for the tasks that have no right or wrong (lists and free text)."""
-    if prediction.task == "choice":
-        return prediction.correct
-    if prediction.task == "direction":
-        return prediction.error_deg is not None and prediction.error_deg <= RIGHT_DIRECTION_DEG
-    if prediction.task == "grounding":
-        return prediction.iou is not None and prediction.iou >= RIGHT_IOU
-    return None
-
-
-def true_boxes(prediction: Prediction) -> list[dict]:
-    """Return the true `{label, box_deg}` of a detection question."""
-    return list((prediction.answer or {}).get("objects", []))
+    """Return whether an answer is right, None for tasks that have no right or wrong (lists and free text)."""
+    return TASKS[prediction.task].right(prediction)
 
 
 def detection_score(prediction: Prediction) -> float:
@@ -44,11 +41,12 @@ def detection_score(prediction: Prediction) -> float:
 
     Sum of the IoUs of greedily matched boxes of equal label, over the larger of the two numbers of boxes.
     """
-    found, true = prediction.boxes or [], true_boxes(prediction)
+    found, true = prediction.boxes or [], prediction.truth(DetectionAnswer).objects
     if not found or not true:
         return 0.0
-    ious = pairwise_iou(*(torch.stack([box_radians(b["box_deg"]) for b in boxes]) for boxes in (found, true))).tolist()
-    pairs = [(ious[i][j], i, j) for i, f in enumerate(found) for j, t in enumerate(true) if f["label"] == t["label"]]
+    of_found, of_true = (torch.stack([box_radians(box.box_deg) for box in boxes]) for boxes in (found, true))
+    ious = pairwise_iou(of_found, of_true).tolist()
+    pairs = [(ious[i][j], i, j) for i, f in enumerate(found) for j, t in enumerate(true) if f.label == t.label]
     used_found: set[int] = set()
     used_true: set[int] = set()
     total = 0.0
@@ -86,7 +84,7 @@ def choose_detections(predictions: Sequence[Prediction], per_group: int) -> list
 def detections_figure(inputs: ReportInputs, samples: int) -> Figure | None:
     """Draw about `samples` panoramas with predicted and true boxes: the best, the median and the worst ones."""
     for language in inputs.languages:
-        predictions = [p for p in inputs.of(task="detection", language=language) if p.type != DESCRIBED]
+        predictions = [p for p in inputs.of(task=DETECTION.name, language=language) if is_whole(p)]
         if predictions:
             break
     else:
@@ -96,7 +94,7 @@ def detections_figure(inputs: ReportInputs, samples: int) -> Figure | None:
     columns = min(2, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(6.5 * columns + 0.2, 3.65 * rows + 0.75), layout="constrained")
-    title = f"“Detect every object”: the best, the median and the worst panoramas, language: {language}"
+    title = f"Detection of all objects, {language_name(language)}: the best, the median and the worst panoramas"
     figure.suptitle(title, x=0.01, ha="left")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (group, score, prediction) in zip(grid.flat, chosen, strict=False):
@@ -104,8 +102,8 @@ def detections_figure(inputs: ReportInputs, samples: int) -> Figure | None:
     for axes in grid.flat[len(chosen) :]:
         axes.set_visible(False)
     handles = [
-        Line2D([], [], color="#e08e00", linewidth=2, label="predicted (label above)"),
-        Line2D([], [], color="#00a5b5", linewidth=2, linestyle=(0, (3, 2)), label="true (label below)"),
+        Line2D([], [], color="#e08e00", linewidth=2, label="predicted box, its label above"),
+        Line2D([], [], color="#00a5b5", linewidth=2, linestyle=(0, (3, 2)), label="true box, its label below"),
     ]
     figure.legend(handles=handles, loc="outside lower left", ncols=2)
     return figure
@@ -113,13 +111,13 @@ def detections_figure(inputs: ReportInputs, samples: int) -> Figure | None:
 
 def _draw_detection(axes: Axes, image: np.ndarray, group: str, score: float, prediction: Prediction) -> None:
     draw_panorama(axes, image)
-    found, true = prediction.boxes or [], true_boxes(prediction)
-    for box in true:
-        draw_box(axes, box["box_deg"], image, colour=TRUE, dashed=True, label=box["label"], below=True)
+    found, true = prediction.boxes or [], prediction.truth(DetectionAnswer).objects
+    for truth in true:
+        draw_box(axes, truth.box_deg, image, colour=TRUE, dashed=True, label=truth.label, below=True)
     for box in found:
-        draw_box(axes, box["box_deg"], image, colour=PREDICTED, dashed=False, label=box["label"], below=False)
-    counts = f"{len(found)} of {len(true)} boxes" if prediction.parsed else "answer unreadable"
-    axes.set_title(f"{group}: {prediction.image_id}   overlap {score:.2f}, {counts}")
+        draw_box(axes, box.box_deg, image, colour=PREDICTED, dashed=False, label=box.label, below=False)
+    counts = f"{len(found)} predicted, {len(true)} true boxes" if prediction.parsed else "answer unreadable"
+    axes.set_title(f"{group}: {prediction.image_id}   mean IoU {score:.2f}; {counts}")
 
 
 def sample_panoramas(inputs: ReportInputs, *, samples: int, seed: int) -> list[str]:
@@ -143,9 +141,9 @@ def choose_questions(
         pool = [p for p in predictions if p.language == language and p.turn == 0]
         rng.shuffle(pool)
         first_of_type = list({p.type: p for p in reversed(pool)}.values())
-        first_of_type.sort(key=lambda p: (p.task == "choice", p.type))
-        spatial = [p for p in first_of_type if p.task != "choice"]
-        closed = [p for p in first_of_type if p.task == "choice"]
+        first_of_type.sort(key=lambda p: (p.task == CHOICE.name, p.type))
+        spatial = [p for p in first_of_type if p.task != CHOICE.name]
+        closed = [p for p in first_of_type if p.task == CHOICE.name]
         rng.shuffle(spatial)
         rng.shuffle(closed)
         mixed = spatial[: share // 2] + closed + spatial[share // 2 :]
@@ -162,7 +160,7 @@ def answers_figure(inputs: ReportInputs, image_id: str, seed: int) -> Figure:
     blocks = [answer_lines(number, prediction) for number, prediction in enumerate(chosen, start=1)]
     line, gap, picture, width = 0.185, 0.11, 7.3, 13.0
     picture_height = picture * image.shape[0] / image.shape[1]
-    panel = max(picture_height + 0.25, sum(len(block) * line + gap for block in blocks))
+    panel = max(picture_height + 1.7, sum(len(block) * line + gap for block in blocks))
     height = panel + 0.55
     top = panel + 0.1
     figure = Figure(figsize=(width, height))
@@ -170,6 +168,9 @@ def answers_figure(inputs: ReportInputs, image_id: str, seed: int) -> Figure:
     draw_panorama(axes, image)
     for number, prediction in enumerate(chosen, start=1):
         _draw_answer(axes, image, number, prediction)
+    figure.legend(
+        handles=_MARKS, loc="upper left", bbox_to_anchor=(0.35 / width, (top - picture_height - 0.45) / height)
+    )
     figure.text(0.4 / width, 1 - 0.3 / height, f"Questions about {image_id}", fontsize=12, weight="bold")
     y = top - 0.75 * line
     for block in blocks:
@@ -191,7 +192,7 @@ def answer_lines(number: int, prediction: Prediction) -> list[tuple[str, str, st
     elif prediction.iou is not None:
         measure = f"   (IoU {prediction.iou:.2f})"
     answer = wrap(f"    {sign} {prediction.prediction or '(no answer)'}{measure}", lines=2)
-    exact = right is True and prediction.task == "choice"
+    exact = right is True and prediction.task == CHOICE.name
     truth = [] if exact else wrap(f"    true: {prediction.reference}", lines=2)
     return (
         [(line, INK, "bold") for line in question]
@@ -229,13 +230,15 @@ def cells(text: str) -> int:
 
 
 def _draw_answer(axes: Axes, image: np.ndarray, number: int, prediction: Prediction) -> None:
-    """Mark on the panorama what the numbered question asked for and what the answer pointed at."""
-    answer = prediction.answer or {}
+    """Mark on the panorama the true place that the numbered question asks for, and the answered one."""
     label = str(number)
-    if prediction.task == "grounding":
-        draw_box(axes, answer["box_deg"], image, colour=TRUE, dashed=True, label=label, below=True)
-        for box in prediction.boxes or []:
-            draw_box(axes, box["box_deg"], image, colour=PREDICTED, dashed=False, label=label, below=False)
-    elif prediction.task == "direction":
-        truth = (float(answer["yaw_deg"]), float(answer["pitch_deg"]))
-        draw_direction(axes, truth, image, colour=TRUE, marker="+", label=label)
+    shift = 5 * (number - (QUESTIONS_PER_FIGURE + 1) / 2)  # two questions may be about one object
+    match prediction.answer:
+        case LabelledBox(box_deg=true):
+            draw_box(axes, true, image, colour=TRUE, dashed=True, label=label, below=True, shift=shift)
+            for found in [box.box_deg for box in prediction.boxes or []]:
+                draw_box(axes, found, image, colour=PREDICTED, dashed=False, label=label, below=False, shift=shift)
+        case DirectionAnswer(yaw_deg=yaw, pitch_deg=pitch):
+            draw_direction(axes, (yaw, pitch), image, colour=TRUE, marker="+", label=label)
+            if prediction.direction is not None:
+                draw_direction(axes, prediction.direction, image, colour=PREDICTED, marker="x", label=label)

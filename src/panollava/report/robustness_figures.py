@@ -1,4 +1,4 @@
-"""One figure of metrics/robustness.json: rolls, the seam, latitude and tilts, each number with its 95 % interval.
+"""The figure of metrics/robustness.json: yaws, the seam, latitude and tilts, each number with its 95 % interval.
 
 Colours and markers name what is measured and are the same in all panels; a measure without questions is not drawn.
 """
@@ -28,9 +28,11 @@ APART = {"accuracy": -0.12, "direction": -0.04, "grounding": 0.04, "iou": 0.12}
 def robustness_figure(robustness: Block) -> Figure:
     """Draw the block `robustness` of metrics/robustness.json in four panels."""
     figure = Figure(figsize=(13.6, 8.8), layout="constrained")
-    figure.suptitle("How much do the answers depend on how the camera happened to stand?", x=0.01, ha="left")
-    rolls, seam, latitude, tilts = figure.subplots(2, 2).flat
-    _draw_rolls(rolls, robustness["rolls"])
+    figure.suptitle(
+        "How much do the answers depend on the orientation of the camera? (bars: 95 % intervals)", x=0.01, ha="left"
+    )
+    yaws, seam, latitude, tilts = figure.subplots(2, 2).flat
+    _draw_yaws(yaws, robustness["yaws"])
     _draw_seam(seam, robustness["seam"])
     _draw_latitude(latitude, robustness["latitude"])
     _draw_tilts(tilts, robustness["tilts"])
@@ -39,12 +41,12 @@ def robustness_figure(robustness: Block) -> Figure:
     return figure
 
 
-def _draw_rolls(axes: Axes, rolls: Block) -> None:
-    """Draw the plain score, the score at each roll, and the share that is right at every roll."""
-    measures = [name for name in NAMES if name in rolls]
+def _draw_yaws(axes: Axes, yaws: Block) -> None:
+    """Draw the score without a rotation, the score at each yaw, and the share that is right at every yaw."""
+    measures = [name for name in NAMES if name in yaws]
     angles: list[str] = []
     for name in measures:
-        block, (colour, _) = rolls[name], LOOKS[name]
+        block, (colour, _) = yaws[name], LOOKS[name]
         angles = list(block["yaws"])
         shown = [block["plain"], *block["yaws"].values()]
         places = [place + APART[name] for place in range(len(shown))]
@@ -52,14 +54,19 @@ def _draw_rolls(axes: Axes, rolls: Block) -> None:
         axes.axhline(block["plain"]["value"], color=colour, linewidth=1.2, linestyle=":")
         axes.axhline(block["all"]["value"], color=colour, linewidth=1.4, linestyle="--", alpha=0.8)
     axes.set_xticks(range(len(angles) + 1), ["none", *(f"{angle}°" for angle in angles)])
-    axes.set(xlabel="roll to the right", ylabel="score", ylim=(0, 1.02), title="Rotation about the vertical")
+    axes.set(
+        xlabel="yaw by which the panorama is rotated to the right", ylabel="share of right answers", ylim=(0, 1.02)
+    )
+    axes.set_title("Rotation about the vertical axis")
     handles = [Line2D([], [], color=MUTED, linestyle=":"), Line2D([], [], color=MUTED, linestyle="--")]
-    axes.legend(handles, ["no roll", "right at every roll"], loc="lower right", bbox_to_anchor=(1, 0.06), fontsize=8.5)
+    axes.legend(
+        handles, ["without a rotation", "right at every yaw"], loc="lower right", bbox_to_anchor=(1, 0.06), fontsize=8.5
+    )
     axes.grid(axis="y")
 
 
 def _draw_seam(axes: Axes, seam: Block) -> None:
-    """Draw how much worse each measure is with its object astride the seam."""
+    """Draw the loss of each measure when its object lies across the seam."""
     looks = {"all": (INK, "o"), **LOOKS}
     measures = [name for name in looks if name in seam]
     for row, name in enumerate(measures):
@@ -68,16 +75,17 @@ def _draw_seam(axes: Axes, seam: Block) -> None:
         axes.errorbar(
             [block["gap"]], [row], xerr=spread, color=colour, marker=marker, markersize=7, capsize=3, lw=1.8
         )  # fmt: skip
-        told = f"{block['gap']:+.3f}   ({block['away']:.3f} in front, {block['seam']:.3f} on the seam)"
+        told = f"{block['gap']:+.3f}   ({block['away']:.3f} in front, {block['seam']:.3f} across the seam)"
         under = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
         axes.text(block["gap"], row - 0.2, told, ha="center", va="bottom", fontsize=8.5, bbox=under)
-    titles = {"all": "right answers, all kinds", **NAMES}
+    titles = {"all": "all right answers", **NAMES}
     axes.set_yticks(range(len(measures)), [f"{titles[name]}\n(n = {seam[name]['n']})" for name in measures])
     axes.set_ylim(len(measures) - 0.4, -0.7)
     reach = max([0.1, *(1.3 * abs(seam[name][end]) for name in measures for end in ("low", "high"))])
     axes.set_xlim(-reach, reach)
     axes.axvline(0, color=MUTED, linewidth=1.2)
-    axes.set(xlabel="score in front less score on the seam", title="The same object astride the seam, and in front")
+    axes.set(xlabel="score in front minus score across the seam (right of 0: the seam does harm)")
+    axes.set_title("The same object in front and across the ±180° seam")
     axes.grid(axis="x")
 
 
@@ -94,8 +102,8 @@ def _draw_latitude(axes: Axes, latitude: Block) -> None:
     ticks = [f"{band.replace('-', '–')}°\n{count}" for band, count in zip(bands, counts, strict=True)]
     axes.set_xticks(range(len(bands)), ticks)
     told = " / ".join(NAMES[name].split(",")[0].split(" with")[0] for name in counted)
-    axes.set(xlabel=f"degrees above or below the horizon, and how many {told}", ylabel="score", ylim=(0, 1.02))
-    axes.set_title("Latitude of the object asked about, no turn")
+    axes.set(xlabel=f"degrees above or below the horizon; number of {told}", ylabel="score", ylim=(0, 1.02))
+    axes.set_title("Height of the object above or below the horizon, without a rotation")
     axes.grid(axis="y")
 
 
@@ -110,8 +118,8 @@ def _draw_tilts(axes: Axes, tilts: Block) -> None:
         plain = [block["plain"] for block in blocks]
         axes.plot(shifted, plain, linestyle="none", marker=marker, color=colour, markerfacecolor="white", markersize=7)
     axes.set_xticks(range(len(angles)), [f"{angle}°" for angle in angles])
-    axes.set(xlabel="tilt: what is in front rises", ylabel="score", ylim=(0, 1.02), title="Tilting the camera")
-    styles = {"tilted": MUTED, "the same questions, no tilt": "white"}
+    axes.set(xlabel="tilt of the panorama, front upwards", ylabel="score", ylim=(0, 1.02), title="Tilt of the camera")
+    styles = {"tilted": MUTED, "the same questions without a tilt": "white"}
     handles = [
         Line2D([], [], color=MUTED, marker="o", linestyle="none", markerfacecolor=fill) for fill in styles.values()
     ]

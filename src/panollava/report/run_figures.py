@@ -1,25 +1,26 @@
-"""Figures of the run itself: the loss of each training stage, and where the time of an answer goes."""
+"""Figures of the run: the loss of each training stage, and the time of each part of an answer."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from panollava.report.inputs import ReportInputs
 from panollava.report.style import BLIND, MODEL, SHUFFLED, styled
 
 STAGE_TITLES = {
-    "train_vision": "1  train_vision",
-    "train_resampler": "2  train_resampler",
-    "finetune_lora": "3  finetune_lora",
-    "finetune_blind": "3b  finetune_blind (twin without images)",
+    "train_vision": "1  train_vision: overlap of views",
+    "train_resampler": "2  train_resampler: alignment with the language model",
+    "finetune_lora": "3  finetune_lora: the model",
+    "finetune_blind": "3b  finetune_blind: its twin without images",
 }
 LATENCIES = {
-    "projection_ms": "projection to views",
+    "projection_ms": "cutting views out of the panorama",
     "encoder_ms": "image encoder",
-    "first_token_ms": "first token (prompt included)",
+    "first_token_ms": "first token, from panorama to text",
     "per_token_ms": "each further token",
-    "follow_up_ms": "follow-up question",
+    "follow_up_ms": "first token of a follow-up question",
 }
 _SMOOTHING = 25
 
@@ -34,7 +35,7 @@ def losses_figure(inputs: ReportInputs) -> Figure | None:
     columns = min(2, len(stages))
     rows = -(-len(stages) // columns)
     figure = Figure(figsize=(6 * columns, 3.1 * rows + 0.5), layout="constrained")
-    figure.suptitle("Training loss of each stage", x=0.01, ha="left")
+    figure.suptitle("Training loss of each stage (pale: raw values, dark: smoothed)", x=0.01, ha="left")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, stage in zip(grid.flat, stages, strict=False):
         _draw_loss(axes, inputs.losses[stage])
@@ -59,13 +60,14 @@ def _draw_loss(axes: Axes, table: pd.DataFrame) -> None:
         label = f"{name}: {smooth.iloc[0]:.3g} → {smooth.iloc[-1]:.3g}"
         axes.plot(curve["step"], smooth, color=colour, linewidth=2 if name == "loss" else 1.2, label=label)
     axes.set(xlabel="optimiser step", ylabel="loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y")
     axes.legend(fontsize=8.5)
 
 
 @styled
 def latency_figure(inputs: ReportInputs) -> Figure | None:
-    """Draw the wall-clock time of each part of an answer, and name the peak memory."""
+    """Draw the wall-clock time of each part of an answer; the title holds the peak memory."""
     parts = {name: inputs.latency[name] for name in LATENCIES if inputs.latency.get(name) is not None}
     if not parts:
         return None
@@ -79,8 +81,10 @@ def latency_figure(inputs: ReportInputs) -> Figure | None:
     axes.set_yticks(positions, [LATENCIES[name] for name in parts])
     axes.invert_yaxis()
     axes.set_xlim(0, max(values) * 1.14 or 1)
-    axes.set_xlabel("milliseconds")
+    axes.set_xlabel("wall-clock time in milliseconds")
     axes.grid(axis="x")
     memory = inputs.latency.get("peak_memory_mb")
-    axes.set_title("Time per answer" + ("" if memory is None else f"   (peak memory {memory:,.0f} MB)"), loc="left")
+    axes.set_title(
+        "Time of each part of an answer" + ("" if memory is None else f"   (peak memory {memory:,.0f} MB)"), loc="left"
+    )
     return figure

@@ -1,4 +1,4 @@
-"""Figures of scores: accuracy per type and free text beside their baselines, and what is confused with what."""
+"""Figures of scores: accuracy by question type, free text, and confused answers; each score beside its baselines."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,29 +8,41 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
+from panollava.corpus.records import ChoiceAnswer
 from panollava.corpus.vocabulary import DIRECTIONS
 from panollava.metrics import normalise_answer
-from panollava.report.inputs import Prediction, ReportInputs
-from panollava.report.style import BLIND, GRID, INK, MAJORITY, MODEL, SHUFFLED, styled
-from panollava.report.tables import FREE_TEXT, TEXT_SCORES
+from panollava.report.inputs import ReportInputs
+from panollava.report.style import BLIND, GRID, INK, MAJORITY, MODEL, SHUFFLED, language_name, styled
+from panollava.tasks.choice import CHOICE
+from panollava.tasks.prediction import Prediction
+from panollava.tasks.text import FREE_TEXT, TEXT_SCORES
 
 # A matrix of more classes than this cannot be read at the size of a report.
 MAX_CLASSES = 12
 OTHER = "(other)"
 BASELINES = {"majority": (MAJORITY, "D"), "blind": (BLIND, "s"), "shuffled": (SHUFFLED, "o")}
+BASELINE_NAMES = {
+    "majority": "majority: the most frequent answer",
+    "blind": "blind: a twin trained without images",
+    "shuffled": "shuffled: the model shown another panorama",
+}
 # Rows of a bar chart: a name, and `value`, `n` and what there is of `low`, `high` and the baselines.
 Rows = dict[str, dict[str, Any]]
 
 
 @styled
 def accuracy_figure(inputs: ReportInputs) -> Figure | None:
-    """Draw the accuracy of each question type with its 95 % interval beside majority, blind and shuffled image."""
+    """Draw the accuracy of each question type with its 95 % interval beside its three baselines."""
     blocks: dict[str, Rows] = {}
     for language, scores in inputs.metrics["evaluate"].items():
         mean = {"mean of closed types": scores["accuracy"]} if "accuracy" in scores else {}
         if rows := mean | scores.get("types", {}):
             blocks[language] = rows
-    return _bars(blocks, "Accuracy per question type: how far above its baselines?", "accuracy")
+    return _bars(
+        blocks,
+        "Accuracy by question type; marks: the same without the right image",
+        "accuracy: share of right answers",
+    )
 
 
 @styled
@@ -46,7 +58,9 @@ def text_figure(inputs: ReportInputs) -> Figure | None:
         }
         if rows:
             blocks[language] = rows
-    return _bars(blocks, "Free text against all of its references: how far above its baselines?", "score")
+    return _bars(
+        blocks, "Free text: similarity to the reference texts; marks: the same without the right image", "score"
+    )
 
 
 def _text_row(block: dict[str, Any], key: str) -> dict[str, Any]:
@@ -66,9 +80,9 @@ def _bars(blocks: dict[str, Rows], title: str, label: str) -> Figure | None:
     for axes, (language, block) in zip(grid, blocks.items(), strict=True):
         _draw_bars(axes, block)
         axes.set_xlabel(label)
-        axes.set_title(f"language: {language}")
+        axes.set_title(language_name(language))
     drawn = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    order = [label for label in ("model", "95 % interval", *BASELINES) if label in drawn]
+    order = [label for label in ("model", "95 % interval", *BASELINE_NAMES.values()) if label in drawn]
     figure.legend([drawn[label] for label in order], order, loc="outside lower left", ncols=5)
     return figure
 
@@ -91,7 +105,16 @@ def _draw_bars(axes: Axes, block: Rows) -> None:
         found = [(row[name], y) for row, y in zip(block.values(), positions, strict=True) if row.get(name) is not None]
         if found:
             xs, ys = zip(*found, strict=True)
-            axes.plot(xs, ys, marker, color=colour, markeredgecolor="white", markersize=8, label=name, clip_on=False)
+            axes.plot(
+                xs,
+                ys,
+                marker,
+                color=colour,
+                markeredgecolor="white",
+                markersize=8,
+                label=BASELINE_NAMES[name],
+                clip_on=False,
+            )
     for row, y in zip(block.values(), positions, strict=True):
         # Right of whatever reaches furthest: a baseline may stand above the model.
         ends = [row[name] + 0.012 for name in BASELINES if row.get(name) is not None]
@@ -119,7 +142,7 @@ def confusion(predictions: Sequence[Prediction], language: str) -> tuple[list[st
 
     Answers that name no class count in a last column `OTHER`, present only if there are any.
     """
-    truth = [normalise_answer(str((p.answer or {}).get("text", p.reference))) for p in predictions]
+    truth = [normalise_answer(p.truth(ChoiceAnswer).text) for p in predictions]
     classes = class_order(sorted(set(truth)), language)
     if not 2 <= len(classes) <= MAX_CLASSES:
         return None
@@ -135,7 +158,7 @@ def confusion(predictions: Sequence[Prediction], language: str) -> tuple[list[st
 def confusion_figure(inputs: ReportInputs, language: str) -> Figure | None:
     """Draw a confusion matrix for each choice type of few classes, each row adding up to 1, with the counts."""
     by_type: dict[str, list[Prediction]] = {}
-    for prediction in inputs.of(task="choice", language=language):
+    for prediction in inputs.of(task=CHOICE.name, language=language):
         by_type.setdefault(prediction.type, []).append(prediction)
     matrices = {kind: confusion(predictions, language) for kind, predictions in sorted(by_type.items())}
     # Small matrices share their rows with small ones: sorted by size, panels of a row are of one height.
@@ -145,7 +168,11 @@ def confusion_figure(inputs: ReportInputs, language: str) -> Figure | None:
     columns = min(3, len(drawn))
     rows = -(-len(drawn) // columns)
     figure = Figure(figsize=(4.3 * columns, 4.1 * rows + 0.5), layout="constrained")
-    figure.suptitle(f"What is confused with what, language: {language}", x=0.01, ha="left")
+    figure.suptitle(
+        f"Confused answers, {language_name(language)}: share and number of answers for each true answer",
+        x=0.01,
+        ha="left",
+    )
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (kind, (labels, counts)) in zip(grid.flat, drawn, strict=False):
         _draw_confusion(axes, labels, counts)
@@ -171,4 +198,4 @@ def _draw_confusion(axes: Axes, labels: list[str], counts: np.ndarray) -> None:
     axes.set_yticks(np.arange(0.5, len(counts) - 1), minor=True)
     axes.grid(which="minor", color=GRID, linewidth=0.8)
     axes.tick_params(length=0, which="both")
-    axes.set(xlabel="answered", ylabel="true")
+    axes.set(xlabel="given answer", ylabel="true answer")

@@ -1,4 +1,4 @@
-"""One look for all figures: palette, fonts, matplotlib settings, and PNG files that depend on nothing but their data.
+"""One look for all figures: colours, fonts, matplotlib settings, and PNG files that depend on their data alone.
 
 Figures are built as `matplotlib.figure.Figure` (no pyplot, no display) by functions decorated with `styled`.
 """
@@ -24,7 +24,8 @@ PREDICTED = "#ffab1a"
 TRUE = "#4df0ff"
 
 VARIANT_COLOURS = {"model": MODEL, "shuffled": SHUFFLED, "blind": BLIND}
-VARIANT_NAMES = {"model": "model", "shuffled": "shuffled image", "blind": "blind twin"}
+VARIANT_NAMES = {"model": "model", "shuffled": "model shown another panorama", "blind": "blind twin"}
+LANGUAGE_NAMES = {"en": "English", "ko": "Korean"}
 DPI = 100
 
 # Importing koreanize_matplotlib would change matplotlib's global settings (and needs the removed distutils), so only
@@ -66,6 +67,11 @@ styled = rc_context(
         "savefig.dpi": DPI,
     }
 )
+
+
+def language_name(code: str) -> str:
+    """Return the English name of a language, or its code where the name is not known."""
+    return LANGUAGE_NAMES.get(code, code)
 
 
 @styled

@@ -1,4 +1,4 @@
-"""Scores as tables: rows out of metrics/evaluate.json, GitHub-flavoured markdown, and blocks between markers in a file.
+"""Scores as tables: the rows of metrics/evaluate.json, as each task lists them in `tasks.table`.
 
 A row exists only if its block does, so a data set without boxes or directions gives a shorter table.
 """
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from panollava.markdown import NOTHING, degrees, markdown_table, share
-from panollava.metrics import SIZES
-from panollava.tasks import DESCRIBED
+from panollava.tasks.table import TASKS
+from panollava.tasks.task import ScoreNumber
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One measured number, as text: what it is, its value and 95 % interval, and the same number of each baseline."""
+    """One number as text: its name, its value with the 95 % interval, and the same number of each baseline."""
 
     name: str
     language: str
@@ -26,80 +26,40 @@ class ScoreRow:
     headline: bool
 
 
-# Blocks of free text, and the keys of their scores, the headline first.
-FREE_TEXT = {"description": "description", "open": "open questions"}
-TEXT_SCORES = {"chrf": "chrF", "bleu": "BLEU", "rouge_l": "ROUGE-L", "cider": "CIDEr", "meteor": "METEOR"}
-# One entry per number: block, name, key of the value, keys of its majority, blind and shuffled baselines.
-# Intervals (keys `low`, `high`) belong to the first number of a block.
-_NUMBERS: tuple[tuple[str, str, str, str, str, str], ...] = (
-    (
-        "direction",
-        "direction, median error",
-        "median_deg",
-        "majority_median_deg",
-        "blind_median_deg",
-        "shuffled_median_deg",
-    ),
-    ("direction", "direction, within 15°", "within_15_deg", "", "", ""),
-    ("grounding", "grounding, IoU ≥ 0.5", "iou50", "majority", "blind", "shuffled"),
-    ("grounding", "grounding, mean IoU", "mean_iou", "", "", ""),
-    ("segmentation", "segmentation, mean IoU", "miou", "majority", "blind", "shuffled"),
-    ("segmentation", "segmentation, ceiling of the patch grid", "ceiling", "", "", ""),
-    ("segmentation", "segmentation, median outline error", "boundary_deg", "", "", ""),
-    ("detection", "detection, AP50", "ap50", "majority_ap50", "blind_ap50", "shuffled_ap50"),
-    ("detection", "detection, AP75", "ap75", "", "", ""),
-    ("detection", "detection, AP", "ap", "", "", ""),
-    *(("detection", f"detection, AP of {size} objects", f"ap_{size}", "", "", "") for size in SIZES),
-    (DESCRIBED, "detection by description, AP50", "ap50", "majority_ap50", "blind_ap50", "shuffled_ap50"),
-    (DESCRIBED, "detection by description, AP75", "ap75", "", "", ""),
-    (DESCRIBED, "detection by description, AP", "ap", "", "", ""),
-    *(
-        (block, f"{title}, {name}", key, f"majority_{key}", f"blind_{key}", f"shuffled_{key}")
-        for block, title in FREE_TEXT.items()
-        for key, name in TEXT_SCORES.items()
-    ),
-    *(
-        (block, f"{title}, people among themselves, {name}", f"human_{key}", "", "", "")
-        for block, title in FREE_TEXT.items()
-        for key, name in TEXT_SCORES.items()
-    ),
-)
-_ACCURACY = ("value", "majority", "blind", "shuffled")
+def score_rows(language: str, scores: dict[str, Any]) -> list[ScoreRow]:
+    """Return the rows of one language of metrics/evaluate.json; the first row of each block is its headline."""
+    rows: list[ScoreRow] = []
+    for block in (block for task in TASKS.values() for block in task.blocks):
+        found = scores.get(block.name, {})
+        if block.by_type:
+            (number,) = block.numbers
+            rows += [_row(kind, language, own, number, bounds=True, headline=False) for kind, own in found.items()]
+        else:
+            numbers = [number for number in block.numbers if number.key in found]
+            for place, number in enumerate(numbers):
+                rows.append(_row(number.name, language, found, number, bounds=place == 0, headline=place == 0))
+    return rows
 
 
-def _row(name: str, language: str, block: dict[str, Any], keys: tuple[str, ...], *, headline: bool) -> ScoreRow:
-    """Return the row of one number; `keys` name the value and its majority, blind and shuffled baselines."""
-    value = keys[0]
-    spell = degrees if value.endswith("_deg") and not value.startswith("within") else share
-    bounds = [block.get(bound) for bound in ("low", "high")] if headline or value == "value" else [None]
-    told, majority, blind, shuffled = (spell(block.get(key)) for key in keys)
+def _row(
+    name: str, language: str, block: dict[str, Any], number: ScoreNumber, *, bounds: bool, headline: bool
+) -> ScoreRow:
+    """Return the row of one number of a block, with the block's interval if it `bounds` this number."""
+    spell = degrees if number.degrees else share
+    baselines = {
+        variant: spell(block.get(number.baseline.format(variant))) if number.baseline else NOTHING
+        for variant in ("majority", "blind", "shuffled")
+    }
+    ends = [block.get(end) for end in ("low", "high")] if bounds else [None]
     return ScoreRow(
         name,
         language,
         str(block["n"]),
-        told,
-        majority,
-        blind,
-        shuffled,
-        interval=NOTHING if None in bounds else f"[{', '.join(spell(bound) for bound in bounds)}]",
+        spell(block.get(number.key)),
+        **baselines,
+        interval=NOTHING if None in ends else f"[{', '.join(spell(end) for end in ends)}]",
         headline=headline,
     )
-
-
-def score_rows(language: str, scores: dict[str, Any]) -> list[ScoreRow]:
-    """Return the rows of one language block of metrics/evaluate.json; the first row of each block is its headline."""
-    rows: list[ScoreRow] = []
-    if accuracy := scores.get("accuracy"):
-        rows.append(_row("closed questions, mean accuracy", language, accuracy, _ACCURACY, headline=True))
-    for kind, block in scores.get("types", {}).items():
-        rows.append(_row(kind, language, block, _ACCURACY, headline=False))
-    headlined: set[str] = set()
-    for name, title, *keys in _NUMBERS:
-        block = scores.get(name, {})
-        if keys[0] in block:
-            rows.append(_row(title, language, block, tuple(keys), headline=name not in headlined))
-            headlined.add(name)
-    return rows
 
 
 def all_score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:

@@ -1,6 +1,5 @@
-"""What is asked of the model and how it is scored: prompts, answers in text, their typed meaning, and the metrics."""
+"""The tasks: what the model is asked, how its answers are scored, and the numbers of metrics/evaluate.json.
 
-# Choice questions whose mean accuracy is the headline number; the other types of choice questions are reported beside.
-CLOSED_TYPES = ("existence", "colour", "shape", "count", "direction8", "relation", "look")
-# The type of detection questions that ask for what a description fits; their numbers stand beside those of detection.
-DESCRIBED = "detection_described"
+Each task is one module (choice, direction, grounding, detection, text) and one row of `table.TASKS`. A record of a new
+task also needs its name and its typed answer in `corpus.records`.
+"""

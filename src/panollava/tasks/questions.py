@@ -1,7 +1,7 @@
-"""From records to questions: the messages that ask each turn.
+"""From records to questions: the messages that ask each turn of a dialogue.
 
-A turn's history is the reference dialogue: earlier answers are the true ones, so no question suffers from an earlier
-mistake, and a turn can be answered without waiting for the one before it.
+The history of a turn is the reference dialogue. Earlier answers are the true ones, so no question suffers from an
+earlier mistake, and all turns can be answered at once.
 """
 
 import random
@@ -10,23 +10,14 @@ from dataclasses import dataclass
 
 from panollava.corpus.masks import mask_of
 from panollava.corpus.messages import Message, with_answer, with_question
-from panollava.corpus.records import Mask, Record, Task, Turn
-
-# The longest answer of each task in tokens; longer ones are cut there. The boxes and the description of a crowded
-# scene set theirs.
-MAX_NEW_TOKENS: dict[Task, int] = {
-    "choice": 16,
-    "direction": 16,
-    "grounding": 32,
-    "detection": 256,
-    "description": 192,
-    "open": 96,
-}
+from panollava.corpus.records import Mask, Record, Turn
+from panollava.tasks.prediction import QuestionKey
+from panollava.tasks.table import TASKS
 
 
 @dataclass(frozen=True)
 class Question:
-    """One turn of one record of one panorama, the messages that ask it, and the mask of what it names, if any."""
+    """One turn of one record of one panorama, the messages that ask it, and the mask of the object it names, if any."""
 
     image_id: str
     record: int
@@ -37,7 +28,7 @@ class Question:
 
     @property
     def true_mask(self) -> Mask:
-        """Return the mask of what the question names; raises ValueError where there is none."""
+        """Return the mask of the object that the question names; raises ValueError where there is none."""
         if self.mask is None:
             raise ValueError(f"{self.image_id}: {self.content.human!r} has no mask to compare with")
         return self.mask
@@ -45,7 +36,12 @@ class Question:
     @property
     def max_new_tokens(self) -> int:
         """Return the longest answer of the question's task, in tokens."""
-        return MAX_NEW_TOKENS[self.content.task]
+        return TASKS[self.content.task].max_new_tokens
+
+    @property
+    def key(self) -> QuestionKey:
+        """Return what identifies the question; the same in a rotated panorama."""
+        return self.image_id, self.record, self.turn, self.content.language
 
 
 def panorama_questions(image_id: str, records: Sequence[Record]) -> list[Question]:
@@ -62,10 +58,10 @@ def panorama_questions(image_id: str, records: Sequence[Record]) -> list[Questio
 
 
 def derangement(count: int, seed: int) -> list[int]:
-    """Return a random order of `count` >= 2 panoramas that leaves none in its place: a single cycle (Sattolo, 1986).
+    """Return a random order of `count` panoramas that leaves none in its place: a single cycle (Sattolo, 1986).
 
     Raises:
-        ValueError: fewer than two panoramas, which cannot change places.
+        ValueError: fewer than two panoramas.
     """
     if count < 2:
         raise ValueError(f"{count} panorama cannot be answered with the image of another one; at least 2 are needed")

@@ -1,0 +1,1 @@
+"""How much the answers depend on how the camera stood: the same questions about rotated and tilted panoramas."""

@@ -1,167 +1,183 @@
-"""From scored answers about turned panoramas to the numbers of metrics/robustness.json.
+"""From predictions about rotated panoramas to the numbers of metrics/robustness.json.
 
-An answer is worth 1 if it is right: the right words, a direction within 15 degrees, a box with an IoU of at least a
-half (`iou` takes the IoU itself). The answers without a turn, here the plain ones, are those of predictions.jsonl.
+A measure is the share of right answers of a task: the right words, a direction within 15 degrees, a box with an IoU of
+at least a half; `iou` is the mean IoU itself. The plain answers, about panoramas as they are, are those of evaluate.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from panollava.corpus.rotation.panorama import Rotation
-from panollava.corpus.rotation.rewording import DIRECTION_TYPES
-from panollava.corpus.vocabulary import DIRECTIONS
 from panollava.metrics.robustness_scores import Block, Outcome, latitude_bands, mean_score, seam_gap, yaw_scores
-from panollava.metrics.text import normalise_answer
-from panollava.tasks.results import headline_types
-from panollava.tasks.robustness.questions import ASKED, Key
-from panollava.tasks.scoring import Prediction, angle_deg, iou
+from panollava.tasks.choice import headline_types
+from panollava.tasks.prediction import Prediction, QuestionKey
+from panollava.tasks.robustness.rotated_questions import Study
+from panollava.tasks.table import TASKS
 
-NEAR_DEG = 15.0
-RIGHT = ("accuracy", "direction", "grounding")
-MEASURES = (*RIGHT, "iou")
-
-
-def key_of_line(line: Prediction) -> Key:
-    """Return what `askings.key_of` returns of the question of a line."""
-    return line["image_id"], line["record"], line["turn"]
+STUDIES = {name: task.rotated for name, task in TASKS.items() if task.rotated is not None}
+RIGHT = tuple(study.measure for study in STUDIES.values())
+MEASURES = (*RIGHT, *(name for study in STUDIES.values() for name in study.also))
 
 
-def values(line: Prediction) -> dict[str, float]:
+@dataclass(frozen=True)
+class RotatedPrediction:
+    """A prediction about a panorama that was rotated for a study; `study` is None for the panorama as it is."""
+
+    prediction: Prediction
+    rotation: Rotation = Rotation()  # noqa: RUF009 # frozen
+    study: Study | None = None
+
+    def as_line(self) -> dict[str, Any]:
+        """Return the plain values of one line of data/robustness/predictions.jsonl."""
+        rotation = {"yaw_deg": self.rotation.yaw_deg, "tilt_deg": self.rotation.tilt_deg}
+        return {"study": self.study} | rotation | self.prediction.as_line()
+
+
+def values(prediction: Prediction) -> dict[str, float]:
     """Return the value of an answer by measure; an object too wide for an area has none."""
-    if line["task"] == "choice":
-        return {"accuracy": float(line["correct"])}
-    if line["task"] == "direction":
-        return {"direction": float(line["error_deg"] <= NEAR_DEG)}
-    if line["task"] == "grounding" and line["iou"] is not None:
-        return {"grounding": float(line["iou"] >= 0.5), "iou": line["iou"]}
-    return {}
+    study, right = STUDIES[prediction.task], TASKS[prediction.task].right(prediction)
+    found = {} if right is None else {study.measure: float(right)}
+    also = {name: value(prediction) for name, value in study.also.items()}
+    return found | {name: value for name, value in also.items() if value is not None}
 
 
-def agrees(line: Prediction, plain: Prediction, rotation: Rotation) -> bool:
-    """Return whether an answer about a turned panorama says the same as the one about the panorama unturned.
-
-    Directions agree within 15 degrees and boxes from an IoU of a half on, once the plain answer is turned too. Eight
-    directions do not turn into each other, so those agree that are equally many eighths off the truth.
-    """
-    if line["task"] == "direction":
-        if not (line["direction"] and plain["direction"]):
-            return False
-        return angle_deg(rotation.direction(*plain["direction"]), tuple(line["direction"])) <= NEAR_DEG
-    if line["task"] == "grounding":
-        if not (line["boxes"] and plain["boxes"]):
-            return False
-        boxes = (rotation.box(plain["boxes"][0]["box_deg"]), tuple(line["boxes"][0]["box_deg"]))
-        return iou(*boxes) >= 0.5
-    return _meaning(line) == _meaning(plain)
-
-
-def _meaning(line: Prediction) -> str | int:
-    """Return what a choice says: its words, or for one of eight directions by how many eighths it is off the truth."""
-    said, truth = normalise_answer(line["prediction"]), normalise_answer(line["answer"]["text"])
-    names = [normalise_answer(name) for name in DIRECTIONS.get(line["language"], ())]
-    if line["type"] in DIRECTION_TYPES and said in names and truth in names:
-        return (names.index(said) - names.index(truth)) % len(names)
-    return said
-
-
-def outcomes(lines: Iterable[Prediction], plain: Mapping[Key, Prediction]) -> dict[str, list[Outcome]]:
-    """Return the outcomes of answers by measure; `turn_deg` is the tilt where there is one, otherwise the roll.
+def outcomes(answers: Iterable[RotatedPrediction], plain: Mapping[QuestionKey, Prediction]) -> dict[str, list[Outcome]]:
+    """Return the outcomes of answers by measure; their angle is the tilt where there is one, otherwise the yaw.
 
     Raises:
         ValueError: an answer without a plain one.
     """
     found: dict[str, list[Outcome]] = {measure: [] for measure in MEASURES}
-    for line in lines:
-        rotation, key = Rotation(line["yaw_deg"], line["tilt_deg"]), key_of_line(line)
+    for answer in answers:
+        prediction, rotation, key = answer.prediction, answer.rotation, answer.prediction.key
         if key not in plain:
-            raise ValueError(f"question {key} was answered after a turn, but not without; run evaluate on this store")
-        same = rotation == Rotation() or agrees(line, plain[key], rotation)
-        for measure, value in values(line).items():
-            angle = line["tilt_deg"] or line["yaw_deg"]
-            found[measure].append(Outcome(line["image_id"], key, line["type"], angle, value, same))
+            raise ValueError(
+                f"question {key} was answered after a rotation, but not without; run evaluate on this store"
+            )
+        same = rotation == Rotation() or STUDIES[prediction.task].agrees(prediction, plain[key], rotation)
+        for measure, value in values(prediction).items():
+            angle = rotation.tilt_deg or rotation.yaw_deg
+            found[measure].append(Outcome(prediction.image_id, key, prediction.type, angle, value, same))
     return {measure: items for measure, items in found.items() if items}
 
 
 def robustness(
-    lines: Sequence[Prediction], plain: Sequence[Prediction], latitudes: Mapping[Key, float], **draws: int
+    answers: Sequence[RotatedPrediction],
+    plain: Sequence[Prediction],
+    latitudes: Mapping[QuestionKey, float],
+    **draws: int,
 ) -> Block:
-    """Return the blocks `rolls`, `seam`, `latitude` and `tilts` out of turned and plain answers.
+    """Return the blocks `yaws`, `seam`, `latitude` and `tilts` from rotated and plain answers.
 
-    `latitudes` is the pitch in degrees of what a plain question is about; `draws` are `resamples` and `seed`. A measure
-    without questions is absent.
+    `latitudes` is the pitch in degrees of the object that a plain question is about; `draws` are `resamples` and
+    `seed`. A measure without questions is absent.
     """
-    plain = [line for line in plain if line["task"] in ASKED]
-    by_key = {key_of_line(line): line for line in plain}
-    by_study: dict[str, list[Prediction]] = {}
-    for line in lines:
-        by_study.setdefault(line["study"], []).append(line)
-    unturned = [line | {"yaw_deg": 0.0, "tilt_deg": 0.0} for line in plain]
+    unrotated = [RotatedPrediction(p) for p in plain if p.task in STUDIES]
+    by_key = {answer.prediction.key: answer.prediction for answer in unrotated}
+    by_study: dict[Study | None, list[RotatedPrediction]] = {}
+    for answer in answers:
+        by_study.setdefault(answer.study, []).append(answer)
     return {
-        "rolls": _rolls(by_study.get("roll", []), unturned, by_key, draws),
-        "seam": _seam(by_study, by_key, draws),
-        "latitude": _latitude(unturned, by_key, latitudes, draws),
-        "tilts": _tilts(by_study.get("tilt", []), unturned, by_key, draws),
+        "yaws": _yaws(by_study.get("yaw", []), unrotated, by_key, draws),
+        "seam": _seam(by_study.get("away", []), by_study.get("seam", []), by_key, draws),
+        "latitude": _latitude(unrotated, by_key, latitudes, draws),
+        "tilts": _tilts(by_study.get("tilt", []), unrotated, by_key, draws),
     }
 
 
-def headline(lines: Sequence[Prediction]) -> list[Prediction]:
-    """Return the lines that count: of choices those of the types that make up the accuracy of evaluate."""
-    types = headline_types([line for line in lines if line["task"] == "choice"])
-    return [line for line in lines if line["task"] != "choice" or line["type"] in types]
+def headline(answers: Sequence[RotatedPrediction]) -> list[RotatedPrediction]:
+    """Return the answers that count: where types count alike, only those of the headline types of evaluate."""
+    types = {
+        (name, kind)
+        for name, task in TASKS.items()
+        if task.by_type
+        for kind in headline_types([a.prediction for a in answers if a.prediction.task == name])
+    }
+    return [
+        a for a in answers if not TASKS[a.prediction.task].by_type or (a.prediction.task, a.prediction.type) in types
+    ]
 
 
-def _same_questions(plain: list[Prediction], lines: list[Prediction]) -> list[Prediction]:
-    keys = {key_of_line(line) for line in lines}
-    return [line for line in plain if key_of_line(line) in keys]
+def _same_questions(
+    plain: Sequence[RotatedPrediction], answers: Sequence[RotatedPrediction]
+) -> list[RotatedPrediction]:
+    keys = {answer.prediction.key for answer in answers}
+    return [answer for answer in plain if answer.prediction.key in keys]
 
 
-def _rolls(rolled: list[Prediction], plain: list[Prediction], by_key: dict[Key, Prediction], draws: Any) -> Block:
+def _yaws(
+    answers: list[RotatedPrediction],
+    plain: list[RotatedPrediction],
+    by_key: dict[QuestionKey, Prediction],
+    draws: dict[str, int],
+) -> Block:
+    rotated = outcomes(headline(answers), by_key)
+    unrotated = outcomes(_same_questions(plain, headline(answers)), by_key)
     block: Block = {}
-    turned = outcomes(headline(rolled), by_key)
-    still = outcomes(_same_questions(plain, headline(rolled)), by_key)
     for measure in RIGHT:
-        if measure in turned:
-            block[measure] = yaw_scores(still[measure], turned[measure], **draws)
+        if measure in rotated:
+            block[measure] = yaw_scores(unrotated[measure], rotated[measure], **draws)
+    by_type = [answer.prediction for answer in answers if TASKS[answer.prediction.task].by_type]
     block["types"] = {}
-    for kind in dict.fromkeys(line["type"] for line in rolled if line["task"] == "choice"):
-        lines = [line for line in rolled if line["type"] == kind]
-        asked = {key_of_line(line) for line in lines}
+    for kind in dict.fromkeys(p.type for p in by_type):
+        predictions = [p for p in by_type if p.type == kind]
+        asked = {p.key for p in predictions}
         block["types"][kind] = {
-            "plain": fmean(float(by_key[key]["correct"]) for key in asked),
-            "mean": fmean(float(line["correct"]) for line in lines),
-            "n": len(lines),
+            "plain": fmean(_right(by_key[key]) for key in asked),
+            "mean": fmean(_right(p) for p in predictions),
+            "n": len(predictions),
         }
     return block
 
 
-def _seam(by_study: dict[str, list[Prediction]], by_key: dict[Key, Prediction], draws: Any) -> Block:
-    away, seam = (outcomes(by_study.get(study, []), by_key) for study in ("away", "seam"))
+def _right(prediction: Prediction) -> float:
+    return float(bool(TASKS[prediction.task].right(prediction)))
+
+
+def _seam(
+    away: list[RotatedPrediction],
+    seam: list[RotatedPrediction],
+    by_key: dict[QuestionKey, Prediction],
+    draws: dict[str, int],
+) -> Block:
+    found_away, found_seam = outcomes(away, by_key), outcomes(seam, by_key)
     block: Block = {}
-    together = [[o for measure in RIGHT for o in found.get(measure, [])] for found in (away, seam)]
-    if together[0]:
-        block["all"] = seam_gap(*together, **draws)
-    return block | {measure: seam_gap(away[measure], seam[measure], **draws) for measure in away}
+    all_away, all_seam = (
+        [o for measure in RIGHT for o in found.get(measure, [])] for found in (found_away, found_seam)
+    )
+    if all_away:
+        block["all"] = seam_gap(all_away, all_seam, **draws)
+    return block | {measure: seam_gap(found_away[measure], found_seam[measure], **draws) for measure in found_away}
 
 
 def _latitude(
-    plain: list[Prediction], by_key: dict[Key, Prediction], latitudes: Mapping[Key, float], draws: Any
+    plain: list[RotatedPrediction],
+    by_key: dict[QuestionKey, Prediction],
+    latitudes: Mapping[QuestionKey, float],
+    draws: dict[str, int],
 ) -> Block:
-    found = outcomes([line for line in plain if key_of_line(line) in latitudes], by_key)
+    known = [answer for answer in plain if answer.prediction.key in latitudes]
     return {
         measure: latitude_bands(items, [latitudes[o.question] for o in items], **draws)  # type: ignore[index]
-        for measure, items in found.items()
+        for measure, items in outcomes(known, by_key).items()
     }
 
 
-def _tilts(tilted: list[Prediction], plain: list[Prediction], by_key: dict[Key, Prediction], draws: Any) -> Block:
+def _tilts(
+    tilted: list[RotatedPrediction],
+    plain: list[RotatedPrediction],
+    by_key: dict[QuestionKey, Prediction],
+    draws: dict[str, int],
+) -> Block:
     """Return the score at each tilt beside the plain score of the same questions."""
     blocks: Block = {}
-    for angle in sorted({line["tilt_deg"] for line in tilted}):
-        lines = headline([line for line in tilted if line["tilt_deg"] == angle])
-        still = outcomes(_same_questions(plain, lines), by_key)
+    for angle in sorted({answer.rotation.tilt_deg for answer in tilted}):
+        answers = headline([answer for answer in tilted if answer.rotation.tilt_deg == angle])
+        unrotated = outcomes(_same_questions(plain, answers), by_key)
         blocks[f"{angle:g}"] = {
-            measure: mean_score(found, **draws) | {"plain": mean_score(still[measure], **draws)["value"]}
-            for measure, found in outcomes(lines, by_key).items()
+            measure: mean_score(found, **draws) | {"plain": mean_score(unrotated[measure], **draws)["value"]}
+            for measure, found in outcomes(answers, by_key).items()
         }
     return blocks

@@ -6,20 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_configs import poses_of
 
 from panollava.corpus.masks import decoded, encoded
 from panollava.corpus.patch_masks import patch_coverage
 from panollava.corpus.records import Mask, Record
 from panollava.corpus.world_records import world_row
 from panollava.inference.answer import Answer
+from panollava.tasks.block_scores import evaluate
+from panollava.tasks.prediction import Prediction
 from panollava.tasks.questions import Question, panorama_questions
-from panollava.tasks.results import evaluate
-from panollava.tasks.scoring import Prediction, score
-from panollava.tasks.segmenting import USUAL_ROWS, score_masks, usual_mask
+from panollava.tasks.scoring import score
+from panollava.tasks.segmentation import CONSTANT_ROWS, constant_mask, score_masks
+from panollava.vlm.views import view_poses
 
-POSES, SIDE = poses_of("anyres_e2p"), 12
-NOTHING = torch.zeros(USUAL_ROWS, 2 * USUAL_ROWS, dtype=torch.bool)
+POSES, SIDE = view_poses("anyres_e2p"), 12
+NOTHING = torch.zeros(CONSTANT_ROWS, 2 * CONSTANT_ROWS, dtype=torch.bool)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +49,12 @@ def test_every_grounding_question_of_the_world_has_the_mask_of_its_object(questi
 
 
 def test_perfect_patches_reach_the_ceiling_and_others_do_not(questions: list[Question]) -> None:
-    scored = score_masks([(question, perfect(question)) for question in questions], POSES, NOTHING)
+    scored = score_masks([(question.true_mask, perfect(question)) for question in questions], POSES, NOTHING)
     assert all(line["mask_iou"] == line["mask_ceiling"] for line in scored)
     assert np.mean([line["mask_iou"] for line in scored]) > 0.4
-    mistaken = [(question, perfect(other)) for question, other in zip(questions, questions[::-1], strict=True)]
+    mistaken = [
+        (question.true_mask, perfect(other)) for question, other in zip(questions, questions[::-1], strict=True)
+    ]
     wrong = score_masks(mistaken, POSES, NOTHING)
     assert [line["mask_ceiling"] for line in wrong] == [line["mask_ceiling"] for line in scored]
     assert np.mean([line["mask_iou"] for line in wrong]) < 0.2
@@ -59,12 +62,12 @@ def test_perfect_patches_reach_the_ceiling_and_others_do_not(questions: list[Que
 
 def test_each_question_alone_scores_as_among_others(questions: list[Question]) -> None:
     generator = torch.Generator().manual_seed(0)
-    asked = [(question, torch.randn(len(POSES), SIDE, SIDE, generator=generator)) for question in questions]
+    asked = [(question.true_mask, torch.randn(len(POSES), SIDE, SIDE, generator=generator)) for question in questions]
     assert score_masks(asked, POSES, NOTHING) == [score_masks([one], POSES, NOTHING)[0] for one in asked]
 
 
 def test_nothing_drawn_is_no_overlap_and_no_outline(questions: list[Question]) -> None:
-    line = score_masks([(questions[0], torch.full((len(POSES), SIDE, SIDE), -1.0))], POSES, NOTHING)[0]
+    line = score_masks([(questions[0].true_mask, torch.full((len(POSES), SIDE, SIDE), -1.0))], POSES, NOTHING)[0]
     assert (line["mask_iou"], line["boundary_deg"]) == (0, None)
 
 
@@ -75,7 +78,9 @@ def line(image_id: str, variant: Any, pitch: float, **found: Any) -> Prediction:
     record = Record.model_validate(
         {"image_id": image_id, "image_path": "a.png", "conversations": [turn], "objects": [{**item, "mask": mask}]}
     )
-    return score(variant, panorama_questions(image_id, [record])[0], Answer("[0, 0, 20, 20]", 0.5)) | found
+    return score(variant, panorama_questions(image_id, [record])[0], Answer("[0, 0, 20, 20]", 0.5)).model_copy(
+        update=found
+    )
 
 
 def test_the_numbers_are_those_of_a_hand() -> None:
@@ -110,9 +115,10 @@ def test_masks_of_an_8k_panorama_are_compared_at_a_size_that_fits(questions: lis
     eight = replace(questions[0], mask=Mask.model_validate(encoded(large.numpy())))
     assert eight.true_mask.size[0] >= 2048
     line, own = (
-        score_masks([(question, perfect(questions[0]))], POSES, NOTHING)[0] for question in (eight, questions[0])
+        score_masks([(question.true_mask, perfect(questions[0]))], POSES, NOTHING)[0]
+        for question in (eight, questions[0])
     )
-    assert line["mask"]["size"] == [512, 1024]
+    assert line["mask"].size == (512, 1024)
     assert line["mask_iou"] == pytest.approx(own["mask_iou"], abs=0.1)
 
 
@@ -123,23 +129,23 @@ def band(first: int, last: int) -> Mask:
     return Mask.model_validate(encoded(mask.numpy()))
 
 
-def test_the_usual_mask_is_the_part_that_overlaps_the_masks_best() -> None:
+def test_the_constant_mask_is_the_part_that_overlaps_the_masks_best() -> None:
     masks = [band(0, 40), band(0, 40), band(20, 60), band(200, 210)]
     # What is covered twice: IoU of 1, 1, 20 / 60 and 0. All that is covered would have 40 / 70 at best.
-    assert torch.equal(usual_mask(masks), decoded(band(0, 40)))
-    assert torch.equal(usual_mask([band(0, 90), band(10, 100)]), decoded(band(0, 100)))
-    assert torch.equal(usual_mask([band(3, 9)]), decoded(band(3, 9)))
-    assert not usual_mask([]).any()
-    assert not usual_mask([band(5, 5)]).any()
+    assert torch.equal(constant_mask(masks), decoded(band(0, 40)))
+    assert torch.equal(constant_mask([band(0, 90), band(10, 100)]), decoded(band(0, 100)))
+    assert torch.equal(constant_mask([band(3, 9)]), decoded(band(3, 9)))
+    assert not constant_mask([]).any()
+    assert not constant_mask([band(5, 5)]).any()
 
 
-def test_the_usual_mask_of_the_world_is_a_poor_guess_but_no_worse_than_one_of_its_masks(
+def test_the_constant_mask_of_the_world_is_a_poor_guess_but_no_worse_than_one_of_its_masks(
     questions: list[Question],
 ) -> None:
-    usual = usual_mask([question.true_mask for question in questions])
-    asked = [(question, perfect(question)) for question in questions]
+    usual = constant_mask([question.true_mask for question in questions])
+    asked = [(question.true_mask, perfect(question)) for question in questions]
     found = [line["mask_majority"] for line in score_masks(asked, POSES, usual)]
     assert 0.02 < np.mean(found) < 0.4
-    single = usual_mask([questions[0].true_mask])
+    single = constant_mask([questions[0].true_mask])
     assert np.mean([line["mask_majority"] for line in score_masks(asked, POSES, single)]) <= np.mean(found) + 0.02
     assert [line["mask_majority"] for line in score_masks(asked, POSES, NOTHING)] == [0] * len(asked)

@@ -9,20 +9,20 @@ import pytest
 from report_data import SCORES, TOP, full_predictions, open_predictions, write_outputs
 
 from panollava.markdown import markdown_table, update_between_markers
-from panollava.report.html import write_report
-from panollava.report.inputs import load_panoramas, read_inputs, read_predictions
+from panollava.report.inputs import load_panoramas, read_inputs
+from panollava.report.page import write_report
 from panollava.report.panorama_figures import detections_figure
 from panollava.report.score_figures import text_figure
 from panollava.report.tables import all_score_rows, results_table
-
-RING = {"fov_deg": 90.0, "stride_deg": 45.0, "pitches_deg": [0.0], "roll_deg": 0.0, "tokens_per_side": 4}
+from panollava.tasks.prediction_files import read_predictions
+from panollava.vlm.views import ViewSettings
 
 
 def report(folder: Path, out: str = "figures", samples: int = 3, strategy: str = "e2p") -> list[Path]:
     return write_report(
         folder / "predictions.jsonl", folder / "metrics", folder / "plots", folder / "store", folder / out,
         folder / f"{out}.html",
-        views=RING | {"view_strategy": strategy}, samples=samples, seed=0,
+        views=ViewSettings(strategy), tokens_per_side=4, samples=samples, seed=0,
     )  # fmt: skip
 
 

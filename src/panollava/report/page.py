@@ -1,8 +1,8 @@
-"""The report: every figure as a PNG file, and one HTML page that holds them all and needs nothing else to open."""
+"""The report: every figure as a PNG file, and one HTML page that holds all of them and needs no other file."""
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,20 +12,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from panollava.io import replacing
-from panollava.report.inputs import Prediction, ReportInputs, read_inputs
+from panollava.report.inputs import ReportInputs, read_inputs
 from panollava.report.mask_figures import masks_figure
 from panollava.report.pairing_figure import pairing_figure
 from panollava.report.panorama_figures import answers_figure, detections_figure, sample_panoramas, verdict
 from panollava.report.run_figures import latency_figure, losses_figure
 from panollava.report.score_figures import accuracy_figure, confusion_figure, text_figure
 from panollava.report.sphere_figures import directions_figure, grounding_figure
-from panollava.report.style import png_bytes
+from panollava.report.style import language_name, png_bytes
 from panollava.report.tables import ScoreRow, all_score_rows
+from panollava.tasks.prediction import Prediction, Variant
+from panollava.vlm.views import ViewSettings
 
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A drawn figure: its file stem, the PNG, and the section of the report it belongs to."""
+    """A drawn figure: its file stem, its section of the report, and the PNG."""
 
     stem: str
     section: str
@@ -33,7 +35,7 @@ class ReportFigure:
 
     @property
     def data_uri(self) -> str:
-        """Return the PNG as a data URI, so that the page needs no file beside it."""
+        """Return the PNG as a data URI."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode('ascii')}"
 
 
@@ -47,7 +49,9 @@ class AnswerRow:
     shuffled: str
 
 
-def draw_figures(inputs: ReportInputs, *, views: Mapping[str, Any], samples: int, seed: int) -> list[ReportFigure]:
+def draw_figures(
+    inputs: ReportInputs, *, views: ViewSettings, tokens_per_side: int, samples: int, seed: int
+) -> list[ReportFigure]:
     """Draw each figure whose inputs exist, in the order of the report."""
     builders: list[tuple[str, str, Callable[[], Figure | None]]] = [
         ("accuracy", "accuracy", partial(accuracy_figure, inputs)),
@@ -64,7 +68,7 @@ def draw_figures(inputs: ReportInputs, *, views: Mapping[str, Any], samples: int
         builders.append((f"confusion_{language}", "confusion", partial(confusion_figure, inputs, language)))
     builders += [
         ("free_text", "free_text", partial(text_figure, inputs)),
-        ("pairing", "pairing", partial(pairing_figure, views)),
+        ("pairing", "pairing", partial(pairing_figure, views, tokens_per_side)),
         ("losses", "losses", partial(losses_figure, inputs)),
         ("latency", "latency", partial(latency_figure, inputs)),
     ]
@@ -75,12 +79,20 @@ def draw_figures(inputs: ReportInputs, *, views: Mapping[str, Any], samples: int
 def answer_rows(inputs: ReportInputs, *, samples: int, seed: int) -> list[AnswerRow]:
     """Return every question about the sampled panoramas with the answers of the model and of its baselines."""
     shown = set(sample_panoramas(inputs, samples=samples, seed=seed))
+    baselines: tuple[Variant, ...] = ("blind", "shuffled")
     others = {
         variant: {p.key: p.prediction for p in inputs.of(variant=variant) if p.image_id in shown}
-        for variant in ("blind", "shuffled")
+        for variant in baselines
     }
     questions = sorted((p for p in inputs.of() if p.image_id in shown), key=lambda p: p.key)
-    return [AnswerRow(p, verdict(p), *(others[v].get(p.key, "") for v in ("blind", "shuffled"))) for p in questions]
+    return [AnswerRow(p, verdict(p), *(others[v].get(p.key, "") for v in baselines)) for p in questions]
+
+
+def type_examples(inputs: ReportInputs) -> list[Prediction]:
+    """Return one question of each type in the first language; later turns of a dialogue need the earlier ones."""
+    asked = sorted((p for p in inputs.of(language=inputs.languages[0])), key=lambda p: (p.turn, p.key))
+    first = {p.type: p for p in reversed(asked)}
+    return [first[kind] for kind in dict.fromkeys(p.type for p in inputs.of()) if kind in first]
 
 
 def flatten(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -111,23 +123,27 @@ def render_html(inputs: ReportInputs, figures: list[ReportFigure], *, samples: i
         rows=rows,
         headlines=[row for row in rows if row.headline],
         sections=sections,
+        examples=type_examples(inputs) if "accuracy" in sections else [],
+        language_name=language_name,
         answers=answer_rows(inputs, samples=samples, seed=seed),
         details={name: flatten(content) for name, content in inputs.other_metrics.items()},
     )
 
 
 def write_report(
-    predictions: Path, metrics: Path, plots: Path, store: Path, out: Path, page: Path, *, views: Mapping[str, Any],
-    samples: int, seed: int,
+    predictions: Path, metrics: Path, plots: Path, store: Path, out: Path, page: Path, *, views: ViewSettings,
+    tokens_per_side: int, samples: int, seed: int,
 ) -> list[Path]:  # fmt: skip
     """Write the figures as PNG into the folder `out`, the report to the file `page`, and return all files written.
 
-    `metrics` and `plots` are the pipeline's folders, `store` the preprocessed panoramas, `views` the settings of the
-    model's views; `samples` is how many panoramas are shown, drawn by `seed`. Raises a ValueError that names the file
-    if an input cannot be read.
+    `metrics` and `plots` are the pipeline's folders, `store` the preprocessed panoramas; `views` and
+    `tokens_per_side` are settings of the model. `samples` panoramas are shown, drawn by `seed`.
+
+    Raises:
+        ValueError: an input cannot be read; the message names the file.
     """
     inputs = read_inputs(predictions, metrics, plots, store)
-    figures = draw_figures(inputs, views=views, samples=samples, seed=seed)
+    figures = draw_figures(inputs, views=views, tokens_per_side=tokens_per_side, samples=samples, seed=seed)
     html = render_html(inputs, figures, samples=samples, seed=seed)
     contents = {out / f"{figure.stem}.png": figure.png for figure in figures} | {page: html.encode("utf-8")}
     out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,37 @@
+"""From predictions to the numbers of metrics/evaluate.json: per language, one block per task beside its baselines.
+
+A block exists only where questions of its task do, a baseline only where its variant was answered; a number that cannot
+be computed is absent, never NaN.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from panollava.tasks.prediction import Prediction
+from panollava.tasks.scorer import Block, Scorer
+from panollava.tasks.table import TASKS
+
+
+def evaluate(predictions: Sequence[Prediction], *, resamples: int, seed: int) -> Block:
+    """Return the scores of each language, English first."""
+    scores = {}
+    for language in languages_of(predictions):
+        own = [p for p in predictions if p.language == language]
+        scores[language] = language_scores(own, resamples, seed)
+    return scores
+
+
+def language_scores(predictions: Sequence[Prediction], resamples: int, seed: int) -> Block:
+    """Return the blocks of one language, those that do not apply left out."""
+    blocks = {
+        block.name: block.metrics(
+            Scorer([p for p in predictions if p.task == task.name and block.belongs(p)], resamples, seed)
+        )
+        for task in TASKS.values()
+        for block in task.blocks
+    }
+    return {name: block for name, block in blocks.items() if block}
+
+
+def languages_of(predictions: Iterable[Prediction]) -> list[str]:
+    """Return the languages of predictions, English first."""
+    return sorted({p.language for p in predictions}, key=lambda name: (name != "en", name))

@@ -1,0 +1,118 @@
+"""Direction: yaw and pitch of a named object as `35, -12`, in degrees, scored by the angle from the true direction."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from panollava.corpus.records import DirectionAnswer, DirectionDeg, Turn
+from panollava.corpus.rotation.panorama import Rotation
+from panollava.metrics.intervals import clustered_bootstrap
+from panollava.tasks.degrees import angle_deg, numbers_pattern, wrapped
+from panollava.tasks.prediction import Prediction, typed
+from panollava.tasks.scorer import Block, Scorer, interval_block, unparsed
+from panollava.tasks.task import Fields, Measure, Predictions, RotationStudy, ScoreBlock, ScoreNumber, Task, require
+from panollava.vlm.geometry import angular_distance, directions_to_rays
+
+if TYPE_CHECKING:
+    from panollava.inference.answer import Answer
+
+# A direction this close is right.
+NEAR_DEG = 15.0
+_DIRECTION = re.compile(numbers_pattern(2))
+
+
+def parse_direction(text: str) -> DirectionDeg | None:
+    """Return yaw in [-180, 180) and pitch in degrees of `35, -12`, or None if the text is anything else."""
+    match = _DIRECTION.fullmatch(text.strip())
+    if match is None:
+        return None
+    yaw, pitch = (float(number) for number in match.groups())
+    return (wrapped(yaw), pitch) if math.isfinite(yaw) and abs(pitch) <= 90 else None
+
+
+def score_direction(said: "Answer", turn: Turn) -> Fields:
+    """Score a direction by its angle from the true one; one that cannot be read is 180 degrees off."""
+    found, truth = parse_direction(said.text), typed(turn.answer, DirectionAnswer)
+    if found is None:
+        return {"parsed": False, "error_deg": 180.0}
+    return {"direction": found, "error_deg": angle_deg(found, (truth.yaw_deg, truth.pitch_deg))}
+
+
+def check_direction(prediction: Prediction) -> None:
+    """Raise a ValueError if a prediction lacks its score."""
+    require(prediction, "error_deg", prediction.error_deg)
+
+
+def is_near(prediction: Prediction) -> bool | None:
+    """Return whether a direction is within 15 degrees of the true one."""
+    return prediction.error_deg is not None and prediction.error_deg <= NEAR_DEG
+
+
+def constant_direction_deg(predictions: Predictions) -> float:
+    """Return the least median error that always giving one of the true directions would have, in degrees."""
+    truths = [p.truth(DirectionAnswer) for p in predictions]
+    angles = torch.tensor([[truth.yaw_deg, truth.pitch_deg] for truth in truths]).double()
+    rays = directions_to_rays(*angles.deg2rad().unbind(-1))
+    return float(np.median(angular_distance(rays[:, None], rays).rad2deg().numpy(), axis=1).min())
+
+
+def direction(scorer: Scorer) -> Block:
+    """Return the median error of directions in degrees, and the share within 15 degrees."""
+    predictions = scorer.of("model")
+    if not predictions:
+        return {}
+    errors, panoramas = np.array(errors_deg(predictions)), [p.image_id for p in predictions]
+    interval = clustered_bootstrap(errors, panoramas, "median", **scorer.draws)
+    block = interval_block("median_deg", predictions, interval)
+    block |= {"within_15_deg": float((errors <= NEAR_DEG).mean()), "unparsed": unparsed(predictions)}
+    block["majority_median_deg"] = constant_direction_deg(predictions)
+    for variant, others in scorer.baselines.items():
+        block[f"{variant}_median_deg"] = float(np.median(errors_deg(others)))
+    return block
+
+
+def errors_deg(predictions: Predictions) -> Sequence[float]:
+    """Return the angle of each direction from the true one in degrees."""
+    return [p.error_deg for p in predictions if p.error_deg is not None]
+
+
+def agrees(rotated: Prediction, plain: Prediction, rotation: Rotation) -> bool:
+    """Return whether two directions agree within 15 degrees once the plain one is rotated too."""
+    if not (rotated.direction and plain.direction):
+        return False
+    return angle_deg(rotation.direction(*plain.direction), rotated.direction) <= NEAR_DEG
+
+
+DIRECTION = Task(
+    name="direction",
+    max_new_tokens=16,
+    score=score_direction,
+    check=check_direction,
+    right=is_near,
+    blocks=(
+        ScoreBlock(
+            "direction",
+            direction,
+            (
+                ScoreNumber("direction, median error", "median_deg", "{}_median_deg", degrees=True),
+                ScoreNumber("direction, within 15°", "within_15_deg"),
+            ),
+        ),
+    ),
+    measures=(
+        Measure(
+            "direction",
+            "direction, median error",
+            "lower",
+            "direction.median_deg",
+            errors_deg,
+            median=True,
+            degrees=True,
+        ),
+    ),
+    rotated=RotationStudy("direction", agrees),
+)
