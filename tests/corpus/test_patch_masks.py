@@ -72,7 +72,7 @@ def test_a_constant_stays_constant_and_unseen_pixels_are_minus_infinity() -> Non
 
 def test_fine_views_dominate_the_whole_panorama() -> None:
     values = torch.zeros(1, 9, 8, 8)
-    values[:, 0] = 1.0  # the whole panorama says 1 everywhere, the views around the horizon 0
+    values[:, 0] = 1.0  # 1 in the whole panorama, 0 in the views around the horizon
     drawn = splat(values, view_poses("anyres_e2p"), HEIGHT, WIDTH)[0]
     assert drawn[HEIGHT // 2].max() < 0.1
     assert torch.allclose(drawn[0], torch.tensor(1.0))

@@ -1,4 +1,4 @@
-"""Spherical IoU against integration by random rays, against closed forms, and in the places where clipping breaks."""
+"""Spherical IoU against integration by random rays, against closed forms, and in cases that are hard for clipping."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_agrees_with_integration_by_random_rays(extents: tuple[float, float], st
 CASES = {
     "identical": ((20, 30, 40, 25), (20, 30, 40, 25)),
     "nested": ((20, -30, 60, 50), (22, -33, 20, 10)),
-    "nested, turned over the pole": ((0, 90, 60, 60), (70, 80, 15, 25)),
+    "nested, rotated over the pole": ((0, 90, 60, 60), (70, 80, 15, 25)),
     "both hold the zenith": ((10, 82, 40, 30), (120, 84, 30, 50)),
     "both hold the nadir": ((10, -80, 50, 40), (-170, -85, 45, 35)),
     "over the zenith": ((0, 80, 20, 40), (180, 80, 25, 40)),
@@ -157,10 +157,10 @@ def test_the_seam_is_nowhere() -> None:
 
 
 def test_boxes_at_the_pole_are_squares_that_turn_with_their_yaw() -> None:
-    # At the zenith, yaw turns the box about its own centre: a quarter turn of a square is the square itself.
+    # At the zenith, yaw rotates the box about its own centre; a square rotated by 90 degrees is itself.
     up, quarter, eighth = boxes_deg((0, 90, 5, 5), (90, 90, 5, 5), (45, 90, 5, 5))
     assert paired_iou(up, quarter).item() == pytest.approx(1, abs=1e-9)
-    # A square and itself turned by 45 degrees, on the plane: an octagon, IoU sqrt(2) / 2; a small one is flat.
+    # A square and itself rotated by 45 degrees, on the plane: an octagon, IoU sqrt(2) / 2; a small one is flat.
     assert paired_iou(up, eighth).item() == pytest.approx(math.sqrt(0.5), abs=1e-3)
     across = boxes_deg((0, 85, 20, 20), (180, 85, 20, 20))
     level = boxes_deg((0, -5, 20, 20), (0, 5, 20, 20))
@@ -175,7 +175,7 @@ def test_touching_disjoint_and_opposite_boxes_share_nothing() -> None:
 
 
 def test_two_wide_boxes_share_a_lune() -> None:
-    # Nearly half spheres, turned by 90 degrees: a quarter of the sphere is shared, three quarters are covered.
+    # Nearly half spheres, rotated by 90 degrees: a quarter of the sphere is shared, three quarters are covered.
     a, b = boxes_deg((0, 0, 179.999, 179.999), (90, 0, 179.999, 179.999))
     assert paired_iou(a, b).item() == pytest.approx(1 / 3, abs=1e-4)
 
@@ -236,10 +236,10 @@ def test_extents_are_refused_from_180_degrees_on_and_not_before() -> None:
 @pytest.mark.parametrize(
     "bad",
     [(0, 0, -1, 10), (0, 0, 10, -1e-9)]
-    + [tuple(value if place == 2 else 5.0 for place in range(4)) for value in (math.nan, math.inf, -math.inf)]
-    + [tuple(math.nan if place == here else 5.0 for place in range(4)) for here in range(4)],
+    + [tuple(value if index == 2 else 5.0 for index in range(4)) for value in (math.nan, math.inf, -math.inf)]
+    + [tuple(math.nan if index == bad else 5.0 for index in range(4)) for bad in range(4)],
 )
-def test_a_box_without_an_area_on_the_sphere_is_refused_by_name(bad: tuple[float, float, float, float]) -> None:
+def test_a_box_without_an_area_on_the_sphere_is_refused(bad: tuple[float, float, float, float]) -> None:
     good, boxes = boxes_deg((0, 0, 10, 10)), boxes_deg((0, 0, 10, 10), bad)
     assert valid_boxes(boxes).tolist() == [True, False]
     with pytest.raises(ValueError, match=r"box \[1\] of b is \[.*below 180"):
