@@ -44,11 +44,12 @@ def test_a_mask_rotated_by_one_view_covers_the_patches_of_the_next_view() -> Non
 
 
 @pytest.mark.parametrize("strategy", ["cubemap", "anyres_e2p", "sphere", "sliding_window"])
-@pytest.mark.parametrize("yaw", [0, 180, 67])
-def test_a_mask_comes_back_unchanged(strategy: str, yaw: float) -> None:
-    poses, mask = view_poses(strategy), cap(yaw, 15, 30)
-    back = splat(patch_coverage(mask, poses, 16, 16)[None] - 0.5, poses, HEIGHT, WIDTH)[0] > 0
-    assert overlap(back, mask) > 0.9
+def test_a_mask_comes_back_nearly_unchanged(strategy: str) -> None:
+    poses = view_poses(strategy)
+    for yaw in (0, 180, 67):
+        mask = cap(yaw, 15, 30)
+        back = splat(patch_coverage(mask, poses, 16, 16)[None] - 0.5, poses, HEIGHT, WIDTH)[0] > 0
+        assert overlap(back, mask) > 0.9, f"yaw {yaw}"
 
 
 def test_finer_patches_restore_a_mask_better() -> None:
