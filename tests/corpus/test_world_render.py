@@ -159,9 +159,8 @@ def test_an_image_without_a_horizon_is_refused() -> None:
 def test_rendering_does_not_depend_on_questions_or_their_wording() -> None:
     for module in Path(render_module.__file__).parent.glob("*.py"):
         nodes = ast.walk(ast.parse(module.read_text("utf-8")))
-        own = {
-            n.module or "" for n in nodes if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("panollava")
-        }
+        names = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        own = {name for name in names if name.startswith("panollava")}
         assert all(name.startswith("panollava.corpus.world.") for name in own), f"{module} imports {own}"
 
 

@@ -23,7 +23,7 @@ def answers(generator: np.random.Generator, panoramas: int, questions: int, effe
 
 def p_values(test: Any, effect: float, repetitions: int, seed: int = 0) -> NDArray:
     generator = np.random.default_rng(seed)
-    tests = [test(*answers(generator, 25, 3, effect), draws=400, seed=seed) for seed in range(repetitions)]
+    tests = [test(*answers(generator, 40, 3, effect), draws=400, seed=seed) for seed in range(repetitions)]
     return np.array([(t.p, t.p_less, t.p_greater) for t in tests])
 
 

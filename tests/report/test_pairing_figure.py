@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from tiny_configs import poses_of
+
 from panollava.report.pairing_figure import pairing_figure, strip_errors, strip_pairs
 from panollava.report.style import png_bytes
-from panollava.vlm.views import ViewSettings, view_poses
+from panollava.vlm.views import ViewSettings
 
 RING = ViewSettings("anyres_e2p", fov_deg=90.0, stride_deg=45.0)
 
@@ -22,7 +24,7 @@ def plane_ray(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def test_true_places_follow_the_homography_of_the_two_views() -> None:
-    pairs = strip_pairs(view_poses("anyres_e2p"), 16)
+    pairs = strip_pairs(poses_of("anyres_e2p"), 16)
     centre = (torch.arange(16) + 0.5) / 8 - 1
     y, x = (side.flatten() for side in torch.meshgrid(-centre, centre[8:], indexing="ij"))
     # At 90 degrees, 45 degrees on: x' = (x - 1) / (x + 1), y' = sqrt(2) y / (x + 1).
@@ -38,7 +40,7 @@ def test_the_curve_is_lowest_where_half_a_view_is_what_two_views_share() -> None
     strides, medians, largest = strip_errors(RING, 16)
     assert max(strides) < 90
     assert strides[int(np.argmin(medians))] == 45
-    assert medians[strides.index(45)] == pytest.approx(float(np.median(strip_pairs(view_poses("e2p"), 16).error_deg)))
+    assert medians[strides.index(45)] == pytest.approx(float(np.median(strip_pairs(poses_of("e2p"), 16).error_deg)))
     assert all(median <= most for median, most in zip(medians, largest, strict=True))
     # Columns of windows are degrees of yaw: there the strip is exact, at this stride and at no other.
     strides, medians, largest = strip_errors(replace(RING, strategy="sliding_window"), 16)
@@ -55,7 +57,7 @@ def test_every_pair_is_drawn_with_its_numbers(size: int) -> None:
     figure = pairing_figure(RING, size)
     assert figure is not None
     plane, curve = figure.axes[:2]
-    errors = strip_pairs(view_poses("e2p"), size).error_deg.numpy()
+    errors = strip_pairs(poses_of("e2p"), size).error_deg.numpy()
     assert f"Error of strip: median {np.median(errors):.1f}°, largest {errors.max():.1f}°" in plane.get_title(
         loc="left"
     )

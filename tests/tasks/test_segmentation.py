@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from tiny_configs import poses_of
+
 from panollava.corpus.masks import decoded, encoded
 from panollava.corpus.patch_masks import patch_coverage
 from panollava.corpus.records import Mask, Record
@@ -17,9 +19,8 @@ from panollava.tasks.prediction import Prediction
 from panollava.tasks.questions import Question, panorama_questions
 from panollava.tasks.scoring import score
 from panollava.tasks.segmentation import CONSTANT_ROWS, constant_mask, score_masks
-from panollava.vlm.views import view_poses
 
-POSES, SIDE = view_poses("anyres_e2p"), 12
+POSES, SIDE = poses_of("anyres_e2p"), 12
 NOTHING = torch.zeros(CONSTANT_ROWS, 2 * CONSTANT_ROWS, dtype=torch.bool)
 
 
