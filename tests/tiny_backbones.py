@@ -24,7 +24,7 @@ from transformers import (
 
 from panollava.backbones.assemble import Parts
 from panollava.backbones.presets import Backbone, resolve
-from panollava.backbones.standins.told import tell
+from panollava.backbones.standins.described_scenes import describe_scene
 from panollava.backbones.tokenizer import train_tokenizer
 from panollava.corpus.store import write_store
 from panollava.corpus.world_records import world_row
@@ -90,8 +90,8 @@ MODEL: dict[str, Any] = {
 @lru_cache
 def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
     """Return a tokenizer trained on told scenes, with the chat template of a preset; do not change it."""
-    told = [tell(0, index, plain_share=1.0) for index in range(30)]
-    texts = [text for t in told for text in (t.text, *(part for d in t.dialogues for turn in d for part in turn))]
+    scenes = [describe_scene(0, index, text_share=1.0) for index in range(30)]
+    texts = [text for s in scenes for text in (s.text, *(part for d in s.dialogues for turn in d for part in turn))]
     return train_tokenizer(texts, family, vocabulary=420)
 
 

@@ -97,8 +97,8 @@ def detect(options: argparse.Namespace) -> int:
     One a line: its label and its box [yaw, pitch, width, height], degrees to the right of the image's centre and above
     the horizon. With --language ko the description is Korean, such as "모든 빨간색 물체".
     """
-    from panollava.corpus.questions import whole_box
-    from panollava.corpus.wording import detection_text
+    from panollava.corpus.directions import whole_box
+    from panollava.corpus.vocabulary import detection_text
 
     found = open_chat(options).detect(
         options.description, language=options.language, max_new_tokens=options.max_new_tokens

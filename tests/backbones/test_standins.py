@@ -1,4 +1,4 @@
-"""The committed stand-ins: small, described, and loaded by the code that loads a hub checkpoint."""
+"""The committed stand-ins: small, with a card, and loaded by the code that loads hub checkpoints."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from panollava.backbones.assemble import load_encoder, load_image_processor, load_llm, load_tokenizer
 from panollava.backbones.presets import resolve
-from panollava.backbones.standins.train import train as standins
+from panollava.backbones.standins import train as standins
 from panollava.params import load_params
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def test_the_presets_name_the_standins_that_the_command_trains() -> None:
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_encoders(name: str) -> None:
+def test_an_encoder_loads_and_is_described_by_its_card(name: str) -> None:
     preset = PARAMS.encoders[name]
     path = folder(preset.standin)
     content = card(path)
@@ -58,7 +58,7 @@ def test_encoders(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LLMS)
-def test_language_models(name: str) -> None:
+def test_a_language_model_loads_answers_and_is_described_by_its_card(name: str) -> None:
     preset = PARAMS.llms[name]
     path = folder(preset.standin)
     content = card(path)
@@ -70,7 +70,7 @@ def test_language_models(name: str) -> None:
     assert len(tokenizer) <= model.config.vocab_size
     text = "빨간색 공 [-135, 8, 20, 15]"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    asked = [{"role": "user", "content": "a room: red ball [-90, 3, 20, 20].\nIs there a red ball?"}]
-    ids = torch.tensor([tokenizer.apply_chat_template(asked)["input_ids"]])
+    question = [{"role": "user", "content": "a room: red ball [-90, 3, 20, 20].\nIs there a red ball?"}]
+    ids = torch.tensor([tokenizer.apply_chat_template(question)["input_ids"]])
     answer = model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     assert tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True).strip() in ("yes", "no")

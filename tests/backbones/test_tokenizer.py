@@ -1,4 +1,4 @@
-"""The stand-ins' tokenizer: whole numbers, any text survives, and a prompt does not depend on what follows it."""
+"""The stand-ins' tokenizer: whole numbers, lossless text, and prompts that do not depend on the answer."""
 
 import pytest
 from tiny_backbones import tiny_tokenizer
@@ -29,11 +29,11 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_every_text_survives(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+def test_encoding_any_text_is_lossless(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_every_whole_degree_is_one_token_wherever_it_stands() -> None:
+def test_every_whole_degree_is_one_token_in_any_context() -> None:
     tokenizer = train_tokenizer([NUMBERS] * 3, "llama", vocabulary=1000)
     for number in range(-180, 181):
         (token,) = tokenizer(str(number))["input_ids"]
@@ -42,7 +42,7 @@ def test_every_whole_degree_is_one_token_wherever_it_stands() -> None:
     assert len(tokenizer("1234")["input_ids"]) == 2  # pieces of three digits, as in Llama 3
 
 
-def test_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_special_tokens_come_from_the_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
     assert tokenizer.convert_tokens_to_ids(["<pad>", "<s>", "</s>"]) == [0, 1, 2]
     assert (tokenizer.pad_token, tokenizer.bos_token, tokenizer.eos_token) == ("<pad>", "<s>", "</s>")
     # The chat template writes them all; the tokenizer adds none.
@@ -50,14 +50,14 @@ def test_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_prompt_has_the_same_tokens_whatever_answer_follows(family: str) -> None:
+def test_the_tokens_of_a_prompt_do_not_depend_on_the_answer(family: str) -> None:
     tokenizer = tiny_tokenizer(family)
     for question in QUESTIONS:
-        asked = [{"role": "user", "content": question}]
-        prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
+        prompt_chat = [{"role": "user", "content": question}]
+        prompt = tokenizer.apply_chat_template(prompt_chat, add_generation_prompt=True)["input_ids"]
         for answer in ANSWERS:
-            told = [*asked, {"role": "assistant", "content": answer}]
-            encoded = tokenizer.apply_chat_template(told, return_dict=True, return_assistant_tokens_mask=True)
+            chat = [*prompt_chat, {"role": "assistant", "content": answer}]
+            encoded = tokenizer.apply_chat_template(chat, return_dict=True, return_assistant_tokens_mask=True)
             ids, learned = encoded["input_ids"], encoded["assistant_masks"]
             assert ids[: len(prompt)] == prompt
             assert learned == [0] * len(prompt) + [1] * (len(ids) - len(prompt))
@@ -65,7 +65,7 @@ def test_a_prompt_has_the_same_tokens_whatever_answer_follows(family: str) -> No
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_templates_take_parts_and_plain_text_alike(family: str) -> None:
+def test_templates_render_parts_and_plain_text_alike(family: str) -> None:
     tokenizer = tiny_tokenizer(family)
     plain = [{"role": "user", "content": "<pano>\nwhat?"}, {"role": "assistant", "content": "a ball"}]
     parts = [
@@ -91,5 +91,5 @@ def test_the_templates_are_those_of_the_presets() -> None:
     bos = {
         family: tiny_tokenizer(family).apply_chat_template(second, tokenize=False).count("<s>") for family in FAMILIES
     }
-    assert bos == {"llama": 2, "mistral": 1, "vicuna": 1}  # Llama begins every turn anew
+    assert bos == {"llama": 2, "mistral": 1, "vicuna": 1}  # Llama starts every turn with it
     assert all("{%- generation -%}" in chat_template(family) for family in FAMILIES)

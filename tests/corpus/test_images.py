@@ -99,7 +99,7 @@ def test_aspect_must_be_2_to_1_within_a_percent(tmp_path: Path) -> None:
     check_image(path, allow_any_aspect=True)
 
 
-def test_exif_orientation_is_applied_before_the_aspect_is_judged(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied_before_the_aspect_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     original = panorama()
     for orientation, stored in ((3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90)):
@@ -151,11 +151,11 @@ def test_working_size_never_upsamples() -> None:
     assert np.array_equal(np.asarray(to_working_size(exact, 32)), np.asarray(exact))
 
 
-def test_working_size_commutes_with_a_turn_of_the_panorama() -> None:
+def test_resizing_commutes_with_a_yaw_of_the_panorama() -> None:
     original = panorama(600, 300)
-    turned = Image.fromarray(np.roll(np.asarray(original), 6 * 31, axis=1))
+    rotated = Image.fromarray(np.roll(np.asarray(original), 6 * 31, axis=1))
     small = np.asarray(to_working_size(original, 50))
-    assert np.array_equal(np.asarray(to_working_size(turned, 50)), np.roll(small, 31, axis=1))
+    assert np.array_equal(np.asarray(to_working_size(rotated, 50)), np.roll(small, 31, axis=1))
 
 
 def test_working_size_does_not_depend_on_the_bands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_working_size_does_not_depend_on_the_bands(monkeypatch: pytest.MonkeyPat
     assert np.array_equal(np.asarray(to_working_size(original, 40)), whole)
 
 
-def test_coarse_jpeg_decoding_gives_the_same_picture(tmp_path: Path) -> None:
+def test_coarse_jpeg_decoding_gives_the_same_image(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     smooth(2048, 1024).save(path, quality=95)
     coarse = open_panorama(path, working_height=100)
@@ -187,7 +187,7 @@ def test_a_panorama_of_8192x4096_stays_below_400_mb(tmp_path: Path) -> None:
         "print(to_working_size(open_panorama(pathlib.Path(sys.argv[1]), working_height=1024), 1024).size);"
         "print(pathlib.Path('/proc/self/status').read_text())"
     )
-    # A process of its own with this module alone: what else is imported needs more memory than the picture.
+    # A separate process that imports this module alone: other imports need more memory than the image.
     environment = {"PYTHONPATH": str(Path(images.__file__).parent)}
     done = subprocess.run(
         [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True, env=environment

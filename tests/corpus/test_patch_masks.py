@@ -1,4 +1,4 @@
-"""Masks and patches: shares of patches add up to areas, and what goes there comes back in its place."""
+"""Masks and patches: shares add up to areas, and a mask that is transferred to patches comes back unchanged."""
 
 import math
 
@@ -25,7 +25,7 @@ def overlap(first: Tensor, second: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("yaw", "pitch"), [(0, 0), (180, 10), (40, 80), (-100, -90)])
-def test_the_shares_of_a_cube_s_patches_add_up_to_the_area(yaw: float, pitch: float) -> None:
+def test_shares_of_the_patches_of_a_cube_add_up_to_the_area(yaw: float, pitch: float) -> None:
     poses = view_poses("cubemap")
     covered = patch_coverage(cap(yaw, pitch, 25), poses, 12, 12)
     area = (covered * token_solid_angles(poses, 12, 12)).sum()
@@ -34,24 +34,24 @@ def test_the_shares_of_a_cube_s_patches_add_up_to_the_area(yaw: float, pitch: fl
     assert covered.max() == 1
 
 
-def test_a_rolled_mask_covers_the_patches_of_the_next_view() -> None:
+def test_a_mask_rotated_by_one_view_covers_the_patches_of_the_next_view() -> None:
     poses, mask = view_poses("e2p", stride_deg=45), cap(170, 12, 20)
     before = patch_coverage(mask, poses, 6, 6)
     after = patch_coverage(mask.roll(WIDTH // 8, dims=1), poses, 6, 6)
     assert before.max() == 1
-    assert torch.allclose(after.roll(-1, dims=0), before, atol=0.07)  # rays near a pixel's edge round either way
+    assert torch.allclose(after.roll(-1, dims=0), before, atol=0.07)  # rays near a pixel's edge may round differently
     assert torch.allclose(after.roll(-1, dims=0).sum(), before.sum(), rtol=0.01)
 
 
 @pytest.mark.parametrize("strategy", ["cubemap", "anyres_e2p", "sphere", "sliding_window"])
 @pytest.mark.parametrize("yaw", [0, 180, 67])
-def test_a_mask_comes_back_where_it_was(strategy: str, yaw: float) -> None:
+def test_a_mask_comes_back_unchanged(strategy: str, yaw: float) -> None:
     poses, mask = view_poses(strategy), cap(yaw, 15, 30)
     back = splat(patch_coverage(mask, poses, 16, 16)[None] - 0.5, poses, HEIGHT, WIDTH)[0] > 0
     assert overlap(back, mask) > 0.9
 
 
-def test_finer_patches_bring_it_back_better() -> None:
+def test_finer_patches_restore_a_mask_better() -> None:
     poses, mask = view_poses("anyres_e2p"), cap(100, -20, 12)
     overlaps = [
         overlap(splat(patch_coverage(mask, poses, side, side)[None] - 0.5, poses, HEIGHT, WIDTH)[0] > 0, mask)
@@ -61,7 +61,7 @@ def test_finer_patches_bring_it_back_better() -> None:
     assert overlaps[0] < overlaps[2] - 0.1
 
 
-def test_a_constant_stays_one_and_what_no_view_sees_is_told() -> None:
+def test_a_constant_stays_constant_and_unseen_pixels_are_minus_infinity() -> None:
     everywhere = splat(torch.full((2, 9, 5, 5), 3.0), view_poses("anyres_e2p"), HEIGHT, WIDTH)
     assert everywhere.shape == (2, HEIGHT, WIDTH)
     assert torch.allclose(everywhere, torch.tensor(3.0), atol=1e-5)
@@ -70,7 +70,7 @@ def test_a_constant_stays_one_and_what_no_view_sees_is_told() -> None:
     assert torch.allclose(ring[HEIGHT // 2], torch.tensor(3.0), atol=1e-5)
 
 
-def test_fine_views_outvote_the_whole_panorama() -> None:
+def test_fine_views_dominate_the_whole_panorama() -> None:
     values = torch.zeros(1, 9, 8, 8)
     values[:, 0] = 1.0  # the whole panorama says 1 everywhere, the views around the horizon 0
     drawn = splat(values, view_poses("anyres_e2p"), HEIGHT, WIDTH)[0]

@@ -1,4 +1,4 @@
-"""Turned panoramas against panoramas drawn turned, and turned directions and boxes against what is seen there."""
+"""Rotated panoramas, directions and boxes against panoramas that are drawn rotated."""
 
 import math
 from collections.abc import Callable
@@ -16,17 +16,17 @@ from panollava.tasks.degrees import angle_deg, box_iou
 from panollava.vlm.geometry import erp_rays, rotation
 
 HEIGHT, WIDTH = 64, 128
-TURNINGS = [Rotation(40), Rotation(-22.5), Rotation(tilt_deg=10), Rotation(70, -30), Rotation(180, 85)]
+ROTATIONS = [Rotation(40), Rotation(-22.5), Rotation(tilt_deg=10), Rotation(70, -30), Rotation(180, 85)]
 
 
 def smooth(rays: Tensor) -> Tensor:
-    """Return three smooth functions of the ray `[..., 3]` as bytes would be, `[3, ...]`."""
+    """Return three smooth functions of the ray `[..., 3]` in the range of bytes, `[3, ...]`."""
     x, y, z = rays.unbind(-1)
     return 120 + torch.stack((60 * x + 30 * y * z, 70 * y - 20 * x * x, 50 * z + 40 * x * y))
 
 
 def drawn(rotation: Rotation) -> Tensor:
-    """Return the panorama of `smooth` as the turned camera would draw it: each ray is looked up where it came from."""
+    """Return the rotated panorama of `smooth`, drawn by looking up each ray before the rotation."""
     back = torch.linalg.inv(rotation.matrix)
     return smooth(erp_rays(HEIGHT, WIDTH, torch.float64) @ back.T)
 
@@ -35,30 +35,30 @@ def image(panorama: Tensor) -> Image.Image:
     return Image.fromarray(panorama.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
-@pytest.mark.parametrize("rotation", TURNINGS, ids=str)
-def test_a_turned_panorama_is_the_panorama_drawn_turned(rotation: Rotation) -> None:
-    # Bilinear sampling of a function this smooth is off by less than half a level; the outermost rows clamp.
+@pytest.mark.parametrize("rotation", ROTATIONS, ids=str)
+def test_a_rotated_panorama_is_the_panorama_drawn_rotated(rotation: Rotation) -> None:
+    # Bilinear sampling of so smooth a function is off by less than half a level; the outermost rows clamp.
     found = sample_rotated(smooth(erp_rays(HEIGHT, WIDTH, torch.float64)), rotation)
     assert (found - drawn(rotation)).abs().max() < 4
     assert (found - drawn(rotation)).abs().median() < 0.3
 
 
 @pytest.mark.parametrize("pixels", [0, 1, 8, 64, 127, -5, 300])
-def test_a_roll_by_whole_pixels_moves_them_as_they_are(pixels: int) -> None:
+def test_a_yaw_of_whole_pixels_moves_columns(pixels: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    turned = np.asarray(rotate_image(Image.fromarray(noise), Rotation(pixels * 360 / WIDTH)))
-    assert (turned == np.roll(noise, pixels, axis=1)).all()
+    rotated = np.asarray(rotate_image(Image.fromarray(noise), Rotation(pixels * 360 / WIDTH)))
+    assert (rotated == np.roll(noise, pixels, axis=1)).all()
 
 
-def test_a_roll_by_broken_pixels_samples_across_the_seam() -> None:
+def test_a_yaw_of_half_a_pixel_interpolates_across_the_seam() -> None:
     noise = torch.randint(0, 256, (3, HEIGHT, WIDTH)).double()
     half = sample_rotated(noise, Rotation(0.5 * 360 / WIDTH))
     torch.testing.assert_close(half, (noise + noise.roll(1, dims=-1)) / 2)
 
 
-@pytest.mark.parametrize("rotation", TURNINGS, ids=str)
-def test_what_stands_in_a_direction_is_seen_in_the_turned_one(rotation: Rotation) -> None:
-    # A small disc in the picture, and its direction: the two must turn alike, or every turned answer is wrong.
+@pytest.mark.parametrize("rotation", ROTATIONS, ids=str)
+def test_images_and_directions_rotate_alike(rotation: Rotation) -> None:
+    # A small disc in the image must move with its direction; otherwise every rotated answer is wrong.
     for direction in ((0.0, 0.0), (100.0, 20.0), (-178.0, -25.0)):
         ray = Rotation(*direction).matrix[:, 2]
         disc = ((erp_rays(HEIGHT, WIDTH, torch.float64) @ ray) > math.cos(math.radians(9))).double() * 255
@@ -69,14 +69,14 @@ def test_what_stands_in_a_direction_is_seen_in_the_turned_one(rotation: Rotation
         assert angle_deg((math.degrees(yaw), math.degrees(pitch)), rotation.direction(*direction)) < 1
 
 
-def test_a_tilt_lifts_what_is_in_front() -> None:
+def test_a_tilt_lifts_the_front_and_lowers_the_back() -> None:
     tilt = Rotation(tilt_deg=10)
     assert tilt.direction(0, 0) == pytest.approx((0, 10))
     assert tilt.direction(-180, 0) == pytest.approx((-180, -10))
     assert tilt.direction(90, 0) == pytest.approx((90, 0), abs=1e-9)
 
 
-def test_rolls_add_up_and_keep_the_pitch_exactly() -> None:
+def test_yaws_add_up_and_keep_the_pitch_exactly() -> None:
     for a, b in ((22.5, 67.5), (337.5, 112.5), (-500, 3)):
         once, twice = Rotation(a + b).direction(130, 12.5), Rotation(b).direction(*Rotation(a).direction(130, 12.5))
         assert twice == pytest.approx(once)
@@ -92,7 +92,7 @@ def balls(count: int) -> list[SceneObject]:
 @pytest.mark.parametrize(
     "rotation", [Rotation(100), Rotation(tilt_deg=5), Rotation(tilt_deg=30), Rotation(31, -20)], ids=str
 )
-def test_the_box_of_a_ball_turns_exactly(rotation: Rotation) -> None:
+def test_the_box_of_a_ball_rotates_exactly(rotation: Rotation) -> None:
     for ball in balls(20):
         x, y, z = (rotation.matrix @ torch.tensor(ball.centre, dtype=torch.float64)).tolist()
         if math.hypot(x, z) <= ball.radius:
@@ -103,7 +103,7 @@ def test_the_box_of_a_ball_turns_exactly(rotation: Rotation) -> None:
 
 
 def fitted(points: Tensor, guess: tuple[float, float]) -> tuple[float, ...]:
-    """Return the box in degrees of points `[n, 3]`: the centre from which their extents are symmetric, by iteration."""
+    """Return the box in degrees of points `[n, 3]`, iterating its centre until the extents are symmetric."""
     yaw, pitch = (torch.tensor(angle, dtype=torch.float64).deg2rad() for angle in guess)
     for _ in range(60):
         x, y, z = (points @ rotation(yaw, pitch, torch.zeros_like(yaw))).unbind(-1)
@@ -115,22 +115,22 @@ def fitted(points: Tensor, guess: tuple[float, float]) -> tuple[float, ...]:
 
 @pytest.mark.parametrize(("tilt_deg", "mean"), [(5, 0.94), (10, 0.9), (30, 0.78)])
 def test_the_kept_box_of_a_tilted_cube_is_near_its_exact_box(tilt_deg: float, mean: float) -> None:
-    rotation, found = Rotation(tilt_deg=tilt_deg), []
+    tilt, found = Rotation(tilt_deg=tilt_deg), []
     for index in range(15):
         for item in sample_scene(5, split="train", index=index).objects:
             if item.shape == "cube":
                 signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3)
-                turned = torch.tensor(item.heading, dtype=torch.float64)
+                heading = torch.tensor(item.heading, dtype=torch.float64)
                 flat = torch.tensor(0.0, dtype=torch.float64)
-                corners = signs * item.radius @ rotation(turned, flat, flat).T + torch.tensor(item.centre)
+                corners = signs * item.radius @ rotation(heading, flat, flat).T + torch.tensor(item.centre)
                 assert box_iou(fitted(corners, item.box_deg[:2]), item.box_deg) > 0.999  # type: ignore[arg-type]
-                kept = rotation.box(item.box_deg)
-                found.append(box_iou(fitted(corners @ rotation.matrix.T, kept[:2]), kept))  # type: ignore[arg-type]
+                kept = tilt.box(item.box_deg)
+                found.append(box_iou(fitted(corners @ tilt.matrix.T, kept[:2]), kept))  # type: ignore[arg-type]
     assert np.mean(found) > mean
     assert min(found) > 0.5
 
 
-def test_whole_pixels_are_the_nearest() -> None:
+def test_the_yaw_of_whole_pixels_is_the_nearest() -> None:
     for yaw in (0, 100.3, -77.7, 359.9):
         found = whole_pixel_yaw_deg(yaw, 512)
         assert abs(found - yaw) <= 180 / 512
@@ -139,6 +139,6 @@ def test_whole_pixels_are_the_nearest() -> None:
 
 @pytest.mark.parametrize("angle", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("make", [lambda a: Rotation(yaw_deg=a), lambda a: Rotation(tilt_deg=a)], ids=["yaw", "tilt"])
-def test_an_endless_angle_is_refused(make: Callable[[float], Rotation], angle: float) -> None:
+def test_an_angle_that_is_not_finite_is_refused(make: Callable[[float], Rotation], angle: float) -> None:
     with pytest.raises(ValueError, match=f"_deg is {angle}"):
         make(angle)

@@ -1,4 +1,4 @@
-"""The synthetic world as a dataset: the same whatever the number of processes, valid, and true to the picture."""
+"""The synthetic world as a dataset: independent of the number of processes, valid, and consistent with the images."""
 
 import math
 from collections import Counter
@@ -9,10 +9,10 @@ import torch
 from pycocotools import mask as coco
 
 from panollava.corpus.masks import encoded
-from panollava.corpus.questions import GENERATORS
 from panollava.corpus.records import Record, records_from_json, records_to_json
 from panollava.corpus.store import PanoramaRow
 from panollava.corpus.world.scenes import sample_scene
+from panollava.corpus.world_questions import GENERATORS
 from panollava.corpus.world_records import TEST_QUESTIONS, TRAIN_QUESTIONS, world_row, world_rows
 from panollava.vlm.geometry import directions_to_rays, rotation
 
@@ -39,7 +39,7 @@ def dialogues(rows: list[PanoramaRow]) -> list[Record]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_number_of_processes_changes_nothing(train: list[PanoramaRow], workers: int) -> None:
+def test_rows_do_not_depend_on_the_number_of_processes(train: list[PanoramaRow], workers: int) -> None:
     rows = list(world_rows("train", 10, workers=workers, **OPTIONS))
     assert [content(row) for row in rows] == [content(row) for row in train[:10]]
 
@@ -59,7 +59,7 @@ def test_records_are_valid_and_belong_to_their_panorama(train: list[PanoramaRow]
         assert len({record.model_dump_json() for record in row.records}) == len(row.records)
 
 
-def test_objects_stand_once_with_boxes_and_masks_of_the_scene(train: list[PanoramaRow]) -> None:
+def test_objects_of_the_scene_are_listed_once(train: list[PanoramaRow]) -> None:
     for index, row in enumerate(train):
         first, *others = row.records
         assert not any(record.objects for record in others)
@@ -69,13 +69,13 @@ def test_objects_stand_once_with_boxes_and_masks_of_the_scene(train: list[Panora
 
 
 def inside(box_deg: tuple[float, ...], margin_deg: float) -> np.ndarray:
-    """Return which pixels of the panorama lie in a box that is larger by a margin on each side."""
+    """Return which pixels of the panorama lie in a box with a margin added on each side."""
     yaw, pitch, width, height = (math.radians(value) for value in box_deg)
     columns = (torch.arange(2 * HEIGHT) + 0.5) / (2 * HEIGHT) * 2 * math.pi - math.pi
     rows = math.pi / 2 - (torch.arange(HEIGHT) + 0.5) / HEIGHT * math.pi
     rays = directions_to_rays(*torch.broadcast_tensors(columns[None], rows[:, None]))
-    turn = rotation(torch.tensor(yaw), torch.tensor(pitch), torch.tensor(0.0))
-    x, y, z = torch.einsum("ij,hwi->hwj", turn, rays).unbind(-1)
+    view = rotation(torch.tensor(yaw), torch.tensor(pitch), torch.tensor(0.0))
+    x, y, z = torch.einsum("ij,hwi->hwj", view, rays).unbind(-1)
     half_x, half_y = (side / 2 + math.radians(margin_deg) for side in (width, height))
     found = (z > 0) & ((x / z).abs() <= math.tan(half_x)) & ((y / z).abs() <= math.tan(half_y))
     return found.numpy()
@@ -107,7 +107,7 @@ def test_masks_survive_the_round_trip() -> None:
     assert (coco.decode(rle).astype(bool) == mask).all()
 
 
-def test_a_training_question_comes_in_one_language(train: list[PanoramaRow]) -> None:
+def test_a_training_question_has_one_language(train: list[PanoramaRow]) -> None:
     languages = Counter(record.conversations[0].language for record in dialogues(train))
     assert 0.22 < languages["ko"] / languages.total() < 0.38
     for record in dialogues(train):
@@ -117,7 +117,7 @@ def test_a_training_question_comes_in_one_language(train: list[PanoramaRow]) -> 
         assert {record.conversations[0].language for record in row.records} == wanted
 
 
-def test_a_test_question_comes_in_both_languages(test_rows: list[PanoramaRow]) -> None:
+def test_a_test_question_has_both_languages(test_rows: list[PanoramaRow]) -> None:
     for row in test_rows:
         pairs = list(zip(row.records[::2], row.records[1::2], strict=True))
         for english, korean in pairs:
@@ -131,7 +131,7 @@ def test_a_test_question_comes_in_both_languages(test_rows: list[PanoramaRow]) -
         assert max(kinds.values()) == 1
 
 
-def test_at_the_poles_is_asked_what_needs_no_compass() -> None:
+def test_a_polar_world_has_only_questions_without_compass_directions() -> None:
     rows = [world_row(index, split="test", min_latitude_deg=60, **OPTIONS) for index in range(12)]
     for row in rows:
         assert records_from_json(records_to_json(row.records)) == row.records
@@ -140,15 +140,15 @@ def test_at_the_poles_is_asked_what_needs_no_compass() -> None:
             mask = coco.decode({"size": list(item.mask.size), "counts": item.mask.counts}).astype(bool)
             assert mask.any()
             assert not (mask & ~inside(item.box_deg, 180 / HEIGHT)).any()
-    asked = {turn.type for record in dialogues(rows) for turn in record.conversations}
+    types = {turn.type for record in dialogues(rows) for turn in record.conversations}
     compass = {"direction8", "relation", "turn", "dialogue_direction8", "dialogue_left", "dialogue_where"}
-    assert asked - {"nearest"} == {*GENERATORS} - compass - {"nearest"}
+    assert types - {"nearest"} == {*GENERATORS} - compass - {"nearest"}
 
 
-def test_every_type_is_asked(train: list[PanoramaRow]) -> None:
+def test_every_question_type_occurs(train: list[PanoramaRow]) -> None:
     assert TRAIN_QUESTIONS.keys() == TEST_QUESTIONS.keys() == {*GENERATORS, "dialogue"}
     counts = Counter(turn.type for record in dialogues(train) for turn in record.conversations)
     assert counts.keys() == {*GENERATORS, "dialogue_direction8", "dialogue_left", "dialogue_where"}
     for row in train:
-        asked = Counter(record.conversations[0].type for record in row.records)
-        assert all(asked[kind] <= TRAIN_QUESTIONS[kind] for kind in GENERATORS)
+        found = Counter(record.conversations[0].type for record in row.records)
+        assert all(found[kind] <= TRAIN_QUESTIONS[kind] for kind in GENERATORS)

@@ -1,14 +1,17 @@
-"""Pictures of the synthetic world: labels agree with the boxes, with solid angles and with the geometry."""
+"""Images of the synthetic world: labels agree with the boxes, with solid angles and with the geometry."""
 
+import ast
 import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from panollava.corpus.world import render as render_module
 from panollava.corpus.world.casting import cast, normals
 from panollava.corpus.world.render import render
 from panollava.corpus.world.scenes import CAMERA_HEIGHT, SHAPES, SceneObject, sample_scene
@@ -35,12 +38,12 @@ def test_masks_fill_their_boxes() -> None:
             inside = rays[mask].double()
             box = torch.tensor(item.box_deg, dtype=torch.float64).deg2rad()
             assert rays_in_boxes(inside, box + torch.tensor([0, 0, 2e-5, 2e-5])).all()
-            place = _tangent(inside, item.box_deg)
+            positions = _tangent(inside, item.box_deg)
             # A pixel and a half; the tip of a cone or a cube's corner is thinner than a pixel near its end.
             pixels = 3 if item.shape in ("cone", "cube") else 1.5
             least = torch.tan(box[2:] / 2 - pixels * math.pi / HEIGHT) / torch.tan(box[2:] / 2)
-            assert (place.amax(0) > least).all(), item
-            assert (place.amin(0) < -least).all(), item
+            assert (positions.amax(0) > least).all(), item
+            assert (positions.amin(0) < -least).all(), item
             seam += bool(mask[:, 0].any() and mask[:, -1].any())
             high += abs(item.pitch_deg) > 45
     assert seam >= 4
@@ -48,7 +51,7 @@ def test_masks_fill_their_boxes() -> None:
 
 
 def _fine_rays(item: SceneObject, steps: int = 801) -> tuple[np.ndarray, np.ndarray]:
-    """Return rays through a fine tangent-plane grid that reaches 2 % over the item's box, and the grid's ticks."""
+    """Return rays through a fine tangent-plane grid that extends 2 % beyond the item's box, and the grid's ticks."""
     ticks = np.linspace(-1.02, 1.02, steps)
     yaw, pitch, width, height = torch.tensor(item.box_deg, dtype=torch.float64).deg2rad()
     x, y = np.meshgrid(ticks * math.tan(width / 2), ticks * math.tan(height / 2))
@@ -87,19 +90,19 @@ def test_balls_cover_the_solid_angle_of_their_caps() -> None:
 def test_hits_lie_on_the_surface_and_face_the_camera(shape: str) -> None:
     items = [o for i in range(12) for o in sample_scene(4, split="x", index=i).objects if o.shape == shape]
     for item in items[:8]:
-        rays, _ = _fine_rays(item, 101)
+        rays, _ = _fine_rays(item, 61)
         near = cast(item, rays)
         hit = np.isfinite(near)
         points = rays[hit] * near[hit, None] - np.asarray(item.centre, np.float32)
         normal = normals(item, points)
         assert np.linalg.norm(normal, axis=1) == pytest.approx(1, abs=1e-3)
         assert ((normal * rays[hit]).sum(1) <= 1e-3).all()
-        # Convex: the whole solid lies behind the tangent plane of each surface point.
+        # Convexity: the whole solid is behind the tangent plane of each surface point.
         depth = points @ normal.T
         assert (depth <= np.diag(depth) + 5e-3 * item.radius).all()
 
 
-def test_same_scene_same_bytes_and_other_splits_differ() -> None:
+def test_equal_scenes_have_equal_bytes_and_other_splits_differ() -> None:
     image, labels = render(SCENES[0], 64, 128)
     again, labels_again = render(sample_scene(11, split="test", index=0), 64, 128)
     assert image.tobytes() == again.tobytes()
@@ -132,7 +135,7 @@ def test_labels_agree_between_sizes() -> None:
     assert (coarse == fine[1::3, 1::3]).mean() > 0.9995
 
 
-def test_objects_stand_out_by_their_colour() -> None:
+def test_objects_have_their_colour() -> None:
     scene = SCENES[0]
     image, labels = render(scene, 128, 256)
     for index, item in enumerate(scene.objects):
@@ -148,12 +151,20 @@ def test_objects_stand_out_by_their_colour() -> None:
         assert expected[item.colour], (item.label, red, green, blue)
 
 
-def test_too_small_a_picture_is_refused() -> None:
+def test_an_image_without_a_horizon_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 16 x 32"):
         render(SCENES[0], 8, 16)
 
 
-def test_bytes_do_not_depend_on_the_kernels_of_the_linear_algebra() -> None:
+def test_rendering_does_not_depend_on_questions_or_their_wording() -> None:
+    for module in Path(render_module.__file__).parent.glob("*.py"):
+        nodes = ast.walk(ast.parse(module.read_text("utf-8")))
+        names = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        own = {name for name in names if name.startswith("panollava")}
+        assert all(name.startswith("panollava.corpus.world.") for name in own), f"{module} imports {own}"
+
+
+def test_bytes_do_not_depend_on_the_processor_s_blas_kernels() -> None:
     code = (
         "import hashlib; from panollava.corpus.world.render import render;"
         "from panollava.corpus.world.scenes import sample_scene;"

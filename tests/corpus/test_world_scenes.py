@@ -1,4 +1,4 @@
-"""The scenes of the synthetic world: reproducible, varied as promised, boxes exact and well apart."""
+"""Scenes of the synthetic world: reproducible and varied, with exact boxes that are well apart."""
 
 import hashlib
 import math
@@ -43,7 +43,7 @@ def test_scene_depends_on_seed_split_and_index_only() -> None:
     assert sample_scene(0, split="train", index=6) != first
 
 
-def test_counts_and_names_are_even(scenes: list[Scene], objects: list[SceneObject]) -> None:
+def test_counts_and_names_are_evenly_distributed(scenes: list[Scene], objects: list[SceneObject]) -> None:
     counts = Counter(len(scene.objects) for scene in scenes)
     assert set(counts) == set(range(2, 9))
     assert min(counts.values()) > 0.1 * len(scenes)
@@ -68,7 +68,7 @@ def test_shares_of_seam_high_and_grounded_objects(scenes: list[Scene], objects: 
     assert 0.4 < sum(o.grounded for o in below) / len(below) < 0.6
 
 
-def test_boxes_have_the_promised_sizes_and_gaps(scenes: list[Scene], objects: list[SceneObject]) -> None:
+def test_boxes_keep_the_limits_of_size_and_gap(scenes: list[Scene], objects: list[SceneObject]) -> None:
     assert all(min(o.box_deg[2:]) >= 8 and max(o.box_deg[2:]) <= 42 for o in objects)
     assert all(-180 <= o.yaw_deg < 180 and o.box_deg[:2] == (o.yaw_deg, o.pitch_deg) for o in objects)
     for scene in scenes[:300]:
@@ -88,18 +88,18 @@ def assert_inside_the_world(scenes: list[Scene]) -> None:
                 assert item.centre[1] + item.height / 2 < scene.ceiling
 
 
-def test_objects_stand_or_hang_inside_the_world(scenes: list[Scene]) -> None:
+def test_objects_are_inside_the_world(scenes: list[Scene]) -> None:
     assert_inside_the_world(scenes)
 
 
-def test_the_default_world_is_the_one_that_all_results_were_made_with(scenes: list[Scene]) -> None:
+def test_the_default_world_is_unchanged(scenes: list[Scene]) -> None:
     lines = [f"{o.label} {o.yaw_deg:.3f} {o.pitch_deg:.3f}" for scene in scenes[:200] for o in scene.objects]
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == DEFAULT_WORLD
     assert sample_scene(3, split="train", index=7, min_latitude_deg=0.0) == scenes[7]
 
 
 @pytest.mark.parametrize("latitude", [30, 60, MAX_LATITUDE_DEG])
-def test_objects_of_a_polar_world_are_near_the_poles_and_still_varied(latitude: float) -> None:
+def test_objects_of_a_polar_world_are_near_the_poles_and_varied(latitude: float) -> None:
     polar = [sample_scene(3, split="train", index=i, min_latitude_deg=latitude) for i in range(300)]
     found = [item for scene in polar for item in scene.objects]
     assert min(abs(o.pitch_deg) for o in found) >= latitude
@@ -129,7 +129,7 @@ def test_background_names_describe_the_scene(scenes: list[Scene]) -> None:
         assert (words["walls"] == "skyline") == (scene.kind == "plaza")
 
 
-def test_box_of_a_cube_looked_at_face_on() -> None:
+def test_the_front_face_of_a_cube_fills_its_box() -> None:
     yaw, pitch, width, height = bounding_box("cube", (0.0, 0.0, 3.0), radius=1.0, height=2.0, heading=0.0)
     # The front face is two metres away and fills the box.
     assert (yaw, pitch) == pytest.approx((0, 0), abs=1e-9)

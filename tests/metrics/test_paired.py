@@ -1,4 +1,4 @@
-"""Paired tests: p is uniform under the null and falls with the effect, panoramas are the units, Holm is Holm's."""
+"""Paired tests: p is uniform under the null and falls with the effect; panoramas are the units; Holm's correction."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ Answers = tuple[NDArray, NDArray, NDArray]
 
 
 def answers(generator: np.random.Generator, panoramas: int, questions: int, effect: float = 0.0) -> Answers:
-    """Return two models' values and their panoramas; models and panoramas agree far more within than across."""
+    """Return two models' values and their panoramas; values vary far less within a panorama than across panoramas."""
     hardness = generator.normal(size=(panoramas, 1))
     taste = generator.normal(size=(2, panoramas, 1))
     noise = 0.5 * generator.normal(size=(2, panoramas, questions))
@@ -23,7 +23,7 @@ def answers(generator: np.random.Generator, panoramas: int, questions: int, effe
 
 def p_values(test: Any, effect: float, repetitions: int, seed: int = 0) -> NDArray:
     generator = np.random.default_rng(seed)
-    tests = [test(*answers(generator, 40, 5, effect), draws=400, seed=seed) for seed in range(repetitions)]
+    tests = [test(*answers(generator, 40, 3, effect), draws=400, seed=seed) for seed in range(repetitions)]
     return np.array([(t.p, t.p_less, t.p_greater) for t in tests])
 
 
@@ -45,7 +45,7 @@ def test_p_of_the_bootstrap_alone_keeps_its_level_with_many_panoramas() -> None:
     assert all(0.03 <= rate <= 0.07 for rate in (np.array(p) <= 0.05).mean(axis=0))
 
 
-def test_single_questions_for_units_would_reject_far_too_often() -> None:
+def test_questions_as_units_would_reject_too_often() -> None:
     generator = np.random.default_rng(1)
     naive = []
     for seed in range(200):
@@ -71,7 +71,7 @@ def test_one_sided_p_values_know_the_direction() -> None:
 
 
 @pytest.mark.parametrize("test", [paired_mean, paired_median])
-def test_the_order_of_questions_changes_nothing(test: Any) -> None:
+def test_results_do_not_depend_on_the_order_of_questions(test: Any) -> None:
     a, b, numbers = answers(np.random.default_rng(3), 30, 4, effect=0.3)
     names = np.array([f"pano_{number}" for number in numbers])
     order = np.random.default_rng(4).permutation(len(a))
@@ -83,7 +83,7 @@ def test_repeated_questions_are_no_new_evidence(test: Any) -> None:
     a, b, panoramas = answers(np.random.default_rng(5), 50, 3, effect=0.3)
     once, twice = test(a, b, panoramas), test(*(np.tile(x, 2) for x in (a, b, panoramas)))
     assert twice == pytest.approx(once, abs=1e-12)
-    # As clusters of their own the same questions would seem to say more.
+    # With each question as its own cluster, the interval would be too narrow.
     naive = test(*(np.tile(x, 2) for x in (a, b)), np.arange(2 * len(a)))
     assert naive.high - naive.low < (once.high - once.low) / 1.4
 
@@ -112,7 +112,7 @@ def test_p_agrees_with_scipy() -> None:
         assert ours._asdict()[name] == pytest.approx(theirs.pvalue, abs=0.01)
 
 
-def test_groups_count_alike_and_empty_ones_not_at_all() -> None:
+def test_groups_have_equal_weights_and_absent_ones_none() -> None:
     a, b = np.array([0, 0, 0, 1.0]), np.array([1, 1, 1, 1.0])
     test = paired_mean(a, b, ["p", "p", "p", "q"], ["many", "many", "many", "one"])
     assert (test.a, test.b, test.difference) == (0.5, 1, 0.5)
@@ -120,7 +120,7 @@ def test_groups_count_alike_and_empty_ones_not_at_all() -> None:
     assert (test.low, test.high) == (0, 1)
 
 
-def test_medians_are_those_of_numpy() -> None:
+def test_medians_equal_numpy() -> None:
     generator = np.random.default_rng(9)
     values, clusters = generator.integers(0, 6, size=(2, 30)), generator.integers(0, 7, size=30)
     test = paired_median(*values, clusters)
@@ -133,14 +133,14 @@ def test_medians_are_those_of_numpy() -> None:
     assert paired_median(*values, clusters, draws=500)[:5] == by_hand[:5]
 
 
-def test_steps_of_memory_change_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_the_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, panoramas = answers(np.random.default_rng(10), 17, 3, effect=0.3)
     whole = [test(a, b, panoramas, draws=1000) for test in (paired_mean, paired_median)]
     monkeypatch.setattr("panollava.metrics.paired._AT_ONCE", 17 * 93)
     assert [test(a, b, panoramas, draws=1000) for test in (paired_mean, paired_median)] == whole
 
 
-def test_draws_without_a_statistic_are_left_out() -> None:
+def test_draws_with_an_undefined_statistic_are_left_out() -> None:
     def where_first_is_drawn(value: float) -> Any:
         return lambda copies: np.where(copies[:, 0] > 0, value, np.nan)
 

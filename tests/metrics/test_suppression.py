@@ -1,4 +1,4 @@
-"""Suppression against a loop over single pairs, by hand across the seam and the pole, and what it refuses."""
+"""Suppression against a loop over pairs, by hand across the seam and the pole, and invalid input."""
 
 import math
 
@@ -11,12 +11,13 @@ from panollava.metrics.suppression import nms
 
 
 def brute_force(boxes: np.ndarray, scores: np.ndarray, labels: list[str], threshold: float) -> list[int]:
-    """Return what the textbook's loop keeps, one pair of boxes at a time."""
+    """Return the boxes that the textbook's loop over pairs keeps."""
     radians = torch.from_numpy(boxes).deg2rad()
+    overlap = paired_iou(radians[:, None], radians).tolist()
     keep: list[int] = []
-    for index in sorted(range(len(boxes)), key=lambda place: (-scores[place], place)):
+    for index in sorted(range(len(boxes)), key=lambda box: (-scores[box], box)):
         own = [other for other in keep if labels[other] == labels[index]]
-        if all(float(paired_iou(radians[other], radians[index])) <= threshold for other in own):
+        if all(overlap[other][index] <= threshold for other in own):
             keep.append(index)
     return keep
 
@@ -45,10 +46,10 @@ def test_agrees_with_a_loop_over_pairs(seed: int, threshold: float, monkeypatch:
     assert nms(boxes.tolist(), scores.tolist(), labels, threshold) == expected
 
 
-def test_a_long_chain_is_unravelled() -> None:
-    # Each box overlaps its neighbours only: every other one stays, though each round of beating knows one more.
-    chain = [(2.0 * place, 0, 4, 4) for place in range(60)]
-    scores = [1 - place / 100 for place in range(60)]
+def test_every_other_box_of_a_long_chain_is_kept() -> None:
+    # Each box overlaps its neighbours only, so that every other one is kept, after many rounds.
+    chain = [(2.0 * index, 0, 4, 4) for index in range(60)]
+    scores = [1 - index / 100 for index in range(60)]
     assert nms(chain, scores, iou_threshold=0.2) == list(range(0, 60, 2))
 
 
@@ -77,7 +78,7 @@ def test_a_suppressed_box_suppresses_nothing() -> None:
         ([(0, 0, 180, 9)], [0.1], None, 0.5, r"\[0.0, 0.0, 180.0, 9.0\] degrees .* below 180"),
     ],
 )
-def test_what_cannot_be_ranked_is_refused(
+def test_invalid_boxes_scores_and_thresholds_are_refused(
     boxes: list, scores: list[float], labels: list[str] | None, threshold: float, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -3,7 +3,7 @@
 import pytest
 from task_data import lines, question, world_questions
 
-from panollava.corpus.wording import LANGUAGES
+from panollava.corpus.vocabulary import LANGUAGES
 from panollava.inference.answer import Answer
 from panollava.tasks.block_scores import evaluate
 from panollava.tasks.choice import CLOSED_TYPES

@@ -14,13 +14,13 @@ from torch import Tensor
 from panollava import PanoLlavaImageProcessor, PanoLlavaProcessor
 from panollava.corpus.masks import decoded, encoded
 from panollava.corpus.patch_masks import patch_coverage
-from panollava.corpus.questions import ask
 from panollava.corpus.records import Record
 from panollava.corpus.rotation.panorama import Rotation, rotate_image
-from panollava.corpus.rotation.records import rotated_record
-from panollava.corpus.rotation.wording import placed_objects
+from panollava.corpus.rotation.rewording import placed_objects
+from panollava.corpus.rotation.rotated_records import rotated_record
 from panollava.corpus.wording import turn_json
 from panollava.corpus.world.scenes import sample_scene
+from panollava.corpus.world_questions import sample_dialogues
 from panollava.training.augmentation import Augmentation, rotated_sample, yawed_views
 from panollava.training.data import Collator, Draw, Draws
 from panollava.vlm.geometry import erp_rays
@@ -47,7 +47,7 @@ def records_of(index: int) -> list[Record]:
         columns = np.arange(HEIGHT + yaw - width // 2, HEIGHT + yaw + width // 2 + 1)
         mask[np.ix_(rows.clip(0, HEIGHT - 1), columns % (2 * HEIGHT))] = True
         objects.append({"label": item.label, "box_deg": list(item.box_deg), "mask": encoded(mask)})
-    dialogues = ask(scene, rng, per_type=dict.fromkeys(TYPES, 2))
+    dialogues = sample_dialogues(scene, rng, per_type=dict.fromkeys(TYPES, 2))
     shared = {"image_id": f"p{index}", "image_path": f"p{index}.png"}
     return [
         Record.model_validate(

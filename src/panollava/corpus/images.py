@@ -1,7 +1,7 @@
-"""Open equirectangular photographs safely and bring them to working size with the seam intact.
+"""Open equirectangular photographs safely and resize them to the working size with the seam intact.
 
-An image covers the whole sphere: 2:1, columns wrap, rows clamp. Whatever PIL can read is accepted if it holds 8 bits
-per channel; everything else is refused with the file, the sizes and what would be right.
+An image covers the whole sphere: 2:1, columns wrap, rows clamp. Every format that PIL reads is accepted with 8 bits per
+channel. Error messages name the file, the sizes and what would be right.
 """
 
 import math
@@ -17,12 +17,12 @@ MAX_PIXELS = 16384 * 8192
 ASPECT_TOLERANCE = 0.01
 BAND_ROWS = 512
 LANCZOS_RADIUS = 3
-# What PIL's plugins raise for damaged files: OSError and SyntaxError by contract, the others from their parsers.
+# Exceptions of PIL's plugins for damaged files: OSError and SyntaxError by contract, the others from their parsers.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
 class ImageError(ValueError):
-    """An image file that is unreadable, truncated, too large, or no panorama."""
+    """An image file is unreadable, truncated, too large, or no panorama."""
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image up to its header; refuse decompression bombs before a pixel is decoded."""
     try:
         with warnings.catch_warnings():
-            # PIL warns at half of what it refuses; the limit that counts is MAX_PIXELS, checked below.
+            # PIL warns at half of its own limit. The limit here is MAX_PIXELS, checked below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path)
     except FileNotFoundError:
@@ -48,22 +48,22 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
-def _turned_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height after the turn that the EXIF orientation asks for."""
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height after applying the EXIF orientation."""
     width, height = image.size
     swapped = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     return (height, width) if swapped else (width, height)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return height and width of an image file as one sees it, from its header; raises ImageError."""
+    """Return height and width of an image file after its EXIF orientation, from the header; raises ImageError."""
     with _opened(path) as image:
-        width, height = _turned_size(image)
+        width, height = _upright_size(image)
     return height, width
 
 
 def _check_shape(path: Path, image: Image.Image, *, allow_any_aspect: bool) -> None:
-    width, height = _turned_size(image)
+    width, height = _upright_size(image)
     if not allow_any_aspect and abs(width - 2 * height) > ASPECT_TOLERANCE * 2 * height:
         raise ImageError(
             f"{path}: {width}x{height} is {width / height:.3f}:1, not 2:1; an equirectangular panorama of this width "
@@ -76,7 +76,7 @@ def _check_shape(path: Path, image: Image.Image, *, allow_any_aspect: bool) -> N
 def _draft(image: Image.Image, working_height: int) -> None:
     """Let the JPEG decoder halve the image up to three times, but not below twice the working height.
 
-    Only factors that divide both sides: the last column then ends exactly at the seam. Other formats ignore it.
+    The factor divides both sides, so that the last column ends exactly at the seam. Other formats ignore it.
     """
     for factor in (8, 4, 2):
         width, height = image.width // factor, image.height // factor
@@ -87,10 +87,10 @@ def _draft(image: Image.Image, working_height: int) -> None:
 
 
 def open_panorama(path: Path, *, allow_any_aspect: bool = False, working_height: int | None = None) -> Image.Image:
-    """Return an equirectangular image as RGB, turned as its EXIF orientation says.
+    """Return an equirectangular image as RGB, with its EXIF orientation applied.
 
-    With `working_height` a large JPEG is decoded no finer than `to_working_size` of that height needs. With
-    `allow_any_aspect` an image that is not 2:1 is taken to cover the whole sphere all the same. Raises ImageError.
+    With `working_height`, a large JPEG is decoded no finer than `to_working_size` needs for that height. With
+    `allow_any_aspect`, an image that is not 2:1 is assumed to cover the whole sphere. Raises ImageError.
     """
     with _opened(path) as image:
         try:
@@ -98,7 +98,7 @@ def open_panorama(path: Path, *, allow_any_aspect: bool = False, working_height:
             if working_height is not None:
                 _draft(image, working_height)
             image.load()
-            # In place and without a needless convert, both of which would copy 134 MB of an 8192x4096 image.
+            # In place, and converted only if needed: either copy would take 134 MB for an 8192x4096 image.
             ImageOps.exif_transpose(image, in_place=True)
             return image if image.mode == "RGB" else image.convert("RGB")
         except ImageError:
@@ -110,7 +110,7 @@ def open_panorama(path: Path, *, allow_any_aspect: bool = False, working_height:
 
 def check_image(path: Path, *, allow_any_aspect: bool = False) -> None:
     """Raise ImageError unless the file can be decoded to its end and is a panorama."""
-    # The coarsest decoding still reads the whole file, which is what finds a truncated one.
+    # Even the coarsest decoding reads the whole file, and so finds a truncated one.
     open_panorama(path, allow_any_aspect=allow_any_aspect, working_height=1)
 
 
@@ -123,10 +123,10 @@ def _wrap_columns(image: Image.Image, columns: int) -> Image.Image:
 
 
 def to_working_size(image: Image.Image, height: int) -> Image.Image:
-    """Return the image at exactly 2 `height` x `height`, or at the largest 2:1 size below that it fills.
+    """Return the image at 2 `height` x `height`, or at the largest 2:1 size that needs no upsampling.
 
-    Downsamples with a Lanczos filter that continues across the seam; never upsamples. Columns are filtered first, in
-    bands of rows, so that memory stays near that of the image itself.
+    A Lanczos filter that continues across the seam downsamples. Columns are filtered first, in bands of rows, so that
+    the memory stays near that of the image itself.
     """
     height = min(height, image.height, image.width // 2)
     if image.size == (2 * height, height):

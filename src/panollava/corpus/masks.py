@@ -1,4 +1,4 @@
-"""Masks of a panorama's objects: decoding, encoding, and which one a question asks for."""
+"""Object masks as COCO run lengths: decoding, encoding, and the mask that a grounding question asks for."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,9 +23,9 @@ def encoded(mask: np.ndarray) -> dict[str, Any]:
 
 
 def mask_of(turn: Turn, objects: Sequence[ObjectAnnotation]) -> Mask | None:
-    """Return the mask of the object that a grounding turn names, found by its label and box, if there is one."""
+    """Return the mask of the object that a grounding turn asks for, found by label and box; None if it has none."""
     if not isinstance(turn.answer, LabelledBox):
         return None
-    asked = (turn.answer.label, turn.answer.box_deg)
-    masks = [item.mask for item in objects if (item.label, item.box_deg) == asked and item.mask is not None]
+    target = (turn.answer.label, turn.answer.box_deg)
+    masks = [item.mask for item in objects if (item.label, item.box_deg) == target and item.mask is not None]
     return masks[0] if masks else None

@@ -1,7 +1,7 @@
-"""Masks between a panorama and the patches of its views: how much of each patch a mask covers, and the way back.
+"""Transfer masks from a panorama to the patches of its views, and values of patches back to the panorama.
 
-Both ways follow rays. On the way back every pixel of the panorama reads, bilinearly, the views that see it; a view
-counts with the inverse square of the solid angle of its patch there, so that fine views decide where there are any.
+Both directions follow rays. A pixel of the panorama samples all views that see it bilinearly. Each view is weighted by
+the inverse square of the solid angle of its patch there, so that fine views dominate coarse ones.
 """
 
 from functools import lru_cache
@@ -12,27 +12,27 @@ from torch import Tensor
 from panollava.vlm.geometry import erp_rays, rays_to_pixels
 from panollava.vlm.views import POSE_SIZE, project, token_solid_angles, view_rays
 
-# A patch is looked at in 4 x 4 places: of a patch of 11 degrees each stands for less than 3.
-PLACES = 4
+# Each patch is sampled at 4 x 4 points. In a patch of 11 degrees, the points are less than 3 degrees apart.
+SAMPLES = 4
 
 
 def patch_coverage(mask: Tensor, poses: Tensor, height: int, width: int) -> Tensor:
-    """Return which share of each of `height` x `width` patches a mask `[H, W]` covers, `[V, height, width]`."""
+    """Return the share of each patch that a mask `[H, W]` covers, `[V, height, width]` for views at poses `[V, 6]`."""
     return mask.flatten().float()[_pixels(_key(poses), height, width, *mask.shape)].mean(-1)
 
 
 @lru_cache(maxsize=16)
 def _pixels(poses: tuple[float, ...], height: int, width: int, rows: int, columns: int) -> Tensor:
-    """Return the flat index of the panorama's pixel at each place of each patch, `[V, height, width, places]`."""
-    rays = view_rays(_poses(poses), height * PLACES, width * PLACES)
-    u, v = (position.round().long() for position in rays_to_pixels(rays, rows, columns))
+    """Return the flat index of the panorama's pixel at each sample of each patch, `[V, height, width, samples]`."""
+    rays = view_rays(_poses(poses), height * SAMPLES, width * SAMPLES)
+    u, v = (coordinate.round().long() for coordinate in rays_to_pixels(rays, rows, columns))
     flat = v.clamp(0, rows - 1) * columns + torch.remainder(u, columns)
-    cells = flat.unflatten(2, (width, PLACES)).unflatten(1, (height, PLACES))
+    cells = flat.unflatten(2, (width, SAMPLES)).unflatten(1, (height, SAMPLES))
     return cells.transpose(2, 3).flatten(3)
 
 
 def splat(values: Tensor, poses: Tensor, rows: int, columns: int) -> Tensor:
-    """Return values of patches `[Q, V, h, w]` seen at poses `[V, 6]` on a panorama, `[Q, rows, columns]`.
+    """Project values of patches `[Q, V, h, w]` of views at poses `[V, 6]` onto a panorama, `[Q, rows, columns]`.
 
     A pixel that no view sees gets minus infinity.
     """
@@ -43,17 +43,17 @@ def splat(values: Tensor, poses: Tensor, rows: int, columns: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _weights(poses: tuple[float, ...], height: int, width: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Return how much each patch counts at each pixel, sparse `[pixels, patches]`, and which pixels are seen."""
+    """Return the weight of each patch at each pixel, sparse `[pixels, patches]`, and which pixels any view sees."""
     views, rays = _poses(poses), erp_rays(rows, columns).flatten(0, 1)
     pixels, patches, shares = [], [], []
     for number, (pose, sizes) in enumerate(zip(views, token_solid_angles(views, height, width), strict=True)):
         x, y, inside = project(rays, pose)
         seen = inside.nonzero()[:, 0]
-        place, share = _bilinear(x[seen], y[seen], height, width)
-        fine = (share * sizes.flatten()[place]).sum(-1, keepdim=True) ** -2
-        pixels.append(seen[:, None].expand_as(place))
-        patches.append(place + number * height * width)
-        shares.append(share * fine)
+        patch, share = _bilinear(x[seen], y[seen], height, width)
+        fineness = (share * sizes.flatten()[patch]).sum(-1, keepdim=True) ** -2
+        pixels.append(seen[:, None].expand_as(patch))
+        patches.append(patch + number * height * width)
+        shares.append(share * fineness)
     index = torch.stack((torch.cat(pixels).flatten(), torch.cat(patches).flatten()))
     count = rows * columns
     total = torch.zeros(count).index_add(0, index[0], torch.cat(shares).flatten())
@@ -65,19 +65,19 @@ def _weights(poses: tuple[float, ...], height: int, width: int, rows: int, colum
 def _bilinear(x: Tensor, y: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Return the four patches around view positions x, y `[M]` in [-1, 1] (y upwards) and their shares, `[M, 4]`.
 
-    Beyond the outermost centres the outermost patches count.
+    Positions beyond the outermost patch centres take the outermost patches.
     """
     column = ((x + 1) * (width / 2) - 0.5).clamp(0, width - 1)
     row = ((1 - y) * (height / 2) - 0.5).clamp(0, height - 1)
     left, top = column.floor().clamp(max=max(width - 2, 0)), row.floor().clamp(max=max(height - 2, 0))
     right, low = column - left, row - top
-    places, shares = [], []
+    patches, shares = [], []
     for down, vertical in ((0, 1 - low), (1, low)):
         for across, horizontal in ((0, 1 - right), (1, right)):
             at = (top + down).clamp(max=height - 1) * width + (left + across).clamp(max=width - 1)
-            places.append(at.long())
+            patches.append(at.long())
             shares.append(vertical * horizontal)
-    return torch.stack(places, -1), torch.stack(shares, -1)
+    return torch.stack(patches, -1), torch.stack(shares, -1)
 
 
 def _key(poses: Tensor) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
 """Read record files, JSON (a list) or JSONL, and report every bad record in one error.
 
-A dataset is a record file, or a folder that holds exactly one of `RECORD_FILES`; image paths are relative to the folder
-of the record file and never leave it. A record's index counts from 0, lines and columns from 1.
+A dataset is a record file, or a folder with exactly one of `RECORD_FILES`. Image paths are relative to the folder of
+the record file and never lead out of it. Record indices count from 0, lines and columns from 1.
 """
 
 import json
@@ -19,8 +19,8 @@ SHOWN_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a record stands: its file, its index and, in JSONL, its line."""
+class RecordLocation:
+    """The location of a record: its file, its index and, in JSONL, its line."""
 
     file: Path
     index: int
@@ -33,9 +33,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a dataset: where, in which dotted field, and what would be right."""
+    """A problem of a dataset: its location, its dotted field, and what would be right."""
 
-    where: Place | str
+    where: RecordLocation | str
     field: str
     text: str
 
@@ -45,7 +45,7 @@ class Problem:
 
 
 class RecordErrors(ValueError):
-    """All that is wrong with a dataset, in `problems`; the message lists every one."""
+    """All problems of a dataset; the message lists every one."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
@@ -54,7 +54,7 @@ class RecordErrors(ValueError):
 
 
 def shorten(value: object) -> str:
-    """Return a value as it is shown in a message, cut at `SHOWN_CHARACTERS`."""
+    """Return a value for a message, cut at `SHOWN_CHARACTERS`."""
     text = repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
@@ -76,7 +76,7 @@ def record_file(path: Path) -> Path:
 
 
 def read_text(file: Path) -> str:
-    """Return the text of a UTF-8 file; raises RecordErrors that names the line of the first byte that is none."""
+    """Return the text of a UTF-8 file; raises RecordErrors with the line of the first invalid byte."""
     try:
         # The byte-order mark that some editors write is dropped.
         return file.read_text(encoding="utf-8-sig")
@@ -91,8 +91,8 @@ def _json_problem(file: Path, error: json.JSONDecodeError, *, line: int) -> Prob
     return Problem(str(file), f"line {line} column {error.colno}", f"invalid JSON, {error.msg}, at {excerpt}")
 
 
-def _parse(file: Path) -> tuple[list[tuple[Place, object]], list[Problem]]:
-    """Return the raw records of a file with their places, and the lines that are not JSON."""
+def _parse(file: Path) -> tuple[list[tuple[RecordLocation, object]], list[Problem]]:
+    """Return the raw records of a file with their locations, and a problem for each line that is not JSON."""
     text = read_text(file)
     if file.suffix == ".json":
         try:
@@ -101,41 +101,41 @@ def _parse(file: Path) -> tuple[list[tuple[Place, object]], list[Problem]]:
             return [], [_json_problem(file, error, line=error.lineno)]
         if not isinstance(rows, list):
             return [], [Problem(str(file), "", f"expected a list of records, found {shorten(rows)}")]
-        return [(Place(file, index), row) for index, row in enumerate(rows)], []
-    placed: list[tuple[Place, object]] = []
+        return [(RecordLocation(file, index), row) for index, row in enumerate(rows)], []
+    located: list[tuple[RecordLocation, object]] = []
     problems: list[Problem] = []
     index = 0
-    # Not splitlines: it would also split at U+2028, which JSON strings may hold.
+    # `splitlines` would also split at U+2028, which JSON strings may contain.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            placed.append((Place(file, index, number), json.loads(line)))
+            located.append((RecordLocation(file, index, number), json.loads(line)))
         except json.JSONDecodeError as error:
             problems.append(_json_problem(file, error, line=number))
         index += 1
-    return placed, problems
+    return located, problems
 
 
-def _schema_problems(place: Place, error: ValidationError) -> Iterator[Problem]:
+def _schema_problems(location: RecordLocation, error: ValidationError) -> Iterator[Problem]:
     for item in error.errors(include_url=False, include_context=False):
         field = ".".join(map(str, item["loc"]))
         value = shorten(item["input"])
-        if item["type"] == "default_factory_not_called":  # follows from another error of the same turn
+        if item["type"] == "default_factory_not_called":  # a consequence of another error of the same turn
             continue
         if item["type"] == "missing":
-            yield Problem(place, field, "is missing")
+            yield Problem(location, field, "is missing")
         elif item["type"] == "extra_forbidden":
             parent = ".".join(str(part) for part in item["loc"][:-1] if isinstance(part, str))
             known = f"; known keys: {', '.join(KNOWN_KEYS[parent].model_fields)}" if parent in KNOWN_KEYS else ""
-            yield Problem(place, field, f"unknown key with value {value}{known}")
+            yield Problem(location, field, f"unknown key with value {value}{known}")
         else:
-            yield Problem(place, field, f"got {value}: {item['msg'].removeprefix('Value error, ')}")
+            yield Problem(location, field, f"got {value}: {item['msg'].removeprefix('Value error, ')}")
 
 
 def image_file(folder: Path, image_path: str) -> Path:
     """Return the image file of a record; raises ValueError if it is outside the dataset folder or missing."""
-    # A Windows path is refused on every system, so that a dataset means the same everywhere.
+    # A Windows path is refused on every system, so that a dataset is equally valid everywhere.
     if PurePosixPath(image_path).is_absolute() or PureWindowsPath(image_path).drive or "\0" in image_path:
         raise ValueError(f"{image_path!r} is not a relative path; expected one below the dataset folder {folder}")
     file = folder / image_path
@@ -151,47 +151,47 @@ def image_file(folder: Path, image_path: str) -> Path:
     return file
 
 
-def _cross_problems(placed: list[tuple[Place, Record]], folder: Path) -> list[Problem]:
-    """Return what is wrong between records: duplicates, one image_id with two paths, paths that lead nowhere."""
+def _cross_problems(located: list[tuple[RecordLocation, Record]], folder: Path) -> list[Problem]:
+    """Return the problems between records: duplicates, one image_id with two paths, paths without a file."""
     problems: list[Problem] = []
-    seen: dict[str, Place] = {}
-    paths: dict[str, tuple[PurePosixPath, Place]] = {}
-    for place, record in placed:
+    seen: dict[str, RecordLocation] = {}
+    paths: dict[str, tuple[PurePosixPath, RecordLocation]] = {}
+    for location, record in located:
         identity = json.dumps(record.model_dump(mode="json"), sort_keys=True)
-        first = seen.setdefault(identity, place)
-        if first is not place:
+        first = seen.setdefault(identity, location)
+        if first is not location:
             text = f"{shorten(record.image_id)} is identical to record {first.index}; remove one of the two"
-            problems.append(Problem(place, "image_id", text))
-        path, path_place = paths.setdefault(record.image_id, (PurePosixPath(record.image_path), place))
+            problems.append(Problem(location, "image_id", text))
+        path, path_location = paths.setdefault(record.image_id, (PurePosixPath(record.image_path), location))
         if path != PurePosixPath(record.image_path):
             text = (
                 f"{record.image_path!r}, but image_id {record.image_id!r} has {str(path)!r} in record "
-                f"{path_place.index}; one image_id means one image"
+                f"{path_location.index}; one image_id means one image"
             )
-            problems.append(Problem(place, "image_path", text))
+            problems.append(Problem(location, "image_path", text))
         try:
             image_file(folder, record.image_path)
         except ValueError as error:
-            problems.append(Problem(place, "image_path", str(error)))
+            problems.append(Problem(location, "image_path", str(error)))
     return problems
 
 
-def parse_records(path: Path) -> tuple[list[tuple[Place, Record]], list[Problem]]:
-    """Return the well-formed records of a dataset with their places, and everything that is wrong with it.
+def parse_records(path: Path) -> tuple[list[tuple[RecordLocation, Record]], list[Problem]]:
+    """Return the well-formed records of a dataset with their locations, and all its problems.
 
-    Raises RecordErrors only where there is no record file to read.
+    Raises RecordErrors only if there is no record file to read.
     """
     file = record_file(path)
     raw, problems = _parse(file)
     if not raw and not problems:
         problems.append(Problem(str(file), "", "holds no records; expected at least one"))
-    placed: list[tuple[Place, Record]] = []
-    for place, row in raw:
+    located: list[tuple[RecordLocation, Record]] = []
+    for location, row in raw:
         try:
-            placed.append((place, Record.model_validate(row)))
+            located.append((location, Record.model_validate(row)))
         except ValidationError as error:
-            problems.extend(_schema_problems(place, error))
-    return placed, problems + _cross_problems(placed, file.parent)
+            problems.extend(_schema_problems(location, error))
+    return located, problems + _cross_problems(located, file.parent)
 
 
 def read_records(path: Path) -> list[Record]:
@@ -199,7 +199,7 @@ def read_records(path: Path) -> list[Record]:
 
     Image files must exist inside the dataset folder, but are not opened: see `corpus.validation.read_dataset`.
     """
-    placed, problems = parse_records(path)
+    located, problems = parse_records(path)
     if problems:
         raise RecordErrors(problems)
-    return [record for _, record in placed]
+    return [record for _, record in located]

@@ -1,4 +1,4 @@
-"""The record format: one record is one dialogue about one panorama, its turns see the earlier ones.
+"""The record format: a record is one dialogue about one panorama, and each turn sees the earlier ones.
 
 Angles are degrees at this boundary, boxes are (yaw, pitch, width, height). Unknown keys are refused everywhere but in
 `metadata`. Indices in field names count from 0 (`conversations.0.human`), as in the JSON itself.
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-# The processor's panorama token, spelt here so that reading records needs no model.
+# The processor's panorama token, repeated here so that reading records needs no model.
 PLACEHOLDER = "<pano>"
 # (yaw, pitch) and (yaw, pitch, width, height) in degrees.
 DirectionDeg = tuple[float, float]
@@ -29,7 +29,7 @@ Text = Annotated[str, AfterValidator(_has_text)]
 YawDegrees = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
 PitchDegrees = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
 ExtentDegrees = Annotated[float, Field(gt=0, lt=360, allow_inf_nan=False)]
-# Lax only in that a JSON list may become the tuple; the numbers inside stay strict.
+# Lax for the tuple only, which may come as a JSON list; the numbers inside stay strict.
 BoxDegrees = Annotated[tuple[YawDegrees, PitchDegrees, ExtentDegrees, ExtentDegrees], Field(strict=False)]
 Side = Annotated[int, Field(gt=0)]
 
@@ -41,9 +41,11 @@ class _Strict(BaseModel):
 def rle_runs(counts: str) -> list[int]:
     """Return the run lengths in a compressed COCO run-length string, zeros first.
 
-    The code is pycocotools' `rleFrString`: 5 bits per character from '0', sign-extended, and from the fourth run on the
-    difference to the run before last. Raises ValueError for a string that is no such code; the C decoder would read
-    past its end.
+    The encoding is that of pycocotools' `rleFrString`: 5 bits per character from '0', sign-extended; from the fourth
+    run on, the difference from the run before last. The C decoder reads past the end of a malformed string.
+
+    Raises:
+        ValueError: the string is not such an encoding.
     """
     runs: list[int] = []
     value, shift = 0, 0
@@ -85,20 +87,20 @@ class Mask(_Strict):
 
 
 class LabelledBox(_Strict):
-    """A named object and its BFoV box in degrees; also the answer of a grounding turn."""
+    """A named object and its BFoV box in degrees; also the typed answer of a grounding turn."""
 
     label: Text
     box_deg: BoxDegrees
 
 
 class ObjectAnnotation(LabelledBox):
-    """An object of the panorama, with a mask where there is one."""
+    """An object of the panorama, with an optional mask."""
 
     mask: Mask | None = None
 
 
 class ChoiceAnswer(_Strict):
-    """The right word or words of a question with a closed set of answers."""
+    """The right answer of a question with a closed set of answers."""
 
     text: Text
 
@@ -111,7 +113,7 @@ class DirectionAnswer(_Strict):
 
 
 class DetectionAnswer(_Strict):
-    """All objects that the question asks for; an empty list says that there are none."""
+    """All objects that the question asks for; an empty list if there are none."""
 
     objects: list[LabelledBox]
 
@@ -126,9 +128,9 @@ ANSWERS: dict[str, type[Answer]] = {
 
 
 class Turn(_Strict):
-    """One question and its answer; `task` decides which typed `answer` belongs to it, `type` names it in reports.
+    """One question and its answer; `task` decides the kind of the typed `answer`, and `type` groups turns in reports.
 
-    `references` are all answers that people gave, `assistant` among them; empty where there is only that one.
+    `references` are all answers that people gave, `assistant` among them; empty if there is only that one.
     """
 
     human: Text
@@ -177,7 +179,7 @@ _RECORDS = TypeAdapter(list[Record])
 
 
 def records_to_json(records: list[Record]) -> str:
-    """Return the records as a JSON list, keys in the order of the format, keys that were left out still left out."""
+    """Return the records as a JSON list, with keys in the order of the format and without keys that were not set."""
     return _RECORDS.dump_json(records, exclude_unset=True).decode()
 
 

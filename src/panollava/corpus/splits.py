@@ -1,7 +1,7 @@
 """Divide records into splits by panorama, so that no panorama is both trained on and tested on.
 
-A panorama is what its image file holds: two image_ids whose files are byte for byte the same go together. Either every
-record names its split in `metadata["split"]`, or none does and the shares decide.
+The bytes of the image file identify a panorama: two image_ids with equal files belong together. Either every record
+names its split in `metadata["split"]`, or none does and the shares decide.
 """
 
 import hashlib
@@ -26,14 +26,15 @@ def image_contents(records: list[Record], folder: Path) -> dict[str, str]:
 
 
 def share_counts(total: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """Return how many of `total` go to each split, by largest remainder; the shares are relative weights.
+    """Return the number of panoramas per split, by largest remainder; the shares are relative weights.
 
-    Raises ValueError for a share that is not positive and for a split that would stay empty.
+    Raises:
+        ValueError: a share is not positive, or a split would be empty.
     """
     for name, share in shares.items():
         if not (math.isfinite(share) and share > 0):
             raise ValueError(f"share of split {name!r} is {share}; expected a positive number")
-    # Exact fractions of the decimals as written: 0.1 is a tenth, and ties are ties.
+    # Exact fractions of the decimals as written: 0.1 is a tenth, so that equal remainders are equal.
     weights = {name: Fraction(str(share)) for name, share in shares.items()}
     quotas = {name: total * weight / sum(weights.values()) for name, weight in weights.items()}
     counts = {name: math.floor(quota) for name, quota in quotas.items()}
@@ -52,10 +53,10 @@ def share_counts(total: int, shares: Mapping[str, float]) -> dict[str, int]:
 
 
 def _by_shares(contents: Mapping[str, str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Return the split of each content hash: a seeded shuffle that does not depend on the order of the records."""
+    """Return the split of each content hash by a seeded shuffle that does not depend on the order of the records."""
     name_of: dict[str, str] = {}
     for image_id in sorted(contents, reverse=True):
-        name_of[contents[image_id]] = image_id  # the smallest image_id stands for a content
+        name_of[contents[image_id]] = image_id  # of equal files, the smallest image_id counts
     shuffled = sorted(name_of, key=lambda content: hashlib.sha256(f"{seed} {name_of[content]}".encode()).digest())
     counts = share_counts(len(shuffled), shares)
     names = [name for name, count in counts.items() for _ in range(count)]
@@ -63,7 +64,7 @@ def _by_shares(contents: Mapping[str, str], shares: Mapping[str, float], seed: i
 
 
 def _by_metadata(records: list[Record], contents: Mapping[str, str], known: list[str]) -> dict[str, str]:
-    """Return the split of each content hash as the records name it; raises ValueError with every contradiction."""
+    """Return the split that the records name for each content hash; raises ValueError with every contradiction."""
     splits: dict[str, tuple[str, Record]] = {}
     problems: list[str] = []
     for index, record in enumerate(records):
@@ -94,8 +95,11 @@ def split_by_panorama(
 ) -> dict[str, list[Record]]:
     """Return the records of each split of `shares`, in their order; `folder` is the dataset folder.
 
-    The counts of panoramas are exact (largest remainder). Raises ValueError for an empty split and for splits named in
-    `metadata["split"]` that are unknown, missing in some records, or put one panorama in two splits.
+    The counts of panoramas are exact (largest remainder).
+
+    Raises:
+        ValueError: a split is empty, or a `metadata["split"]` is unknown, missing in some records, or puts one panorama
+            in two splits.
     """
     contents = image_contents(records, folder)
     named = any("split" in record.metadata for record in records)

@@ -1,6 +1,6 @@
 """Check a whole dataset, records and images, before anything is computed from it.
 
-Everything that is wrong is found in one pass, so that one run of `panollava validate` shows all there is to mend.
+All problems are found in one pass, so that one run of `panollava validate` shows everything to fix.
 """
 
 from collections import Counter
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from panollava.corpus.images import ImageError, check_image, image_size
-from panollava.corpus.reading import Place, Problem, RecordErrors, image_file, parse_records, record_file
+from panollava.corpus.reading import Problem, RecordErrors, RecordLocation, image_file, parse_records, record_file
 from panollava.corpus.records import Record
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What a dataset holds and what is wrong with it; counts are of the well-formed records."""
+    """The counts of a dataset's well-formed records, and all its problems."""
 
     file: Path
     records: int
@@ -34,16 +34,17 @@ class ValidationReport:
         return "\n".join(lines)
 
 
-def check_images(placed: list[tuple[Place, Record]], folder: Path, *, allow_any_aspect: bool) -> list[Problem]:
-    """Return a problem for each image file that cannot be used, at the first record that names it, and for each mask.
+def check_images(
+    located: list[tuple[RecordLocation, Record]], folder: Path, *, allow_any_aspect: bool
+) -> list[Problem]:
+    """Return a problem per unusable image file, at the first record that names it, and per mask of another size.
 
-    Files that are missing or outside the folder are left to `parse_records`, which reports them. Masks must have the
-    size of their image.
+    `parse_records` reports files that are missing or outside the folder, so they are skipped here.
     """
     problems: list[Problem] = []
     checked: set[Path] = set()
     sizes: dict[Path, tuple[int, int]] = {}
-    for place, record in placed:
+    for location, record in located:
         try:
             file = image_file(folder, record.image_path)
         except ValueError:
@@ -54,25 +55,25 @@ def check_images(placed: list[tuple[Place, Record]], folder: Path, *, allow_any_
                 check_image(file, allow_any_aspect=allow_any_aspect)
                 sizes[file] = image_size(file)
             except ImageError as error:
-                problems.append(Problem(place, "image_path", str(error)))
+                problems.append(Problem(location, "image_path", str(error)))
         for number, item in enumerate(record.objects):
             if item.mask is not None and file in sizes and item.mask.size != sizes[file]:
-                told = f"size is {list(item.mask.size)}, but {file} is {list(sizes[file])} ([height, width])"
-                problems.append(Problem(place, f"objects.{number}.mask.size", told))
+                text = f"size is {list(item.mask.size)}, but {file} is {list(sizes[file])} ([height, width])"
+                problems.append(Problem(location, f"objects.{number}.mask.size", text))
     return problems
 
 
 def _inspect(path: Path, *, allow_any_aspect: bool) -> tuple[Path, list[Record], list[Problem]]:
     file = record_file(path)
-    placed, problems = parse_records(file)
-    problems = problems + check_images(placed, file.parent, allow_any_aspect=allow_any_aspect)
-    return file, [record for _, record in placed], problems
+    located, problems = parse_records(file)
+    problems = problems + check_images(located, file.parent, allow_any_aspect=allow_any_aspect)
+    return file, [record for _, record in located], problems
 
 
 def read_dataset(path: Path, *, allow_any_aspect: bool = False) -> list[Record]:
-    """Return the records of a dataset whose images have all been decoded once; raises RecordErrors with every problem.
+    """Return the records of a dataset after decoding every image once; raises RecordErrors with every problem.
 
-    `path` is a record file or a folder with one.
+    `path` is a record file, or a folder with one.
     """
     _, records, problems = _inspect(path, allow_any_aspect=allow_any_aspect)
     if problems:
@@ -81,7 +82,7 @@ def read_dataset(path: Path, *, allow_any_aspect: bool = False) -> list[Record]:
 
 
 def validate_dataset(path: Path, *, allow_any_aspect: bool = False) -> ValidationReport:
-    """Return what a dataset holds and every problem in it; raises RecordErrors if there is no record file to read."""
+    """Return the counts of a dataset and all its problems; raises RecordErrors if there is no record file to read."""
     file, records, problems = _inspect(path, allow_any_aspect=allow_any_aspect)
     turns = [turn for record in records for turn in record.conversations]
     return ValidationReport(

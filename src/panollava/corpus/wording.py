@@ -1,33 +1,11 @@
-"""Words for questions and scenes in English and Korean: literal tables, and the few rules that Korean particles need.
+"""Put questions and answers about synthetic scenes into English and Korean, from literal tables of phrasings."""
 
-Texts give directions in whole degrees, yaw to the right and pitch up; a box reads `[yaw, pitch, width, height]`.
-"""
-
-from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from panollava.corpus.questions import Question, box_answer
+from panollava.corpus.vocabulary import DIRECTIONS, WORDS, Phrase, box_text, detection_text, label
 from panollava.corpus.world.scenes import SceneObject
-
-LANGUAGES = ("en", "ko")
-
-WORDS: dict[str, dict[str, str]] = {
-    "en": {w: w for w in ("red", "yellow", "green", "blue", "purple", "white", "cube", "ball", "cone", "cylinder")}
-    | {"left": "left", "right": "right", "yes": "yes", "no": "no", "room": "a room", "plaza": "a plaza"}
-    | {"ground": "on the ground", "air": "in the air"},
-    "ko": {
-        "red": "빨간색", "yellow": "노란색", "green": "초록색", "blue": "파란색", "purple": "보라색", "white": "하얀색",
-        "cube": "정육면체", "ball": "공", "cone": "원뿔", "cylinder": "원기둥",
-        "left": "왼쪽", "right": "오른쪽", "yes": "예", "no": "아니요", "room": "방", "plaza": "광장",
-        "ground": "바닥", "air": "공중",
-    },
-}  # fmt: skip
-
-DIRECTIONS: dict[str, tuple[str, ...]] = {
-    "en": ("front", "front right", "right", "back right", "back", "back left", "left", "front left"),
-    "ko": ("앞", "오른쪽 앞", "오른쪽", "오른쪽 뒤", "뒤", "왼쪽 뒤", "왼쪽", "왼쪽 앞"),
-}
+from panollava.corpus.world_questions import WorldQuestion, box_answer
 
 TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
     "en": {
@@ -96,39 +74,11 @@ TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# The types whose phrasing hangs on what one of their slots, a pair (kind, value), speaks of.
+# Types with phrasings for each kind of one slot, whose value is a pair (kind, value).
 KINDS = {"count": "counted", "detection_described": "described"}
 
-# The first phrasing of every detection question, around what it asks for.
+# The first phrasing of every detection question, around the description of the objects.
 DETECT = {"en": "Detect {}.", "ko": "{:을} 검출하세요."}
-
-PARTICLES = {"은": ("은", "는"), "이": ("이", "가"), "을": ("을", "를"), "과": ("과", "와")}
-
-
-class Phrase(str):
-    """A Korean noun that takes the right particle when formatted: 공 with `:은` is 공은, 정육면체 is 정육면체는."""
-
-    def __format__(self, spec: str) -> str:
-        if not spec:
-            return str(self)
-        after_consonant, after_vowel = PARTICLES[spec]
-        ends_in_consonant = (ord(self[-1]) - ord("가")) % 28 != 0
-        return f"{self}{after_consonant if ends_in_consonant else after_vowel}"
-
-
-def label(item: tuple[str, str], language: str) -> Phrase:
-    """Return the name of a (colour, shape) pair, such as `red cube`."""
-    return Phrase(f"{WORDS[language][item[0]]} {WORDS[language][item[1]]}")
-
-
-def box_text(box_deg: list[int]) -> str:
-    """Return a box as answers spell it: `[35, -12, 20, 15]`."""
-    return f"[{', '.join(str(v) for v in box_deg)}]"
-
-
-def detection_text(objects: Sequence[tuple[str, list[int]]]) -> str:
-    """Return labelled boxes as answers spell them: `red cube [35, -12, 20, 15]; blue ball [..]`."""
-    return "; ".join(f"{name} {box_text(box_deg)}" for name, box_deg in objects)
 
 
 def _slot(name: str, value: Any, language: str) -> Any:
@@ -139,20 +89,20 @@ def _slot(name: str, value: Any, language: str) -> Any:
     return label(value, language) if isinstance(value, tuple) else Phrase(WORDS[language][value])
 
 
-def template_key(question: Question) -> str:
+def template_key(question: WorldQuestion) -> str:
     """Return the key of a question's phrasings in `TEMPLATES`."""
     slot = KINDS.get(question.type)
     return question.type if slot is None else f"{question.type}_{question.slots[slot][0]}"
 
 
-def question_text(question: Question, language: str, rng: Random) -> str:
-    """Return the question in words, one of its type's phrasings."""
+def question_text(question: WorldQuestion, language: str, rng: Random) -> str:
+    """Return the question in words, in a random phrasing of its type."""
     key = template_key(question)
     slots = {name: _slot(name, value, language) for name, value in question.slots.items()}
     return rng.choice(TEMPLATES[language][key]).format(**slots)
 
 
-def answer_text(question: Question, language: str) -> str:
+def answer_text(question: WorldQuestion, language: str) -> str:
     """Return the answer in words."""
     kind, answer = question.type.removeprefix("dialogue_"), question.answer
     if kind == "existence":
@@ -173,36 +123,36 @@ def answer_text(question: Question, language: str) -> str:
 
 
 def _description(answer: tuple[str, list[tuple[tuple[str, str], int]]], language: str) -> str:
-    kind, seen = answer
+    kind, items = answer
     if language == "ko":
-        parts = [f"{DIRECTIONS['ko'][place]}에 {label(item, 'ko')}" for item, place in seen]
-        return f"{WORDS['ko'][kind]}에 물체가 {len(seen)}개 있습니다: {', '.join(parts)}."
-    parts = [f"{label(item, 'en')} at the {DIRECTIONS['en'][place]}" for item, place in seen]
-    return f"{WORDS['en'][kind].capitalize()} with {len(seen)} objects: {', '.join(parts)}."
+        parts = [f"{DIRECTIONS['ko'][sector]}에 {label(item, 'ko')}" for item, sector in items]
+        return f"{WORDS['ko'][kind]}에 물체가 {len(items)}개 있습니다: {', '.join(parts)}."
+    parts = [f"{label(item, 'en')} at the {DIRECTIONS['en'][sector]}" for item, sector in items]
+    return f"{WORDS['en'][kind].capitalize()} with {len(items)} objects: {', '.join(parts)}."
 
 
-def turn_json(question: Question, language: str, rng: Random) -> dict[str, Any]:
+def turn_json(question: WorldQuestion, language: str, rng: Random) -> dict[str, Any]:
     """Return one turn in the record format of `corpus.records`."""
     text = answer_text(question, language)
     turn: dict[str, Any] = {"human": question_text(question, language, rng), "assistant": text}
     turn |= {"task": question.task, "type": question.type, "language": language}
-    typed = {"text": text} if question.task == "choice" else question.typed
+    typed = {"text": text} if question.task == "choice" else question.typed_answer
     return turn if typed is None else turn | {"answer": typed}
 
 
 def detection_question(description: str, language: str) -> str:
-    """Return the question for all that a description fits: `every red object` in English, `모든 빨간색 물체` in Korean.
+    """Return the question for all objects of a description, such as `every red object` or `모든 빨간색 물체`.
 
     Raises:
-        ValueError: a language without such a question, or an empty description.
+        ValueError: the language has no such question, or the description is empty.
     """
     if language not in DETECT:
-        raise ValueError(f"language {language!r}: detection can be asked for in {', '.join(DETECT)}")
+        raise ValueError(f"language {language!r}: detection questions exist in {', '.join(DETECT)}")
     if not description.strip():
         raise ValueError("the description is empty; say what to detect, such as 'every red object'")
     return DETECT[language].format(Phrase(description.strip()))
 
 
 def object_text(item: SceneObject, language: str) -> str:
-    """Return one object told in words and degrees: `red cube [35, -12, 20, 15]`."""
+    """Return one object in words and degrees: `red cube [35, -12, 20, 15]`."""
     return f"{label((item.colour, item.shape), language)} {box_text(box_answer(item))}"

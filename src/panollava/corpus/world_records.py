@@ -1,6 +1,6 @@
 """The synthetic world as a dataset: panoramas rendered in parallel, each with its objects and its questions.
 
-Index and split alone decide a panorama, so the same seed gives the same rows whatever the number of processes.
+Seed, split and index determine a panorama, so the rows do not depend on the number of processes.
 """
 
 from collections.abc import Iterator
@@ -13,14 +13,15 @@ import numpy as np
 from PIL import Image
 
 from panollava.corpus.masks import encoded
-from panollava.corpus.questions import ask
 from panollava.corpus.records import Record
 from panollava.corpus.store import PanoramaRow
-from panollava.corpus.wording import LANGUAGES, turn_json
+from panollava.corpus.vocabulary import LANGUAGES
+from panollava.corpus.wording import turn_json
 from panollava.corpus.world.render import render
 from panollava.corpus.world.scenes import Scene, sample_scene
+from panollava.corpus.world_questions import sample_dialogues
 
-# How many questions of each type a panorama gets; a test panorama gets one of each in every language.
+# Questions per type and panorama; a panorama of another split than train gets one of each type in every language.
 TRAIN_QUESTIONS = {
     "existence": 2, "colour": 2, "shape": 2, "count": 2, "direction8": 2, "relation": 2, "look": 2, "nearest": 1,
     "turn": 1, "pointing": 2, "grounding": 2, "detection": 1, "detection_described": 2, "description": 1,
@@ -37,12 +38,12 @@ def _objects(scene: Scene, labels: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _dialogues(scene: Scene, split: str, rng: Random, korean_share: float) -> list[list[dict[str, Any]]]:
-    dialogues = ask(scene, rng, per_type=TRAIN_QUESTIONS if split == "train" else TEST_QUESTIONS)
-    written = []
-    for questions in dialogues:
+    per_type = TRAIN_QUESTIONS if split == "train" else TEST_QUESTIONS
+    dialogues = []
+    for questions in sample_dialogues(scene, rng, per_type=per_type):
         languages = LANGUAGES if split != "train" else [LANGUAGES[rng.random() < korean_share]]
-        written += [[turn_json(q, language, rng) for q in questions] for language in languages]
-    return written
+        dialogues += [[turn_json(q, language, rng) for q in questions] for language in languages]
+    return dialogues
 
 
 def world_row(
@@ -58,7 +59,7 @@ def world_row(
         Record.model_validate(shared | {"conversations": turns})
         for turns in _dialogues(scene, split, rng, korean_share)
     ]
-    # The objects are the panorama's, so they stand once, with its first record.
+    # The objects belong to the panorama, so only its first record lists them.
     objects = {"objects": _objects(scene, labels), "metadata": {"scene": scene.kind}}
     first = Record.model_validate(
         shared | {"conversations": records[0].model_dump(exclude_unset=True)["conversations"]} | objects

@@ -1,7 +1,7 @@
-"""Metrics that know the sphere and the panorama, usable by themselves: boxes, masks, detections, texts, tests.
+"""Metrics on the sphere, usable on their own: boxes, masks, detections, texts, intervals and tests.
 
 Boxes are (yaw, pitch, width, height): radians in tensors (`paired_iou`, `pairwise_iou`), degrees in lists (`nms`,
-`average_precision`). A width or height of 180 degrees or more, below 0 or not finite is refused by name.
+`average_precision`). A width or height of 180 degrees or more, below 0 or not finite raises ValueError.
 
 >>> across_the_seam = torch.tensor([[178.0, 0, 40, 30], [-178.0, 0, 40, 30]]).deg2rad()
 >>> round(float(paired_iou(*across_the_seam)), 3), nms(across_the_seam.rad2deg(), [0.8, 0.9], iou_threshold=0.5)
@@ -14,7 +14,7 @@ Boxes are (yaw, pitch, width, height): radians in tensors (`paired_iou`, `pairwi
 
 from panollava.metrics.detection import SIZES, average_precision, match_detections, precision_of_images
 from panollava.metrics.intervals import clustered_bootstrap, clustered_macro_mean, clustered_statistic
-from panollava.metrics.masks import boundary_error_deg, mask_iou
+from panollava.metrics.mask_scores import boundary_error_deg, mask_iou
 from panollava.metrics.paired import holm, paired_mean, paired_median, paired_statistic
 from panollava.metrics.spherical_iou import paired_iou, pairwise_iou, valid_boxes
 from panollava.metrics.suppression import nms

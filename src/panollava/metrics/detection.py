@@ -1,8 +1,8 @@
 """Average precision of labelled boxes on the sphere, also by their size; boxes in degrees, IoU exact.
 
-The rules are those of COCO (pycocotools): per image and label the highest score chooses first and takes the free
-reference that it overlaps most, precision is read at 101 recalls, and the result is the mean over the labels that
-occur in the references. There are no crowd regions and no limits on the number of boxes.
+The rules are those of COCO (pycocotools). Per image and label, predictions in order of score take the free reference
+with the largest overlap. Precision is interpolated at 101 recalls, and the result is the mean over the labels in the
+references. There are no crowd regions and no limits on the number of boxes.
 """
 
 import math
@@ -22,7 +22,7 @@ Reference = tuple[str, Box]  # label, box
 
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 RECALLS = np.linspace(0, 1, 101)
-# Numbers in the largest array of a step over many resamples; memory, not results, depends on it.
+# Numbers in the largest array of a step over many resamples; affects memory, not results.
 AT_ONCE = 1_000_000
 
 
@@ -31,10 +31,10 @@ def _square(side_deg: float) -> float:
     return 4 * math.asin(math.sin(math.radians(side_deg) / 2) ** 2)
 
 
-# A box belongs to one size by its solid angle in steradians, [from, below): small below that of a box of 10 x 10
-# degrees (0.030 sr), large from 30 x 30 degrees (0.268 sr). COCO's bounds of 32 and 96 pixels have no angle, so only
-# their ratio of three is kept: 10 degrees is less than a patch of CLIP ViT-B/32 in a view of 90 degrees (12.9), so a
-# small object gets about one visual token; a large one fills a ninth of the view or more.
+# The size of a box by its solid angle in steradians, [from, below): small below a box of 10 x 10 degrees (0.030 sr),
+# large from 30 x 30 degrees (0.268 sr). COCO's bounds of 32 and 96 pixels have no angle, so only their ratio of three
+# is kept. A patch of CLIP ViT-B/32 in a view of 90 degrees has 12.9 degrees, so a small object has about one visual
+# token; a large one fills a ninth of the view or more.
 SIZES = {
     "small": (0.0, _square(10)),
     "medium": (_square(10), _square(30)),
@@ -45,10 +45,10 @@ ANY_SIZE = (0.0, math.inf)
 
 @dataclass(frozen=True)
 class LabelMatches:
-    """What became of one label's predictions, best score first: their image `[D]` and whether they hit `[T, D]`.
+    """The matched predictions of one label, best score first: their image `[D]` and whether they hit `[T, D]`.
 
-    `void` `[T, D]` are those that count neither as right nor as wrong: they found a reference of another size, or are
-    of another size and found none. `wanted` holds the number of references that count in each image.
+    `void` `[T, D]` marks predictions that are neither right nor wrong: they match a reference of another size, or they
+    match none and have another size. `wanted` is the number of references of this size in each image.
     """
 
     image: NDArray[np.int64]
@@ -85,10 +85,13 @@ def average_precision(
 ) -> dict[str, float]:
     """Return "ap" (the mean over the IoU thresholds), "ap50" and "ap75" of predictions, one list per image.
 
-    "ap_small", "ap_medium" and "ap_large" are "ap" on the references of one of the `SIZES`, absent where there are
-    none; as in COCO, a prediction that finds a reference of another size, or finds none and is of another size itself,
-    does not count there. Nor does a label that occurs in no reference. Raises ValueError when the numbers of images
-    differ, there is no reference, a score is not finite, or a box has no area (see `spherical_iou` for boxes >= 180).
+    "ap_small", "ap_medium" and "ap_large" are "ap" on the references of one of the `SIZES`, absent if there are none.
+    As in COCO, a prediction does not count there if it matches a reference of another size, or matches none and has
+    another size itself. A label without a reference does not count.
+
+    Raises:
+        ValueError: the numbers of images differ, there is no reference, a score is not finite, or a box has no area
+            (see `spherical_iou` for boxes of 180 degrees or more).
     """
     overlaps = _overlaps(predictions, references)
     everything = np.arange(len(references))
@@ -109,16 +112,16 @@ def match_detections(
 ) -> list[LabelMatches]:
     """Match predictions to references at each IoU threshold; one result per label that the references contain.
 
-    `size` bounds the area in steradians, [from, below). No match depends on another image, so a bootstrap over images
-    matches once and then calls `resampled_precision`. Raises ValueError as `average_precision` does.
+    `size` bounds the area in steradians, [from, below). Matches do not depend on other images, so a bootstrap over
+    images matches once and then calls `resampled_precision`. Raises ValueError as `average_precision` does.
     """
     return _match(_overlaps(predictions, references), len(references), thresholds, size)
 
 
 def precision_of_images(matches: Sequence[LabelMatches], images: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the average precision `[T]` on the images with these indices; an index may come more than once.
+    """Return the average precision `[T]` on the images with these indices; an index may occur more than once.
 
-    It is the mean over the labels that these images ask for, NaN when they ask for none.
+    It is the mean over the labels with a reference in these images, NaN if there is none.
     """
     per_label = []
     for label in matches:
@@ -131,10 +134,10 @@ def precision_of_images(matches: Sequence[LabelMatches], images: NDArray[np.int6
 
 
 def resampled_precision(matches: Sequence[LabelMatches], copies: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the average precision `[R]` at the first threshold of `R` resamples, in which images `[R, n]` are copied.
+    """Return the average precision `[R]` at the first threshold of `R` resamples with `copies` `[R, n]` of each image.
 
-    What `precision_of_images` returns for the same images, for all resamples at once: copies of a hit only raise the
-    precision and copies of a miss only lower it, so the last copy of each prediction tells the whole curve.
+    It equals `precision_of_images` of each resample, computed for all at once. Copies of a hit only raise the precision
+    and copies of a miss only lower it, so the last copy of each prediction determines the whole curve.
     """
     total, labels = np.zeros(len(copies)), np.zeros(len(copies))
     for label in matches:
@@ -145,13 +148,13 @@ def resampled_precision(matches: Sequence[LabelMatches], copies: NDArray[np.int6
 
 
 def _resampled_label(label: LabelMatches, copies: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the precision `[R]` of one label, 0 where a resample wants none of it."""
+    """Return the precision `[R]` of one label, 0 for a resample without its references."""
     wanted, hit = copies @ label.wanted, label.hit[0]
     if not hit.any():
         return np.zeros(len(copies))
     drawn = copies[:, label.image]
-    true, said = np.cumsum(drawn[:, hit], axis=1), np.cumsum(drawn, axis=1)[:, hit]
-    envelope = np.maximum.accumulate((true / np.maximum(said, 1))[:, ::-1], axis=1)[:, ::-1]
+    true, total = np.cumsum(drawn[:, hit], axis=1), np.cumsum(drawn, axis=1)[:, hit]
+    envelope = np.maximum.accumulate((true / np.maximum(total, 1))[:, ::-1], axis=1)[:, ::-1]
     reached = np.searchsorted(RECALLS, true / np.maximum(wanted, 1)[:, None], side="right")
     return (envelope * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
 
@@ -161,14 +164,14 @@ def _radians(boxes_deg: Iterable[Box]) -> torch.Tensor:
 
 
 def _check(predictions: Sequence[Sequence[Prediction]], references: Sequence[Sequence[Reference]]) -> None:
-    """Raise ValueError that names the first image, label and value that cannot be scored."""
+    """Raise ValueError for the first image, label and value that cannot be scored."""
     for image, found in enumerate(predictions):
         for label, box, score in found:
             if not np.isfinite(score):
                 raise ValueError(f"image {image}: {label!r} at {list(box)} has the score {score}, not a finite number")
-    said = [(image, label, box) for image, found in enumerate(predictions) for label, box, _ in found]
-    true = [(image, label, box) for image, wanted in enumerate(references) for label, box in wanted]
-    for side, items in (("predicted", said), ("reference", true)):
+    predicted = [(image, label, box) for image, found in enumerate(predictions) for label, box, _ in found]
+    expected = [(image, label, box) for image, wanted in enumerate(references) for label, box in wanted]
+    for side, items in (("predicted", predicted), ("reference", expected)):
         bad = (~valid_boxes(_radians(box for _, _, box in items))).nonzero()
         if len(bad):
             image, label, box = items[int(bad[0])]
@@ -191,7 +194,7 @@ def _cells(predictions: Sequence[Sequence[Prediction]], references: Sequence[Seq
 def _overlaps(
     predictions: Sequence[Sequence[Prediction]], references: Sequence[Sequence[Reference]]
 ) -> list[_Overlaps]:
-    """Return the overlaps and areas of all cells, the overlaps computed in one call; raise ValueError for bad input."""
+    """Return the overlaps and areas of all cells, computed in one call; raise ValueError for invalid input."""
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} images have predictions but {len(references)} have references")
     if not any(references):
@@ -225,7 +228,7 @@ def _inside(areas: NDArray[np.float64], size: tuple[float, float]) -> NDArray[np
 def _match(
     overlaps: Sequence[_Overlaps], images: int, thresholds: Sequence[float], size: tuple[float, float]
 ) -> list[LabelMatches]:
-    """Match the cells of each label; sizes outside the bounds are matched too, but count neither way."""
+    """Match the cells of each label; references outside the size bounds are matched too, but do not count."""
     matches = []
     for label in sorted({own.cell.label for own in overlaps if own.cell.wanted}):
         ours = [own for own in overlaps if own.cell.label == label]
@@ -244,16 +247,16 @@ def _match(
 def _greedy(
     iou: NDArray[np.float64], counting: NDArray[np.bool_], thresholds: Sequence[float]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which predictions take a free reference that counts, and which one that does not, both `[T, D]`.
+    """Return which predictions match a reference that counts, and which match another one, both `[T, D]`.
 
-    `iou` is `[D, G]`, best score first, and `counting` `[G]`. A reference that does not count is only second choice.
+    `iou` is `[D, G]`, best score first, and `counting` `[G]`. References that count are preferred.
     """
     found, wanted = iou.shape
     hit, aside = np.zeros((2, len(thresholds), found), dtype=bool)
     choices = [(taken, group) for taken, group in ((hit, counting), (aside, ~counting)) if group.any()]
     closest = iou.max(initial=-1.0)
     for level, threshold in enumerate(thresholds):
-        # One box on itself must count at a threshold of 1, whatever the last bit.
+        # Equal boxes must match at a threshold of 1 despite rounding.
         enough = min(threshold, 1 - 1e-10)
         if closest < enough:
             continue
@@ -261,7 +264,7 @@ def _greedy(
         for row in np.flatnonzero((iou >= enough).any(axis=1)):
             for taken, group in choices:
                 overlap = np.where(free & group, iou[row], -1.0)
-                best = wanted - 1 - int(overlap[::-1].argmax())  # the last of equals, as pycocotools takes
+                best = wanted - 1 - int(overlap[::-1].argmax())  # the last of equals, as in pycocotools
                 if overlap[best] >= enough:
                     taken[level, row], free[best] = True, False
                     break
@@ -271,7 +274,7 @@ def _greedy(
 def _interpolated(hit: NDArray[np.bool_], void: NDArray[np.bool_], wanted: int) -> NDArray[np.float64]:
     """Return the mean precision `[T]` at 101 recalls of ranked predictions `[T, D]` for `wanted` references.
 
-    The precision at a recall is the best one at that recall or beyond, 0 where the recall is never reached.
+    The precision at a recall is the highest one at that recall or beyond, 0 if the recall is never reached.
     """
     true = hit.cumsum(axis=1)
     precision = true / (~void).cumsum(axis=1).clip(min=1)

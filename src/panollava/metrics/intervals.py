@@ -1,7 +1,7 @@
 """Confidence intervals of scores by a bootstrap over clusters: whole panoramas are drawn, never single questions.
 
-Questions about one panorama fail together, so intervals that take them for independent are too narrow. All functions
-draw the same clusters for the same seed. A paired comparison of two models is an interval of their differences.
+Questions about one panorama fail together, so intervals that assume independence are too narrow. All functions draw the
+same clusters for the same seed. A paired comparison of two models is an interval of their differences.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 class Interval(NamedTuple):
-    """A score and its percentile bootstrap interval; with one cluster the interval is the score, and says nothing."""
+    """A score and its percentile bootstrap interval; with one cluster, both bounds equal the score."""
 
     value: float
     low: float
@@ -30,7 +30,8 @@ def clustered_bootstrap(
 ) -> Interval:
     """Return the mean or the median of values `[n]` with its interval; `clusters` `[n]` names each value's panorama.
 
-    Raises ValueError when there is no value, when one is not finite, or when the lengths differ.
+    Raises:
+        ValueError: there is no value, a value is not finite, or the lengths differ.
     """
     if statistic == "mean":
         one_group = [0] * len(clusters)
@@ -54,8 +55,10 @@ def clustered_macro_mean(
 ) -> Interval:
     """Return the mean over groups (question types) of the mean of their values `[n]`, with its interval.
 
-    A group that is absent from a resample is left out of that resample's mean. Raises ValueError when there is no
-    value, when one is not finite, or when the lengths differ.
+    A group that is absent from a resample is left out of that resample's mean.
+
+    Raises:
+        ValueError: there is no value, a value is not finite, or the lengths differ.
     """
     numbers = _checked(values, clusters)
     if len(groups) != len(numbers):
@@ -81,11 +84,13 @@ def clustered_statistic(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return any statistic, a function of the indices of the items that count, with its interval.
+    """Return any statistic, a function of item indices, with its interval.
 
-    `clusters` `[n]` names each item's panorama; indices come as often as their panorama is drawn. A resample on which
-    the statistic is undefined (NaN: average precision where no object is wanted) is left out of the interval. Raises
-    ValueError when there is no item, or when the statistic of all items is not finite.
+    `clusters` `[n]` names each item's panorama; an index occurs as often as its panorama is drawn. A resample with an
+    undefined statistic (NaN, such as average precision without any reference) is left out of the interval.
+
+    Raises:
+        ValueError: there is no item, or the statistic of all items is not finite.
     """
     if not len(clusters):
         raise ValueError("there are no items to resample; an interval needs at least one")
@@ -109,13 +114,13 @@ def _checked(values: ArrayLike, clusters: Sequence[Hashable]) -> NDArray[np.floa
 
 
 def _codes(names: Sequence[Hashable]) -> NDArray[np.int64]:
-    """Return a number for each name, counted from 0 in the order in which the names first appear."""
+    """Return a number for each name, from 0 in the order of first appearance."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names], dtype=np.int64)
 
 
 def _draws(count: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Yield `resamples` times `count` clusters, drawn with replacement."""
+    """Yield `resamples` draws of `count` clusters with replacement."""
     generator = np.random.default_rng(seed)
     for _ in range(resamples):
         yield generator.integers(count, size=count)

@@ -1,8 +1,8 @@
-"""Paired tests of two models on the same questions, panoramas as clusters: difference, interval, p value, Holm.
+"""Paired tests of two models on the same questions, with panoramas as clusters: difference, interval, p value, Holm.
 
-Intervals are percentile bootstraps that draw whole panoramas, each with both models' answers. P values exchange the two
-models' answers panorama by panorama: were the models alike, any such exchange would have been as likely as what was
-seen. Clusters are taken in the order of their names, so the order of the questions changes nothing.
+Intervals are percentile bootstraps that draw whole panoramas, each with both models' answers. P values come from a
+permutation test that swaps the two models' answers per panorama: if the models are equal, every swap is as likely as
+the observed assignment. Clusters are sorted by name, so that the order of the questions does not matter.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 DRAWS = 10_000
-# Numbers in the largest array of one step; memory, not results, depends on it.
+# Numbers in the largest array of one step; affects memory, not results.
 _AT_ONCE = 1_000_000
 
 Floats = NDArray[np.float64]
-# How often each item counts `[draws, n]` -> the score of each draw `[draws]`.
+# Maps the number of copies of each item `[draws, n]` to the score of each draw `[draws]`.
 Statistic = Callable[[NDArray[np.int64]], Floats]
 
 
 class Paired(NamedTuple):
-    """Scores `a` and `b`, `difference` = b - a with its interval, and how likely chance alone goes as far.
+    """Scores `a` and `b`, `difference` = b - a with its interval, and p values.
 
-    `p` counts differences of either sign, `p_less` those as low as this one, `p_greater` those as high.
+    `p` is two-sided, `p_less` tests for differences as low as this one, and `p_greater` for those as high.
     """
 
     a: float
@@ -49,8 +49,10 @@ def paired_mean(
     """Compare the means of values `[n]`, or the means over `groups` (question types) of the means within each.
 
     Sources: Noreen, Computer-Intensive Methods for Testing Hypotheses, 1989 (approximate randomisation; here the sign
-    of a panorama's whole difference is flipped); Efron and Tibshirani, An Introduction to the Bootstrap, 1993. Raises
-    ValueError when there is no value, when one is not finite, or when the lengths differ.
+    of a panorama's whole difference is flipped); Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
+
+    Raises:
+        ValueError: there is no value, a value is not finite, or the lengths differ.
     """
     first, second, cluster = _checked(a, b, clusters)
     group = np.zeros(len(cluster), dtype=np.int64) if groups is None else _codes(groups)
@@ -86,8 +88,10 @@ def paired_median(
 ) -> Paired:
     """Compare the medians of values `[n]`: the difference of the medians, not the median of the differences.
 
-    Sources as of `paired_mean`; here the two models' values of a panorama change places. Raises ValueError when there
-    is no value, when one is not finite, or when the lengths differ.
+    Sources as in `paired_mean`; here the two models' values of a panorama are swapped.
+
+    Raises:
+        ValueError: there is no value, a value is not finite, or the lengths differ.
     """
     first, second, cluster = _checked(a, b, clusters)
     count, n = int(cluster.max()) + 1, len(first)
@@ -96,7 +100,9 @@ def paired_median(
     owner, of_b = cluster[order % n], (order >= n).astype(np.int8)
     null = []
     for swap in _swaps(count, 2 * n, draws, seed):
-        reached = np.cumsum(swap[:, owner] ^ of_b, axis=1, dtype=np.int32)  # of the values that count as b's
+        reached = np.cumsum(
+            swap[:, owner] ^ of_b, axis=1, dtype=np.int32
+        )  # of the values that belong to b after the swap
         medians_a = _medians(both[order], np.arange(1, 2 * n + 1, dtype=np.int32) - reached)
         null.append(_medians(both[order], reached) - medians_a)
     orders = [np.argsort(values, kind="stable") for values in (first, second)]
@@ -116,12 +122,14 @@ def paired_statistic(
     level: float = 0.95,
     seed: int = 0,
 ) -> Paired:
-    """Compare a statistic that no single question has (average precision), by a bootstrap alone.
+    """Compare a statistic that single questions do not have (average precision), by a bootstrap alone.
 
-    `a` and `b` take how often each item counts `[draws, n]`. A p value is the share of draws on the other side of no
-    difference (Efron and Tibshirani, 1993, section 15.4, the achieved significance level read from the interval); draws
-    on which the statistic is undefined (NaN) are left out. Raises ValueError when there is no item, or when a
-    statistic of all items is not finite.
+    `a` and `b` take the number of copies of each item `[draws, n]`. A p value is the share of draws whose difference is
+    zero or has the other sign (Efron and Tibshirani, 1993, section 15.4, the achieved significance level). Draws with
+    an undefined statistic (NaN) are left out.
+
+    Raises:
+        ValueError: there is no item, or a statistic of all items is not finite.
     """
     if not len(clusters):
         raise ValueError("there are no items to compare; a paired test needs at least one")
@@ -161,7 +169,7 @@ def _checked(a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable]) -> tuple[
 
 
 def _codes(names: Sequence[Hashable]) -> NDArray[np.int64]:
-    """Return a number for each name, counted from 0 in the order of the sorted names."""
+    """Return a number for each name, from 0 in sorted order."""
     numbers = {name: number for number, name in enumerate(sorted(set(names)))}  # type: ignore[type-var]
     return np.array([numbers[name] for name in names], dtype=np.int64)
 
@@ -176,7 +184,7 @@ def _steps(width: int, draws: int) -> Iterator[int]:
 
 
 def _copies(count: int, width: int, draws: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Yield how often each of `count` clusters comes in bootstrap draws `[step, count]`."""
+    """Yield the number of copies of each of `count` clusters in bootstrap draws `[step, count]`."""
     generator = np.random.default_rng(seed)
     for step in _steps(width, draws):
         drawn = generator.integers(count, size=(step, count)) + count * np.arange(step)[:, None]
@@ -184,10 +192,10 @@ def _copies(count: int, width: int, draws: int, seed: int) -> Iterator[NDArray[n
 
 
 def _swaps(count: int, width: int, draws: int, seed: int) -> Iterator[NDArray[np.int8]]:
-    """Yield which of `count` clusters exchange their models, 0 or 1 `[step, count]`."""
+    """Yield which of `count` clusters swap their models, 0 or 1 `[step, count]`."""
     generator = np.random.default_rng((seed, 1))
     for step in _steps(width, draws):
-        # Drawn as int64: smaller types would throw bits away at the end of each step, so that steps changed results.
+        # Drawn as int64: smaller types discard bits at the end of each step, so that results would depend on steps.
         yield generator.integers(2, size=(step, count)).astype(np.int8)
 
 
@@ -199,10 +207,10 @@ def _medians(ranked: Floats, reached: NDArray[np.integer]) -> Floats:
 
 
 def _result(a: float, b: float, drawn: list[tuple[Floats, Floats]], level: float, null: Floats | None) -> Paired:
-    """Return the comparison; `null` are the differences under exchange, None for p values from the bootstrap.
+    """Return the comparison; `null` are the differences under swaps, or None for p values from the bootstrap.
 
-    What was seen is counted as one more exchange, so p is never 0. Source: Phipson and Smyth, Permutation P-values
-    should never be zero, 2010.
+    The observed assignment counts as one more swap, so that p is never 0. Source: Phipson and Smyth, Permutation
+    P-values should never be zero, 2010.
     """
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; it must be between 0 and 1")
@@ -216,7 +224,7 @@ def _result(a: float, b: float, drawn: list[tuple[Floats, Floats]], level: float
         less, greater = _p_value(differences >= 0), _p_value(differences <= 0)
         both = min(1.0, 2 * min(less, greater))
     else:
-        slack = 1e-9 * float(np.abs(null).max())  # exchanges that tie differ by rounding
+        slack = 1e-9 * float(np.abs(null).max())  # tied swaps differ by rounding
         less, greater = _p_value(null <= difference + slack), _p_value(null >= difference - slack)
         both = _p_value(np.abs(null) >= abs(difference) - slack)
     return Paired(float(a), float(b), float(difference), float(low), float(high), both, less, greater)

@@ -1,15 +1,14 @@
 """Exact intersection over union of BFoV boxes on the sphere; boxes are (yaw, pitch, width, height) in radians.
 
 The sides of a BFoV box lie on great circles, so a box of extents below pi is a convex spherical quadrilateral and two
-boxes meet in a convex spherical polygon of at most eight sides. The polygon is found by clipping (Sutherland and
-Hodgman, 1974) and its area by the triangle formula of Van Oosterom and Strackee (1983): nothing is approximated, and
-nothing is jittered. Float64 inside, whatever comes in; scores carry no gradients.
+boxes intersect in a convex spherical polygon of at most eight sides. The polygon is found by clipping (Sutherland and
+Hodgman, 1974) and its area by the triangle formula of Van Oosterom and Strackee (1983), without approximation or
+jitter. The computation is float64 for any input; scores have no gradients.
 
-Rule for wide boxes: a width or height of pi (180 degrees) or more is no tangent-plane rectangle, and the functions
-here refuse it with a ValueError that names the box, as they do one that is negative or not finite. Who scores a
-model's answers asks `valid_boxes` first and counts such an answer as unparsed. A box of width or height 0 is legal; its
-area is 0, and so is its IoU, even with itself. Close below pi the corners run together: the error is up to about
-1e-15 / (pi - extent).
+Rule for wide boxes: a width or height of pi (180 degrees) or more is no tangent-plane rectangle. The functions raise
+ValueError for it, and for a box that is negative or not finite. Code that scores a model's answers checks `valid_boxes`
+first and counts such an answer as unparsed. A box of width or height 0 is valid; its area is 0, and so is its IoU, even
+with itself. Just below pi the corners converge: the error is up to about 1e-15 / (pi - extent).
 """
 
 import math
@@ -21,7 +20,7 @@ from panollava.vlm.geometry import box_corners, box_solid_angle, directions_to_r
 
 PAIRS_AT_ONCE = 16384  # the working set of one chunk stays in a core's cache
 CENTRES_AT_ONCE = 1 << 20  # pairs whose centre distances are held at a time
-# Half-spaces are widened by this much, so that rounding cannot put parts of a shared side on both sides of it.
+# Half-spaces are widened by this much, so that rounding cannot split a shared side.
 SLACK = 1e-14
 
 
@@ -33,7 +32,7 @@ def valid_boxes(boxes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def paired_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Return the IoU of each box of `a` with the box of `b` at the same place, both `[..., 4]` (they broadcast).
+    """Return the IoU of each box of `a` with the box of `b` at the same index, both `[..., 4]` (they broadcast).
 
     The result `[...]` is float64. Raises ValueError for a box that is not finite, negative, or pi wide or more.
     """
@@ -41,7 +40,7 @@ def paired_iou(a: Tensor, b: Tensor) -> Tensor:
     shape = a.shape[:-1]
     a, b = a.reshape(-1, 4), b.reshape(-1, 4)
     cosine = (_centres(a) * _centres(b)).sum(dim=-1)
-    near = _caps_meet(cosine, _cap_cosine(a), _cap_cosine(b)).nonzero()[:, 0]
+    near = _caps_may_intersect(cosine, _cap_cosine(a), _cap_cosine(b)).nonzero()[:, 0]
     iou = a.new_zeros(len(a))
     for some in near.split(PAIRS_AT_ONCE):
         iou[some] = _iou(a[some], b[some])
@@ -60,7 +59,7 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     rows_at_once = max(1, CENTRES_AT_ONCE // max(1, len(b)))
     for first in range(0, len(a), rows_at_once):
         rows = a[first : first + rows_at_once]
-        near = _caps_meet(_centres(rows) @ centres.T, _cap_cosine(rows)[:, None], cap).nonzero()
+        near = _caps_may_intersect(_centres(rows) @ centres.T, _cap_cosine(rows)[:, None], cap).nonzero()
         for some in near.split(PAIRS_AT_ONCE):
             row, column = some.unbind(dim=-1)
             iou[first + row, column] = _iou(rows[row], b[column])
@@ -93,8 +92,8 @@ def _cap_cosine(boxes: Tensor) -> Tensor:
     return (1 + x.square() + y.square()).rsqrt()
 
 
-def _caps_meet(cosine: Tensor, cap_a: Tensor, cap_b: Tensor) -> Tensor:
-    """Return whether caps around two boxes may meet, by the cosines of their distance and radii; errs towards yes."""
+def _caps_may_intersect(cosine: Tensor, cap_a: Tensor, cap_b: Tensor) -> Tensor:
+    """Return whether caps around two boxes may intersect, by the cosines of distance and radii; never miss one."""
     sines = ((1 - cap_a.square()) * (1 - cap_b.square())).clamp_min(0).sqrt()
     return cosine >= cap_a * cap_b - sines - 1e-12
 
@@ -102,7 +101,7 @@ def _caps_meet(cosine: Tensor, cap_a: Tensor, cap_b: Tensor) -> Tensor:
 def _iou(a: Tensor, b: Tensor) -> Tensor:
     """Return the IoU `[K]` of boxes `a` and `b` `[K, 4]`, one chunk."""
     area_a, area_b = box_solid_angle(a), box_solid_angle(b)
-    # The smaller box is the frame: the fan of triangles is then as small as the result, and swapping changes nothing.
+    # The smaller box is the frame: its triangles are as small as the result, and swapping a and b changes nothing.
     a_is_smaller = (area_a <= area_b)[:, None]
     shared = _shared_area(torch.where(a_is_smaller, a, b), torch.where(a_is_smaller, b, a))
     shared = shared.clamp_min(0).minimum(area_a).minimum(area_b)
@@ -114,13 +113,13 @@ def _shared_area(frame: Tensor, other: Tensor) -> Tensor:
     """Return the area `[K]` in steradians of `other` clipped to `frame`, both boxes `[K, 4]`.
 
     In the frame's own view (z to its centre) its sides are the half-spaces |x| cos(width / 2) <= z sin(width / 2) and
-    |y| cos(height / 2) <= z sin(height / 2). The polygon is kept as directed sides, `start` and `end` `[3, E, K]`, not
-    as a list of vertices: a side that is clipped away becomes two zero vectors, which add no area and are inside every
-    half-space, and each clip appends the one side that closes the gap. So no buffer is ever compacted or ordered.
+    |y| cos(height / 2) <= z sin(height / 2). The polygon is stored as directed sides, `start` and `end` `[3, E, K]`,
+    not as a list of vertices. A side that is clipped away becomes two zero vectors, which add no area and are inside
+    every half-space. Each clip appends the side that closes the gap. So no buffer is ever compacted or sorted.
     """
     yaw, pitch, width, height = frame.unbind(-1)
-    turn = rotation(yaw, pitch, torch.zeros_like(yaw))
-    start = (box_corners(other) @ turn).permute(2, 1, 0).contiguous()
+    view = rotation(yaw, pitch, torch.zeros_like(yaw))
+    start = (box_corners(other) @ view).permute(2, 1, 0).contiguous()
     end = start.roll(-1, dims=1)
     for axis, extent in ((0, width), (1, height)):
         towards_centre, inwards = (extent / 2).sin(), (extent / 2).cos()
@@ -139,7 +138,7 @@ def _clip(start: Tensor, end: Tensor, axis: int, across: Tensor, ahead: Tensor) 
     entering = torch.where(end_inside & ~start_inside, crossing, 0.0)
     kept_start = torch.where(start_inside, start, entering)
     kept_end = torch.where(end_inside, end, leaving)
-    # A convex outline leaves a half-space once and enters it once, so these sums have one term that is not zero.
+    # A convex outline leaves a half-space once and enters it once, so each sum has one nonzero term.
     return (
         torch.cat((kept_start, leaving.sum(dim=1, keepdim=True)), dim=1),
         torch.cat((kept_end, entering.sum(dim=1, keepdim=True)), dim=1),

@@ -1,6 +1,6 @@
 """Non-maximum suppression of labelled boxes on the sphere; boxes in degrees, IoU exact.
 
-Overlaps across the seam and over the poles count as any other, and all overlaps of a label are found at once.
+Overlaps across the seam and over the poles count like any other. All overlaps of a label are computed at once.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,12 @@ def nms(
 ) -> list[int]:
     """Return the indices of the boxes (yaw, pitch, width, height) `[n, 4]` to keep, best score first.
 
-    A box goes when a better one that stays, of the same label where there are labels, overlaps it by more than the
-    threshold; of equal scores the earlier box is the better. Raises ValueError for lists of different length, a score
-    that is not finite, a threshold outside [0, 1], and a box without an area (see `spherical_iou`).
+    A box is removed if a better box that is kept, of the same label if there are labels, overlaps it by more than the
+    threshold. Of equal scores, the earlier box is better.
+
+    Raises:
+        ValueError: the lists differ in length, a score is not finite, the threshold is outside [0, 1], or a box has no
+            area (see `spherical_iou`).
     """
     boxes = torch.as_tensor(boxes_deg, dtype=torch.float64).reshape(-1, 4).deg2rad()
     points = torch.as_tensor(scores, dtype=torch.float64).reshape(-1)
@@ -40,32 +43,32 @@ def nms(
     keep = torch.ones(len(boxes), dtype=torch.bool)
     for number in range(len(numbers)):
         own = (label == number).nonzero()[:, 0]
-        keep[own] = _unbeaten(boxes[order[own]], iou_threshold)
+        keep[own] = _kept(boxes[order[own]], iou_threshold)
     return order[keep].tolist()
 
 
-def _unbeaten(boxes: Tensor, iou_threshold: float) -> Tensor:
-    """Return which boxes `[n, 4]`, best first, no better box that stays itself overlaps too much.
+def _kept(boxes: Tensor, iou_threshold: float) -> Tensor:
+    """Return which boxes `[n, 4]`, best first, are kept: no better box that is kept overlaps them too much.
 
-    All boxes start as staying. A round beats those that overlap a better one that stays by the round before: it is
-    right for the first box, hence for the second, and so on; rounds end when nothing changes, mostly after a few.
+    All boxes start as kept. Each round removes the boxes that overlap a better one kept in the round before. The result
+    is right for the first box, hence for the second, and so on. Rounds end when nothing changes, usually after a few.
     """
-    winner, loser = _rivals(boxes, iou_threshold)
-    stays = torch.ones(len(boxes), dtype=torch.bool)
+    better, worse = _overlapping_pairs(boxes, iou_threshold)
+    kept = torch.ones(len(boxes), dtype=torch.bool)
     while True:
-        unbeaten = torch.ones_like(stays)
-        unbeaten[loser[stays[winner]]] = False
-        if unbeaten.equal(stays):
-            return stays
-        stays = unbeaten
+        still_kept = torch.ones_like(kept)
+        still_kept[worse[kept[better]]] = False
+        if still_kept.equal(kept):
+            return kept
+        kept = still_kept
 
 
-def _rivals(boxes: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
-    """Return the pairs of places (earlier, later) whose boxes `[n, 4]` overlap by more than the threshold."""
+def _overlapping_pairs(boxes: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
+    """Return the pairs of indices (earlier, later) whose boxes `[n, 4]` overlap by more than the threshold."""
     pairs = [torch.empty(0, 2, dtype=torch.int64)]
     rows_at_once = max(1, PAIRS_AT_ONCE // max(1, len(boxes)))
     for first in range(0, len(boxes), rows_at_once):
         overlap = pairwise_iou(boxes[first : first + rows_at_once], boxes[first:]) > iou_threshold
         pairs.append(overlap.triu(diagonal=1).nonzero() + first)
-    winner, loser = torch.cat(pairs).unbind(-1)
-    return winner, loser
+    better, worse = torch.cat(pairs).unbind(-1)
+    return better, worse

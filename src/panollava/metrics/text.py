@@ -1,8 +1,8 @@
-"""Scores of answers in words: BLEU, chrF, ROUGE-L, CIDEr and METEOR of free text, and the form of closed answers.
+"""Scores of answers in words: BLEU, chrF, ROUGE-L, CIDEr and METEOR of free text, and normalisation of closed answers.
 
-Every score takes one prediction per item and *all* references of the item at once. All of them see Unicode in composed
-form (NFC), so that a Korean syllable is one character however it was typed, and all but chrF the words of `words`. A
-text without words matches nothing.
+Every score takes one prediction per item and *all* references of the item at once. All scores use Unicode in composed
+form (NFC), so that a Korean syllable is one character however it was typed, and all but chrF use the tokens of `words`.
+A text without words matches nothing.
 """
 
 import unicodedata
@@ -19,24 +19,24 @@ from panollava.metrics.cider import cider_d
 References = Sequence[Sequence[str]]
 
 SENTENCE_MARKS = ".,;:!?…。、，！？；："
-# The regex module, since the \w of re takes the vowel signs of Hindi or Thai for the end of a word.
+# The regex module, because \w of `re` ends a word at the vowel signs of Hindi or Thai.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _WORD = regex.compile(rf"[{_UNSPACED}]|[\w--[{_UNSPACED}]]+", regex.VERSION1)
 
 
 def normalise_answer(text: str) -> str:
-    """Return a closed answer as it is compared: NFC, case folded, single spaces, no punctuation at its end."""
+    """Return a closed answer in the form for comparison: NFC, case folded, single spaces, no punctuation at its end."""
     words = " ".join(unicodedata.normalize("NFC", text).casefold().split())
-    # Folding can take a composed character apart, so compose once more.
+    # Case folding can decompose a character, so compose again.
     return unicodedata.normalize("NFC", words.rstrip(SENTENCE_MARKS + " "))
 
 
 def words(text: str) -> list[str]:
     r"""Return the words of a text in any script: NFC, case folded, runs of \w; punctuation and symbols are dropped.
 
-    Korean is split where it is written apart, so a word keeps its particles and endings (공이 and 공은 differ): no
-    analyser is needed, but the scores are stricter than English ones, and the two are not to be compared. Chinese
-    characters and kana, which are written without spaces, are words of their own.
+    Korean is split at spaces, so that a word keeps its particles and endings (공이 and 공은 differ). No analyser is
+    needed, but the scores are stricter than English ones, and the two must not be compared. Chinese characters and
+    kana, which are written without spaces, are single words.
     """
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
     return _WORD.findall(folded)
@@ -62,63 +62,64 @@ def text_scores(predictions: Sequence[str], references_per_item: References, lan
 def chrf(predictions: Sequence[str], references_per_item: References) -> float:
     """Return sacrebleu's corpus chrF in [0, 1] of one prediction per item against all references of the item.
 
-    An item counts with the reference that it matches best. Character n-grams need no word tokeniser, so Korean counts
-    as English does. Source: Popovic, chrF: character n-gram F-score for automatic MT evaluation, 2015.
+    The best matching reference of an item counts. Character n-grams need no word tokeniser, so that Korean is scored
+    like English. Source: Popovic, chrF: character n-gram F-score for automatic MT evaluation, 2015.
 
     Raises:
-        ValueError: nothing to compare, or an item without references.
+        ValueError: there is nothing to compare, or an item has no references.
     """
     return chrf_of_items(predictions, references_per_item)(range(len(predictions)))
 
 
 def chrf_of_items(predictions: Sequence[str], references_per_item: References) -> Callable[[Iterable[int]], float]:
-    """Return a function that gives the corpus chrF of any items by index, twice counted where given twice.
+    """Return a function from item indices, which may repeat, to their corpus chrF.
 
-    For intervals: the n-grams are counted once. Arguments and errors are those of `chrf`.
+    For intervals: n-grams are counted once. Arguments and errors are those of `chrf`.
     """
     _check(predictions, references_per_item)
     composed = [[unicodedata.normalize("NFC", text) for text in references] for references in references_per_item]
-    said = [unicodedata.normalize("NFC", text) for text in predictions]
+    composed_predictions = [unicodedata.normalize("NFC", text) for text in predictions]
     metric = CHRF()
-    # The two halves of `corpus_score`, as sacrebleu's own bootstrap calls them.
-    counts = metric._extract_corpus_statistics(said, _streams(composed))
+    # Private methods, as in sacrebleu's own bootstrap: `corpus_score` would count n-grams in every resample.
+    counts = metric._extract_corpus_statistics(composed_predictions, _streams(composed))
     return lambda items: metric._aggregate_and_compute([counts[item] for item in items]).score / 100
 
 
 def bleu(predictions: Sequence[str], references_per_item: References) -> float:
-    """Return sacrebleu's corpus BLEU in [0, 1] over `words`, in runs of up to four, against all references of an item.
+    """Return sacrebleu's corpus BLEU in [0, 1] over n-grams of up to four `words`, against all references of an item.
 
-    Longer runs than any prediction has do not count, so one right word is a right answer. Source: Papineni et al.,
+    Orders longer than every prediction do not count, so that one right word is a right answer. Source: Papineni et al.,
     BLEU: a method for automatic evaluation of machine translation, 2002. Raises ValueError as `chrf` does.
     """
     _check(predictions, references_per_item)
     spaced = [[" ".join(words(text)) for text in references] for references in references_per_item]
-    said = [" ".join(words(text)) for text in predictions]
-    # `force` keeps it from warning that the texts are split already.
+    spaced_predictions = [" ".join(words(text)) for text in predictions]
+    # `force` suppresses the warning that the texts are already tokenised.
     metric = BLEU(tokenize="none", force=True, effective_order=True)
-    return metric.corpus_score(said, _streams(spaced)).score / 100
+    return metric.corpus_score(spaced_predictions, _streams(spaced)).score / 100
 
 
 def rouge_l(predictions: Sequence[str], references_per_item: References) -> float:
-    """Return the mean ROUGE-L F1 in [0, 1] over `words`; an item counts with the reference that it matches best.
+    """Return the mean ROUGE-L F1 in [0, 1] over `words`, of each item with its best matching reference.
 
     Source: Lin, ROUGE: a package for automatic evaluation of summaries, 2004, and the package rouge-score. Raises
     ValueError as `chrf` does.
     """
-    # Imported here: it brings nltk, which takes as long to import as torch.
+    # Imported here, because it imports nltk, which takes as long as torch.
     from rouge_score.rouge_scorer import RougeScorer
 
     _check(predictions, references_per_item)
     scorer = RougeScorer(["rougeL"], tokenizer=_Words())
     pairs = zip(predictions, references_per_item, strict=True)
-    return float(np.mean([scorer.score_multi(references, said)["rougeL"].fmeasure for said, references in pairs]))
+    scores = [scorer.score_multi(references, prediction)["rougeL"].fmeasure for prediction, references in pairs]
+    return float(np.mean(scores))
 
 
 def cider(predictions: Sequence[str], references_per_item: References) -> float:
     """Return the mean CIDEr-D in [0, 10] over `words`, averaged over all references of an item; see `cider_d`.
 
     Raises:
-        ValueError: as `chrf`, and for a single item: what is special is told from the other items.
+        ValueError: as `chrf`, and for a single item, which has no corpus to weight n-grams by.
     """
     _check(predictions, references_per_item)
     if len(predictions) == 1:
@@ -128,7 +129,7 @@ def cider(predictions: Sequence[str], references_per_item: References) -> float:
 
 
 def meteor_installed() -> bool:
-    """Return whether METEOR can be computed: nltk's data package "wordnet" is on this machine. Downloads nothing."""
+    """Return whether METEOR can be computed: nltk's data package "wordnet" is installed. Downloads nothing."""
     from nltk.corpus import wordnet
 
     try:
@@ -139,14 +140,14 @@ def meteor_installed() -> bool:
 
 
 def meteor(predictions: Sequence[str], references_per_item: References) -> float:
-    """Return nltk's mean METEOR in [0, 1] over `words`; an item counts with the reference that it matches best.
+    """Return nltk's mean METEOR in [0, 1] over `words`, of each item with its best matching reference.
 
     English only: stems are Porter's and synonyms WordNet's. nltk looks synonyms up by their stems, and misses those
     whose stem is no word (picture, image). Source: Lavie and Agarwal, METEOR, 2007.
 
     Raises:
         ValueError: as `chrf`.
-        LookupError: the data are missing (`meteor_installed`); nltk's message says how to install them.
+        LookupError: the data are not installed (`meteor_installed`); nltk's message says how to install them.
     """
     from nltk.corpus import wordnet
     from nltk.translate.meteor_score import meteor_score
@@ -154,11 +155,18 @@ def meteor(predictions: Sequence[str], references_per_item: References) -> float
     _check(predictions, references_per_item)
     split = [[words(text) for text in references] for references in references_per_item]
     pairs = zip(split, predictions, strict=True)
-    return float(np.mean([meteor_score(told, words(said), wordnet=wordnet) for told, said in pairs]))
+    return float(
+        np.mean(
+            [
+                meteor_score(split_references, words(prediction), wordnet=wordnet)
+                for split_references, prediction in pairs
+            ]
+        )
+    )
 
 
 class _Words:
-    """The tokeniser that rouge-score asks for; its own one drops all but a-z and 0-9, Korean entirely."""
+    """The tokeniser for rouge-score, whose own one drops everything but a-z and 0-9, and so all Korean."""
 
     def tokenize(self, text: str) -> list[str]:
         return words(text)
@@ -178,5 +186,5 @@ def _check(predictions: Sequence[str], references_per_item: References) -> None:
 
 
 def _streams(references_per_item: References) -> list[list[str]]:
-    """Return what sacrebleu wants: the n-th reference of every item, None where an item has fewer."""
+    """Return the references as sacrebleu takes them: the n-th one of every item, None if an item has fewer."""
     return [list(stream) for stream in zip_longest(*references_per_item)]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from panollava.corpus.masks import decoded
 from panollava.corpus.records import LabelledBox
 from panollava.corpus.store import open_split, panorama_records
-from panollava.metrics.masks import resized
+from panollava.metrics.mask_scores import resized
 from panollava.report.inputs import ReportInputs, load_panoramas
 from panollava.report.outlines import draw_panorama
 from panollava.report.sphere_figures import draw_dependence

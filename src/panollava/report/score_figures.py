@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
 from panollava.corpus.records import ChoiceAnswer
-from panollava.corpus.wording import DIRECTIONS
+from panollava.corpus.vocabulary import DIRECTIONS
 from panollava.metrics import normalise_answer
 from panollava.report.inputs import ReportInputs
 from panollava.report.style import BLIND, GRID, INK, MAJORITY, MODEL, SHUFFLED, language_name, styled

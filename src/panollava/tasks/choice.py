@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from panollava.corpus.records import ChoiceAnswer, Turn
 from panollava.corpus.rotation.panorama import Rotation
-from panollava.corpus.rotation.wording import DIRECTION_TYPES
-from panollava.corpus.wording import DIRECTIONS
+from panollava.corpus.rotation.rewording import DIRECTION_TYPES
+from panollava.corpus.vocabulary import DIRECTIONS
 from panollava.metrics.intervals import clustered_macro_mean
 from panollava.metrics.text import normalise_answer
 from panollava.tasks.prediction import Prediction, typed

@@ -16,7 +16,7 @@ from torch import Tensor
 from panollava.corpus.masks import decoded, encoded
 from panollava.corpus.patch_masks import patch_coverage, splat
 from panollava.corpus.records import LabelledBox, Mask
-from panollava.metrics.masks import boundary_error_deg, mask_iou, resized
+from panollava.metrics.mask_scores import boundary_error_deg, mask_iou, resized
 from panollava.tasks.prediction import Prediction
 from panollava.tasks.scorer import Block, Scorer, interval_block, mean
 from panollava.tasks.task import Fields, Measure, Predictions, ScoreBlock, ScoreNumber

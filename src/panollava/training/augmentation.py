@@ -17,8 +17,8 @@ from torch import Tensor
 
 from panollava.corpus.records import ObjectAnnotation, Record
 from panollava.corpus.rotation.panorama import Rotation, sample_rotated
-from panollava.corpus.rotation.records import rotated_record
-from panollava.corpus.rotation.wording import placed_objects
+from panollava.corpus.rotation.rewording import placed_objects
+from panollava.corpus.rotation.rotated_records import rotated_record
 from panollava.vlm.geometry import angular_distance, directions_to_rays
 
 

@@ -1,6 +1,6 @@
 """The sphere: directions, rays, equirectangular pixels, rotations, great circles, solid angles, BFoV boxes.
 
-Frame: x right, y up, z forward. Yaw grows to the right in [-pi, pi), pitch grows upwards. Radians throughout.
+Frame: x right, y up, z forward. Yaw is positive to the right, in [-pi, pi); pitch is positive up. Radians throughout.
 Pixel centres of an H x W equirectangular image: u = (yaw / 2 pi + 1/2) W - 1/2, v = (1/2 - pitch / pi) H - 1/2.
 A BFoV box is (yaw, pitch, width, height): a rectangle on the tangent plane of its centre, sides on great circles.
 """
@@ -28,7 +28,7 @@ def rays_to_directions(rays: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rays_to_pixels(rays: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return the column u and the row v `[...]` at which rays `[..., 3]` meet an equirectangular image."""
+    """Return the column u and the row v `[...]` of rays `[..., 3]` in an equirectangular image."""
     yaw, pitch = rays_to_directions(rays)
     return (yaw / (2 * math.pi) + 0.5) * width - 0.5, (0.5 - pitch / math.pi) * height - 0.5
 
@@ -47,16 +47,16 @@ def erp_rays(height: int, width: int, dtype: torch.dtype = torch.float32) -> Ten
 
 
 def erp_solid_angles(height: int, width: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Return the exact solid angle of each equirectangular pixel in steradians, `[H, W]`; they add up to 4 pi."""
+    """Return the exact solid angle of each equirectangular pixel in steradians, `[H, W]`; they sum to 4 pi."""
     edges = (0.5 - torch.arange(height + 1, dtype=dtype) / height) * math.pi
     rows = (edges[:-1].sin() - edges[1:].sin()) * (2 * math.pi / width)
     return rows[:, None].expand(height, width)
 
 
 def rotation(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
-    """Return matrices `[..., 3, 3]` that turn view rays into world rays: roll first, then pitch, then yaw.
+    """Return matrices `[..., 3, 3]` that map view rays to world rays: roll first, then pitch, then yaw.
 
-    The third column is the viewing direction; a positive roll turns the view clockwise as its viewer sees it.
+    The third column is the viewing direction. A positive roll rotates the camera clockwise for its viewer.
     """
     cy, sy, cp, sp, cr, sr = yaw.cos(), yaw.sin(), pitch.cos(), pitch.sin(), roll.cos(), roll.sin()
     right = torch.stack((cy, torch.zeros_like(cy), -sy), dim=-1)
@@ -67,7 +67,7 @@ def rotation(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
 
 
 def angular_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Return the angle between unit rays `a` and `b` `[..., 3]`; exact for small and for nearly opposite rays."""
+    """Return the angle between unit rays `a` and `b` `[..., 3]`, accurate for nearly equal and opposite rays too."""
     return 2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1))
 
 
@@ -83,7 +83,7 @@ def great_circle(a: Tensor, b: Tensor, points: int) -> Tensor:
 def box_corners(boxes: Tensor) -> Tensor:
     """Return the corner rays `[..., 4, 3]` of BFoV boxes `[..., 4]`, counter-clockwise as seen from the centre.
 
-    Extents must be below pi: a wider tangent-plane rectangle does not exist.
+    Extents must be below pi; no tangent-plane rectangle is wider.
     """
     yaw, pitch, width, height = boxes.unbind(-1)
     x, y = (width / 2).tan(), (height / 2).tan()

@@ -7,7 +7,7 @@ from tiny_backbones import write_panoramas
 
 from panollava.corpus.records import Record
 from panollava.corpus.rotation.panorama import Rotation
-from panollava.corpus.rotation.wording import placed_objects, subject
+from panollava.corpus.rotation.rewording import placed_objects, subject
 from panollava.corpus.store import open_split, panorama_records
 from panollava.inference.answer import Answer
 from panollava.tasks.prediction import Prediction

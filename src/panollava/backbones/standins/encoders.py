@@ -1,9 +1,8 @@
 """Train the stand-in image encoders: small checkpoints in the CLIP, SigLIP and DINOv2 formats, pretrained on views.
 
-CLIP and SigLIP learn from words: view against caption, and patch against the phrases that name what covers it and how
-large that is, with the softmax loss of CLIP and the sigmoid loss of SigLIP. DINOv2 learns without words, by
-self-distillation of the class token and of masked patches (DINO and iBOT). Only the image half is kept, as a hub
-checkpoint lies on disk.
+CLIP and SigLIP learn from words, with their own losses (softmax and sigmoid): a view matches its caption, and a patch
+matches the phrases for its object and that object's extent. DINOv2 learns without words, by self-distillation of the
+class token and of masked patches (DINO and iBOT). Only the image half is kept, in the layout of a hub checkpoint.
 """
 
 import copy
@@ -28,13 +27,13 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from panollava.backbones.standins.views import (
+from panollava.backbones.standins.captioned_views import (
     PART_COLUMNS,
     PART_ROWS,
     Panoramas,
     Vocabulary,
     captions,
-    cut,
+    cut_views,
     patch_phrases,
     random_poses,
     render_panoramas,
@@ -47,20 +46,20 @@ SHAPE: dict[str, Any] = {
     "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": IMAGE_SIZE, "patch_size": PATCH,
 }  # fmt: skip
 VISION = SHAPE | {"intermediate_size": 384}
-# CLIP's last layer is not read: the same four layers do the work in all families.
+# CLIP's last layer is not used, so that four layers do the work in all families.
 LAYERS = {"clip": 5, "siglip": 4}
 TEXT: dict[str, Any] = {
     "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 32,
 }  # fmt: skip
 SEEDS = {"clip": 201, "dinov2": 202, "siglip": 203}
-# The layer whose patches the language model is to read, as the presets of params.yaml say.
+# The layer whose patches the language model gets, as in the presets of params.yaml.
 FEATURE_LAYER = {"clip": -2, "dinov2": -1, "siglip": -1}
 MEAN, STD = 0.5, 0.25
 BACKGROUND_WEIGHT = 0.1
 
 
-class WordsAndViews(nn.Module):
+class ContrastiveModel(nn.Module):
     """A CLIP or SigLIP model trained on (view, caption) and on (patch, phrase) pairs."""
 
     def __init__(self, family: str, words: int) -> None:
@@ -75,7 +74,7 @@ class WordsAndViews(nn.Module):
             self.model = SiglipModel(SiglipConfig(vision_config=vision, text_config=text))
             nn.init.constant_(self.model.logit_scale, math.log(10.0))
             nn.init.constant_(self.model.logit_bias, -10.0)
-        # Phrases are many and alike, captions few: each pairing has a temperature of its own.
+        # Phrases are many and similar, captions few: each pairing has its own temperature.
         self.patch_scales = nn.Parameter(torch.full((2,), math.log(10.0)))
         self.patch_biases = nn.Parameter(torch.full((2,), -6.0))
 
@@ -121,7 +120,7 @@ class WordsAndViews(nn.Module):
 
 
 class SelfDistillation(nn.Module):
-    """DINOv2's objective: class tokens of two views (DINO) and masked patches (iBOT) against a moving teacher."""
+    """DINOv2's objective: class tokens of two views (DINO) and masked patches (iBOT) against an averaged teacher."""
 
     def __init__(self, prototypes: int = 2048) -> None:
         super().__init__()
@@ -144,13 +143,13 @@ class SelfDistillation(nn.Module):
             len(views), 1, device=views.device
         ).mul(2)
         with torch.no_grad():
-            taught = self.teacher["model"](pixel_values=views).last_hidden_state
-            class_target = _sinkhorn(self.teacher["dino"](taught[:, 0]).float()).roll(len(first), 0)
-            patch_target = _sinkhorn(self.teacher["ibot"](taught[:, 1:][masked]).float())
-        seen = self.student["model"](pixel_values=views, bool_masked_pos=masked).last_hidden_state
-        dino = -(class_target * F.log_softmax(self.student["dino"](seen[:, 0]).float() / 0.1, -1)).sum(-1).mean()
-        ibot = -(patch_target * F.log_softmax(self.student["ibot"](seen[:, 1:][masked]).float() / 0.1, -1)).sum(-1)
-        return dino + ibot.mean() + 0.1 * _koleo(seen[: len(first), 0].float())
+            targets = self.teacher["model"](pixel_values=views).last_hidden_state
+            class_target = _sinkhorn(self.teacher["dino"](targets[:, 0]).float()).roll(len(first), 0)
+            patch_target = _sinkhorn(self.teacher["ibot"](targets[:, 1:][masked]).float())
+        hidden = self.student["model"](pixel_values=views, bool_masked_pos=masked).last_hidden_state
+        dino = -(class_target * F.log_softmax(self.student["dino"](hidden[:, 0]).float() / 0.1, -1)).sum(-1).mean()
+        ibot = -(patch_target * F.log_softmax(self.student["ibot"](hidden[:, 1:][masked]).float() / 0.1, -1)).sum(-1)
+        return dino + ibot.mean() + 0.1 * _koleo(hidden[: len(first), 0].float())
 
 
 def _head(prototypes: int) -> nn.Sequential:
@@ -166,7 +165,7 @@ class _UnitLength(nn.Module):
 
 
 def _sinkhorn(logits: Tensor, temperature: float = 0.06, rounds: int = 3) -> Tensor:
-    """Return teacher assignments that use all prototypes equally (Caron et al. 2020, as DINOv2 centres)."""
+    """Return teacher assignments that use all prototypes equally (Caron et al. 2020; DINOv2's centring)."""
     q = ((logits - logits.amax()) / temperature).exp()
     for _ in range(rounds):
         q = q / q.sum(0, keepdim=True).clamp_min(1e-12) / q.shape[1]
@@ -181,7 +180,7 @@ def _koleo(tokens: Tensor) -> Tensor:
 
 
 def normalise(views: Tensor) -> Tensor:
-    """Return views in [0, 1] as the encoders want them; the same mean and deviation stand in their folders."""
+    """Return views in [0, 1] with the mean and deviation of the encoders' own processor files."""
     return (views - MEAN) / STD
 
 
@@ -193,11 +192,11 @@ def _jitter(views: Tensor, generator: torch.Generator) -> Tensor:
 def train_standin_encoder(
     family: str, folder: Path, *, steps: int, batch: int, panoramas: int, workers: int, device: str, rate: float = 1e-3
 ) -> None:
-    """Train one stand-in encoder and write its folder with a card; a linear probe of its patches goes into the card."""
+    """Train one stand-in encoder and write its folder with a card, which holds a linear probe of its patches."""
     torch.manual_seed(SEEDS[family])
     data = render_panoramas(SEEDS[family], panoramas, workers=workers).to(device)
     words = Vocabulary(data.surface_words)
-    trained: Any = SelfDistillation() if family == "dinov2" else WordsAndViews(family, len(words.ids))
+    trained: Any = SelfDistillation() if family == "dinov2" else ContrastiveModel(family, len(words.ids))
     trained.to(device)
     parameters = [p for p in trained.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
@@ -211,12 +210,12 @@ def train_standin_encoder(
             )
         which = torch.randint(len(data.images), (batch,), generator=generator, device=device)
         poses = random_poses(data, which, generator)
-        views, labels = cut(data, which, poses, IMAGE_SIZE)
+        views, labels = cut_views(data, which, poses, IMAGE_SIZE)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
             if family == "dinov2":
                 near = poses.clone()
                 near[:, 0] += 0.15 * (torch.rand(batch, generator=generator, device=device) - 0.5)
-                other, _ = cut(data, which, near, IMAGE_SIZE)
+                other, _ = cut_views(data, which, near, IMAGE_SIZE)
                 loss = trained.loss(normalise(_jitter(views, generator)), normalise(_jitter(other, generator)))
             else:
                 phrase, extent, is_object = patch_phrases(data, which, poses, labels, GRID)
@@ -244,8 +243,8 @@ def train_standin_encoder(
 
 
 OBJECTIVES = {
-    "clip": "softmax contrastive: views with captions, patches with phrases of what covers them and how large it is",
-    "siglip": "sigmoid contrastive: views with captions, patches with phrases of what covers them and how large it is",
+    "clip": "softmax contrastive: views with captions, patches with phrases for object, surface and extent",
+    "siglip": "sigmoid contrastive: views with captions, patches with phrases for object, surface and extent",
     "dinov2": "self-distillation without words: DINO on class tokens, iBOT on masked patches, KoLeo",
 }
 
@@ -276,9 +275,9 @@ def _write_processor(folder: Path) -> None:
 def probe(
     encoder: Any, data: Panoramas, layer: int, generator: torch.Generator, device: str, views: int = 1500
 ) -> dict[str, float]:
-    """Return the held-out accuracy of linear probes that read colour and shape off the patches of objects.
+    """Return the held-out accuracy of linear probes for colour and shape on the patches of objects.
 
-    The probe is fitted on views of two thirds of the panoramas and scored on the others.
+    The probes are fitted on views of two thirds of the panoramas and scored on the others.
     """
     third = len(data.images) // 3
     split = {"fit": (third, len(data.images)), "score": (0, third)}
@@ -286,11 +285,11 @@ def probe(
     for name, (low, high) in split.items():
         which = torch.randint(low, high, (views,), generator=generator, device=device)
         poses = random_poses(data, which, generator)
-        cut_views, labels = cut(data, which, poses, IMAGE_SIZE)
+        pixels, labels = cut_views(data, which, poses, IMAGE_SIZE)
         phrase, _, is_object = patch_phrases(data, which, poses, labels, GRID)
         rows = [
             encoder(pixel_values=normalise(v), output_hidden_states=True).hidden_states[layer]
-            for v in cut_views.split(250)
+            for v in pixels.split(250)
         ]
         patches = torch.cat(rows)[:, -GRID * GRID :].view(views, GRID, GRID, -1)
         features[name] = F.layer_norm(patches[is_object], patches.shape[-1:])

@@ -1,6 +1,7 @@
 """Train all stand-in backbones, or some of them: `python -m panollava.backbones.standins.train --out data/standins`.
 
-The defaults made the committed ones, six processes side by side on two GPUs in eight minutes; two CPU cores need hours.
+The committed stand-ins were trained with the defaults, by six processes on two GPUs in eight minutes. Two CPU cores
+need hours.
 """
 
 import argparse
@@ -20,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("data/standins"))
     parser.add_argument("--only", nargs="*", choices=[*ENCODERS, *LLMS], default=[*ENCODERS, *LLMS])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=2, help="processes that render and tell scenes")
+    parser.add_argument("--workers", type=int, default=2, help="processes that render and describe scenes")
     parser.add_argument("--llm-steps", type=int, default=7000)
     parser.add_argument("--encoder-steps", type=int, default=4200)
     parser.add_argument("--panoramas", type=int, default=8000)

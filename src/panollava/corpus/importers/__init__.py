@@ -1,6 +1,6 @@
-"""Importers of public data sets into the record format: one module for each published layout, one function here.
+"""Importers of public data sets into the record format: one module per published layout, and `import_dataset`.
 
-Each module says in which public source its layout was read. Source and licence travel in every record's metadata.
+Each module names the public source from which its layout was read. Every record's metadata holds source and licence.
 """
 
 from collections.abc import Callable
@@ -33,10 +33,11 @@ def import_dataset(
     allow_any_aspect: bool = False,
     drop_bad_images: bool = False,
 ) -> ImportReport:
-    """Read a public data set and write it as a dataset folder; `source` and `licence` replace what the importer knows.
+    """Read a public data set and write it as a dataset folder; `source` and `licence` replace the importer's own.
 
-    Raises ValueError with all that is wrong: an unknown name, a layout that does not fit, images that are missing or
-    unusable, a folder that is already there. Nothing is written then.
+    Raises:
+        ValueError: an unknown name, another layout, images that are missing or unusable, or a folder that exists. The
+            message lists every problem, and nothing is written.
     """
     if name not in IMPORTERS:
         raise ValueError(f"no importer {name!r}; there are {', '.join(IMPORTERS)}")

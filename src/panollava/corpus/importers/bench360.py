@@ -2,8 +2,8 @@
 
 Layout as in https://github.com/TranHuyen1191/360Bench-Free360 (data/360Bench.tsv and README, read): `image_file`,
 `question`, `category`, `l2-category`, `bbox` (JSON, pixels), `multi-choice options` (a Python list of "A. ..." texts)
-and `answer` (a letter). The four rotations of the options are one question here; its options are put in an order that
-the seed and the question alone decide, and the letter of the answer follows.
+and `answer` (a letter). The four rotations of the options become one question. The seed and the question determine the
+order of its options, and the letter of the answer follows.
 """
 
 import ast
@@ -20,8 +20,8 @@ ORIGIN = Origin(
     "annotations CC BY 4.0; images by their sources (Flickr, NOIRLab, Insta360)",
 )
 COLUMNS = ("image_file", "question", "category", "l2-category", "bbox", "multi-choice options", "answer")
-# Image, question, the options in alphabetical order, the right one: what makes rows rotations of one question.
-Question = tuple[str, str, tuple[str, ...], str]
+# Image, question, options in alphabetical order and the right one; rows that agree in these are one question.
+QuestionKey = tuple[str, str, tuple[str, ...], str]
 
 
 def _options(row: dict[str, str]) -> tuple[list[str], str]:
@@ -42,7 +42,7 @@ def _options(row: dict[str, str]) -> tuple[list[str], str]:
 
 
 def _boxes(row: dict[str, str]) -> list[Any]:
-    """Return the boxes of the objects that matter, as published: `bbox_2d` in pixels and `label`; raises ValueError."""
+    """Return the relevant objects as published, `bbox_2d` in pixels and `label`; raises ValueError."""
     try:
         boxes = json.loads(row["bbox"] or "[]")
     except json.JSONDecodeError as error:
@@ -52,24 +52,24 @@ def _boxes(row: dict[str, str]) -> list[Any]:
     return boxes
 
 
-def _fields(question: Question, row: dict[str, str], numbers: list[int], seed: int) -> dict[str, Any]:
+def _fields(question: QuestionKey, row: dict[str, str], numbers: list[int], seed: int) -> dict[str, Any]:
     image, text, options, right = question
     order = list(options)
     Random(f"{seed}/{image}/{text}").shuffle(order)
     lines = [f"{letter}. {option}" for letter, option in zip(ascii_uppercase, order, strict=False)]
     letter = ascii_uppercase[order.index(right)]
-    asked = "\n".join([text, *lines, "Answer with the letter of the right option."])
-    turn: dict[str, Any] = {"human": asked, "assistant": letter}
+    human = "\n".join([text, *lines, "Answer with the letter of the right option."])
+    turn: dict[str, Any] = {"human": human, "assistant": letter}
     turn |= {"task": "choice", "type": f"{row['category']}-{row['l2-category']}", "answer": {"text": letter}}
     metadata = {"rows": numbers, "boxes_px_7296x3648": _boxes(row)}
     return {"conversations": [turn], "metadata": metadata}
 
 
 def read(request: Request) -> Imported:
-    """Return one record for each question, its options in seeded order."""
+    """Return one record per question, its options in seeded order."""
     file = annotation_file(request.src, ".tsv")
     rows = read_table(file, "\t", COLUMNS)
-    numbers: dict[Question, list[int]] = {}
+    numbers: dict[QuestionKey, list[int]] = {}
     problems = []
     for number, row in enumerate(rows, start=1):
         try:

@@ -3,7 +3,7 @@
 360-Indoor: [0..360 from the left edge, 0..180 from the zenith, width, height], as read by panorama_coco/datasets and
 utils/spherical.py of https://github.com/longlong-yu/official-panorama-coco; the authors' own files were not seen.
 PANDORA: [longitude, latitude (radians, up positive), width, height, rotation (degrees)], as in PRDA/ of
-https://github.com/tdsuper/SphericalObjectDetection. A rotated box becomes the smallest upright one about it.
+https://github.com/tdsuper/SphericalObjectDetection. A rotated box becomes the smallest upright box around it.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from panollava.corpus.importers.boxes import object_entries, upright_box
+from panollava.corpus.importers.box_geometry import upright_box
 from panollava.corpus.importers.common import (
     Entry,
     Imported,
@@ -23,6 +23,7 @@ from panollava.corpus.importers.common import (
     read_json,
     refuse,
 )
+from panollava.corpus.importers.object_questions import object_entries
 
 INDOOR = Origin(
     "360-Indoor (Chou et al., WACV 2020), https://aliensunmin.github.io/project/360-dataset/",
@@ -51,7 +52,7 @@ class Category(Source):
 
 
 class Annotation(Source):
-    """One box, and whether the source says to ignore it."""
+    """One box, and whether the source marks it as ignored."""
 
     image_id: int
     category_id: int
@@ -69,9 +70,11 @@ class Coco(Source):
 
 
 def _degrees(bbox: list[float]) -> list[float]:
-    """Return [yaw, pitch, width, height] or [.., angle] in our degrees; raises ValueError for a centre off the sphere.
+    """Return [yaw, pitch, width, height], or [.., angle], in degrees of our frame.
 
-    A centre off the sphere means another layout; a wrong width or height only means a wrong box.
+    Raises:
+        ValueError: the centre is off the sphere, so the file has another layout. A wrong width or height does not
+            raise: it is only a wrong box.
     """
     if len(bbox) == 5:
         yaw, pitch, layout = math.degrees(bbox[0]), math.degrees(bbox[1]), "PANDORA's (radians, radians, degrees ...)"
@@ -83,7 +86,7 @@ def _degrees(bbox: list[float]) -> list[float]:
 
 
 def _fault(item: Annotation) -> str | None:
-    """Return why an annotation is left out, or None."""
+    """Return the reason for leaving an annotation out, or None."""
     if item.iscrowd or item.ignore:
         return "annotations marked iscrowd or ignore"
     if not all(0 < extent < 360 for extent in item.bbox[2:4]):
@@ -93,14 +96,14 @@ def _fault(item: Annotation) -> str | None:
 
 def _object(label: str, box: list[float]) -> dict[str, Any]:
     extents = box[2:4]
-    # A box of 180 degrees or more has no tangent plane to be rotated in; it is never asked for.
+    # A box of 180 degrees or more has no tangent plane to be rotated in; no question asks for it.
     if len(box) == 5 and max(extents) < 180:
         extents = list(upright_box(*box[2:]))
     return {"label": label, "box_deg": [*box[:2], *extents]}
 
 
 def _checked(coco: Coco) -> tuple[dict[int, str], list[str]]:
-    """Return the names of the categories, and what is wrong between the parts of the file."""
+    """Return the names of the categories, and the contradictions between the parts of the file."""
     names = {row.id: row.name.strip() for row in coco.categories}
     images = Counter(row.id for row in coco.images)
     problems = [f"image id {number} comes {count} times" for number, count in images.items() if count > 1]
@@ -116,7 +119,7 @@ def _checked(coco: Coco) -> tuple[dict[int, str], list[str]]:
 
 
 def _boxes(coco: Coco, dropped: Counter[str]) -> tuple[dict[int, list[tuple[Annotation, list[float]]]], list[str]]:
-    """Return the annotations of each image with their boxes in our degrees, and what is wrong with the others."""
+    """Return the annotations of each image with their boxes in degrees, and the problems of the others."""
     boxes: dict[int, list[tuple[Annotation, list[float]]]] = defaultdict(list)
     problems = []
     for number, item in enumerate(coco.annotations):
@@ -134,9 +137,9 @@ def _boxes(coco: Coco, dropped: Counter[str]) -> tuple[dict[int, list[tuple[Anno
 
 
 def read(request: Request) -> Imported:
-    """Return a detection record for each image, and a grounding record for each label that comes once in it.
+    """Return a detection record per image, and a grounding record per label that occurs once in it.
 
-    The boxes that PANDORA publishes, rotation and all, stay in `metadata.rotated_boxes_deg`.
+    PANDORA's rotated boxes as published stay in `metadata.rotated_boxes_deg`.
     """
     file = annotation_file(request.src, ".json")
     coco = read_json(file, Coco)
@@ -147,7 +150,7 @@ def read(request: Request) -> Imported:
     entries: list[Entry] = []
     for row in coco.images:
         objects = [_object(names[item.category_id], box) for item, box in boxes[row.id]]
-        # As published but for the unit, and in the order of the objects.
+        # As published except for the unit, in the order of the objects.
         rotated = [box for _, box in boxes[row.id] if len(box) == 5]
         metadata = {"rotated_boxes_deg": rotated} if rotated else {}
         entries += object_entries(request, f"{file.name} image {row.id}", row.file_name, objects, dropped, metadata)

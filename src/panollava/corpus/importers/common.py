@@ -1,6 +1,6 @@
-"""What every importer needs: what it is asked, what it returns, and reading files with one error for all that is wrong.
+"""Shared parts of the importers: request, result, and readers that report all problems of a file in one error.
 
-An importer reads the annotations only. Images are named here and looked at by `importers.writing`.
+An importer reads annotations only and names the images. `importers.writing` opens and checks them.
 """
 
 import io
@@ -20,14 +20,14 @@ Parsed = TypeVar("Parsed")
 
 
 class Source(BaseModel):
-    """A part of a public file: the keys that are read must be there and of their type, others may be there."""
+    """A part of a public file: the declared keys must be present and of their type; other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a data set comes from and what its publisher says about its licence."""
+    """The source of a data set, and its licence as its publisher states it."""
 
     source: str
     licence: str
@@ -35,7 +35,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Request:
-    """What to import: the annotations, the folder of the images where it is not theirs, and the seed of all draws."""
+    """An import: the annotations, the folder of the images if it is another one, and the seed of all draws."""
 
     src: Path
     images: Path | None = None
@@ -46,15 +46,15 @@ class Request:
         """Return the folder that image names are relative to: `images`, else that of the annotation file."""
         return self.images or (self.src if self.src.is_dir() else self.src.parent)
 
-    def refuse_images(self, place: str) -> None:
-        """Raise ValueError if a folder of images is given for a layout that has its images at a fixed place."""
+    def refuse_images(self, path: str) -> None:
+        """Raise ValueError if a folder of images is given for a layout that has its images at a fixed path."""
         if self.images is not None:
-            raise ValueError(f"--images {self.images}: this layout has its images at {place}; leave the option out")
+            raise ValueError(f"--images {self.images}: this layout has its images at {path}; leave the option out")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One record to be: where it stands in the source, its image file, the image's name, and the record's fields."""
+    """A record to be written: its location in the source, its image file, the image's name, and the record's fields."""
 
     where: str
     image: Path
@@ -64,7 +64,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Imported:
-    """The records of a source in its order, where they come from, and how many of what was left out and why."""
+    """The records of a source in its order, their origin, and the counts of what was left out by reason."""
 
     origin: Origin
     entries: list[Entry]
@@ -72,7 +72,7 @@ class Imported:
 
 
 def refuse(what: str, problems: Sequence[str]) -> None:
-    """Raise one ValueError that counts the problems and lists the first five; do nothing where there is none."""
+    """Raise one ValueError that counts the problems and lists the first five; do nothing if there are none."""
     if problems:
         more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         raise ValueError("\n".join([f"{len(problems)} {what}:", *problems[:SHOWN], *more]))
@@ -89,18 +89,18 @@ def annotation_file(src: Path, *suffixes: str) -> Path:
 
 
 def entry(request: Request, where: str, image: str, fields: dict[str, Any]) -> Entry:
-    """Return the record about an image that the source names; an absolute path keeps only its last part as its name."""
+    """Return an entry about an image that the source names; an absolute path is named by its last part only."""
     path = Path(image)
     return Entry(where, request.image_folder / path, path.name if path.is_absolute() else path.as_posix(), fields)
 
 
 def schema_problems(where: str, error: ValidationError) -> list[str]:
-    """Return one line for each thing that is wrong with a value: where, which field, what it is."""
+    """Return one line per error: its location, its field, the value and the remedy."""
     lines = []
     for item in error.errors(include_url=False, include_context=False):
-        place = ".".join([where, *map(str, item["loc"])])
+        field_path = ".".join([where, *map(str, item["loc"])])
         value = "" if item["type"] == "missing" else f"got {shorten(item['input'])}: "
-        lines.append(f"{place}: {value}{item['msg'].removeprefix('Value error, ')}")
+        lines.append(f"{field_path}: {value}{item['msg'].removeprefix('Value error, ')}")
     return lines
 
 
@@ -130,7 +130,8 @@ def read_jsonl(file: Path, shape: type[Parsed]) -> list[Parsed]:
 def read_table(file: Path, separator: str, columns: Sequence[str]) -> list[dict[str, str]]:
     """Return the rows of a CSV or TSV file with a header; an empty cell is an empty text, and "None" is a word.
 
-    Raises ValueError for missing columns and for a file that is no such table.
+    Raises:
+        ValueError: columns are missing, or the file is no such table.
     """
     try:
         table = pd.read_csv(io.StringIO(read_text(file)), sep=separator, dtype=str, na_filter=False)
@@ -142,7 +143,7 @@ def read_table(file: Path, separator: str, columns: Sequence[str]) -> list[dict[
             f"{file}: missing columns {', '.join(map(repr, missing))}; found {list(table.columns)}, "
             f"expected {list(columns)} separated by {separator!r}"
         )
-    # pandas takes surplus fields at the start of every row for an index.
+    # pandas takes surplus fields at the start of every row as an index.
     if not isinstance(table.index, pd.RangeIndex):
         raise ValueError(f"{file}: the rows have more fields than the header {list(table.columns)}")
     return table.to_dict("records")

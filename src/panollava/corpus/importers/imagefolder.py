@@ -2,8 +2,8 @@
 
 Layout as in https://github.com/Chenfei-Liao/OmniCoT (README and the sample of its lmms-eval task, read; the files of
 https://huggingface.co/datasets/Eustia1/OmniCoT were not): `file_name`, `question`, `answer`, `type`, and as far as
-given `scene_id`, `qa_id`, `subtype`, `cot`, `random_objects`. Directions in the questions are compass points of a map,
-so each question is preceded, as in that task, by the axes and the places of up to three of `random_objects`.
+given `scene_id`, `qa_id`, `subtype`, `cot`, `random_objects`. Directions in the questions are compass points of a map.
+As in that task, each question is preceded by the axes and by the positions of up to three of `random_objects`.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ ORIGIN = Origin(
 )
 METADATA = "metadata.jsonl"
 SPLITS = ("train", "validation", "test")
-PLACES = 3
+KNOWN_OBJECTS = 3
 KEPT = ("scene_id", "qa_id", "subtype", "cot", "random_objects")
 
 
@@ -45,9 +45,9 @@ class Line(Source):
 
 
 def _question(line: Line) -> str:
-    places = (line.random_objects or [])[:PLACES]
-    known = [f"Known places (x, y): {'; '.join(places)}."] if places else []
-    return "\n".join(["The x axis points east, the y axis north.", *known, line.question])
+    known = (line.random_objects or [])[:KNOWN_OBJECTS]
+    positions = [f"Known places (x, y): {'; '.join(known)}."] if known else []
+    return "\n".join(["The x axis points east, the y axis north.", *positions, line.question])
 
 
 def _fields(line: Line, metadata: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _fields(line: Line, metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _entries(request: Request, split: str | None) -> list[Entry]:
-    """Return one record for each line of a split's metadata.jsonl, or of the one that SRC is or holds."""
+    """Return one record per line of a split's metadata.jsonl, or of the one that SRC is or contains."""
     prefix, metadata = ("", {}) if split is None else (f"{split}/", {"split": split})
     src = request.src / prefix
     file = annotation_file(src / METADATA if src.is_dir() else src, ".jsonl")
@@ -68,7 +68,7 @@ def _entries(request: Request, split: str | None) -> list[Entry]:
 
 
 def read(request: Request) -> Imported:
-    """Return one record for each line; the steps of reasoning stay in `metadata.cot`.
+    """Return one record per line; the steps of reasoning stay in `metadata.cot`.
 
     A folder of the splits train, validation and test gives `metadata.split`.
     """

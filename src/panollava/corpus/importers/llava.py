@@ -1,7 +1,7 @@
 """LLaVA conversations: a JSON list of `id`, `image` and `conversations`, turns of `from` (human, gpt) and `value`.
 
-Layout as in https://github.com/haotian-liu/LLaVA (docs/Finetune_Custom_Data.md, read). The mark `<image>` is removed
-from the questions: the panorama stands before the first one in any case. Samples without `image`, which LLaVA's own
+Layout as in https://github.com/haotian-liu/LLaVA (docs/Finetune_Custom_Data.md, read). The marker `<image>` is removed
+from the questions, since the panorama always precedes the first one. Samples without `image`, which LLaVA's own
 mixtures have, are text only; they are left out and counted.
 """
 
@@ -23,11 +23,11 @@ from panollava.corpus.importers.common import (
 )
 
 ORIGIN = Origin("LLaVA conversations, https://github.com/haotian-liu/LLaVA", "not stated by the file")
-MARK = re.compile(r"\s*<image>\s*")
+MARKER = re.compile(r"\s*<image>\s*")
 
 
-class Said(Source):
-    """What one side says."""
+class Message(Source):
+    """One message of a dialogue."""
 
     side: Literal["human", "gpt"] = Field(alias="from")
     value: str
@@ -38,22 +38,22 @@ class Sample(Source):
 
     id: str | int
     image: str | None = None
-    conversations: list[Said]
+    conversations: list[Message]
 
 
 def _turns(sample: Sample) -> list[dict[str, Any]]:
-    """Return the turns; raises ValueError unless human and gpt take turns, human first."""
-    sides = [said.side for said in sample.conversations]
+    """Return the turns; raises ValueError unless human and gpt alternate, human first."""
+    sides = [message.side for message in sample.conversations]
     if not sides or sides != ["human", "gpt"] * (len(sides) // 2):
         raise ValueError(f"the sides are {sides}; expected human and gpt in turn, human first, gpt last")
-    texts = [said.value for said in sample.conversations]
-    # Within a sentence the mark leaves one space, at the ends nothing.
-    questions = [MARK.sub(" ", text).strip() for text in texts[::2]]
+    texts = [message.value for message in sample.conversations]
+    # Within a sentence the marker leaves one space, at the ends nothing.
+    questions = [MARKER.sub(" ", text).strip() for text in texts[::2]]
     return [{"human": human, "assistant": gpt} for human, gpt in zip(questions, texts[1::2], strict=True)]
 
 
 def read(request: Request) -> Imported:
-    """Return one record for each sample with an image, its dialogue whole."""
+    """Return one record per sample with an image, with its whole dialogue."""
     file = annotation_file(request.src, ".json")
     entries, problems = [], []
     dropped: Counter[str] = Counter()

@@ -1,9 +1,9 @@
-"""QuIC-360: captions of panoramas by query, several people for each image and query; also CORA's CSV of it.
+"""QuIC-360: captions of panoramas by query, from several people per image and query; also CORA's CSV of it.
 
 Layout as in https://github.com/Silviase/QuIC-360 (dataset/raw/*.tsv, read): header `url`, `query`, `annotation`; `url`
 is a Flickr link, or a path of Refer360's in test-refer.tsv. CORA (https://github.com/wooseungw/CORA-360,
-scripts/download_quic360_images.py, read) keeps the columns in a CSV whose `url` is a local path, each image under the
-last part of its link; so are links looked up here. Texts stay as published, also where they hold backslashes.
+scripts/download_quic360_images.py, read) keeps the columns in a CSV whose `url` is a local path; each image is named by
+the last part of its link, and links are looked up the same way here. Texts stay as published, backslashes included.
 """
 
 from collections import Counter
@@ -43,7 +43,7 @@ def _split_files(folder: Path) -> dict[str, Path]:
 
 
 def _entries(request: Request, file: Path, metadata: dict[str, str]) -> list[Entry]:
-    """Return one record for each image and query of a file, with all its captions in the order of the file."""
+    """Return one record per image and query of a file, with all its captions in the order of the file."""
     captions: dict[tuple[str, str], list[str]] = {}
     first_row: dict[tuple[str, str], int] = {}
     for number, row in enumerate(read_table(file, SEPARATORS[file.suffix], COLUMNS), start=1):
@@ -58,7 +58,7 @@ def _entries(request: Request, file: Path, metadata: dict[str, str]) -> list[Ent
 
 
 def read(request: Request) -> Imported:
-    """Return one record for each image and query; a folder with the files of the splits gives `metadata.split`."""
+    """Return one record per image and query; a folder with one file per split also gives `metadata.split`."""
     if not request.src.is_dir():
         return Imported(ORIGIN, _entries(request, annotation_file(request.src, *SEPARATORS), {}))
     files = _split_files(request.src)

@@ -1,9 +1,9 @@
-"""Stanford 2D-3D-S: panoramas with a label for each pixel, as objects with masks and the boxes about them.
+"""Stanford 2D-3D-S: panoramas with a label per pixel, as objects with masks and the boxes around them.
 
 Layout as in https://github.com/alexsax/2D-3D-Semantics (README and assets/, read): area_*/pano/rgb/*_rgb.png beside
 area_*/pano/semantic/*_semantic.png, whose colour is a base-256 index into assets/semantic_labels.json; #0D0D0D is
 missing data. A label reads class_instance_roomType_room_area. SRC is the folder with assets/ and the areas. Unlabelled
-pixels (class <UNK>, missing data) are no object; each instance is one, its label the class.
+pixels (class <UNK>, missing data) are no object. Each instance is one object, labelled with its class.
 """
 
 from collections import Counter
@@ -14,8 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from panollava.corpus.images import open_panorama
-from panollava.corpus.importers.boxes import mask_box, object_entries
+from panollava.corpus.importers.box_geometry import mask_box
 from panollava.corpus.importers.common import Entry, Imported, Origin, Request, read_json, refuse
+from panollava.corpus.importers.object_questions import object_entries
 from panollava.corpus.masks import encoded
 
 ORIGIN = Origin(
@@ -28,7 +29,7 @@ UNKNOWN = "<UNK>"
 
 
 def _labels(root: Path) -> list[str]:
-    """Return the class of each index; raises ValueError for labels that are not made of five parts."""
+    """Return the class of each index; raises ValueError for labels without five parts."""
     file = root / LABELS
     if not file.is_file():
         raise ValueError(f"{file}: no such file; SRC is the folder that holds assets/ and area_*/pano/")
@@ -39,7 +40,7 @@ def _labels(root: Path) -> list[str]:
 
 
 def _pairs(root: Path) -> list[tuple[Path, Path]]:
-    """Return the picture and the labels of each panorama; raises ValueError for a file without its counterpart."""
+    """Return the picture and the label image of each panorama; raises ValueError for one without the other."""
     pictures = {f.name.removesuffix("_rgb.png"): f for f in sorted(root.glob("area_*/pano/rgb/*_rgb.png"))}
     labels = {f.name.removesuffix("_semantic.png"): f for f in root.glob("area_*/pano/semantic/*_semantic.png")}
     problems = [f"{pictures[name]} has no semantic image" for name in pictures if name not in labels]
@@ -51,12 +52,12 @@ def _pairs(root: Path) -> list[tuple[Path, Path]]:
 
 
 def _objects(file: Path, picture: Path, classes: list[str], dropped: Counter[str]) -> list[dict[str, Any]]:
-    """Return the objects of one semantic image; raises ValueError for a bad image, another size, an unknown index."""
+    """Return the objects of one semantic image; raises ValueError for a bad image or size or an unknown index."""
     semantic, size = open_panorama(file), open_panorama(picture).size
     if semantic.size != size:
         raise ValueError(f"{file}: {semantic.size} pixels, the picture has {size}; expected the same size")
     red, green, blue = (np.asarray(semantic)[..., channel].astype(np.int32) for channel in range(3))
-    # Column by column, as COCO's run lengths go.
+    # Column by column, the order of COCO's run lengths.
     indices = np.asfortranarray(red << 16 | green << 8 | blue)
     objects = []
     for index in np.unique(indices).tolist():
@@ -71,7 +72,7 @@ def _objects(file: Path, picture: Path, classes: list[str], dropped: Counter[str
 
 
 def read(request: Request) -> Imported:
-    """Return the objects of each panorama, a detection question, and a grounding question for labels that come once."""
+    """Return each panorama's objects, a detection question, and grounding questions for labels that occur once."""
     request.refuse_images("area_*/pano/rgb")
     classes, pairs = _labels(request.src), _pairs(request.src)
     entries: list[Entry] = []

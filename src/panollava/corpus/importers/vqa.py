@@ -3,7 +3,7 @@
 Layout as in https://visualqa.org/download.html (read): `questions` of `question_id`, `image_id`, `question`;
 `annotations` of `question_id`, `image_id`, `answer_type`, `multiple_choice_answer`, `answers`. An image's file name is
 its image_id, or `COCO_{data_subtype}_{12 digits}` (https://github.com/GT-Vision-Lab/VQA, vqaDemo.py, read). Yes/no and
-number questions are closed, the others free text. Panoramic sets (VQA 360°, Pano-AVQA) could not be looked at.
+number questions are closed, the others free text. The files of panoramic sets (VQA 360°, Pano-AVQA) were not seen.
 """
 
 from collections import Counter
@@ -16,13 +16,13 @@ SOURCE = "questions and answers in the layout of VQA, https://visualqa.org"
 
 
 class Licence(Source):
-    """The licence that a file states."""
+    """The licence in a file."""
 
     name: str
     url: str
 
 
-class Question(Source):
+class QuestionRow(Source):
     """One question."""
 
     question_id: int | str
@@ -33,13 +33,13 @@ class Question(Source):
 class Questions(Source):
     """A file of questions."""
 
-    questions: list[Question]
+    questions: list[QuestionRow]
     data_subtype: str = ""
     license: Licence | None = None
 
 
 class Answer(Source):
-    """What one person answered."""
+    """The answer of one person."""
 
     answer: str
 
@@ -68,15 +68,15 @@ def _file(folder: Path, ending: str) -> Path:
     return found[0]
 
 
-def _paired(questions: list[Question], annotations: list[Annotation]) -> list[tuple[Question, Annotation]]:
-    """Return the questions with their answers; raises ValueError for any that stands alone or comes twice."""
+def _paired(questions: list[QuestionRow], annotations: list[Annotation]) -> list[tuple[QuestionRow, Annotation]]:
+    """Return the questions with their answers; raises ValueError for any without a counterpart or with two."""
     problems = []
     for kind, rows in (("questions", questions), ("annotations", annotations)):
         counts = Counter(row.question_id for row in rows)
         problems += [f"{kind}: question_id {name!r} comes {count} times" for name, count in counts.items() if count > 1]
     answered = {row.question_id: row for row in annotations}
-    asked = {row.question_id for row in questions}
-    problems += [f"question_id {name!r} has annotations but no question" for name in answered if name not in asked]
+    known = {row.question_id for row in questions}
+    problems += [f"question_id {name!r} has annotations but no question" for name in answered if name not in known]
     for row in questions:
         if row.question_id not in answered:
             problems.append(f"question_id {row.question_id!r} has no annotation; test questions cannot be imported")
@@ -86,7 +86,7 @@ def _paired(questions: list[Question], annotations: list[Annotation]) -> list[tu
     return [(row, answered[row.question_id]) for row in questions]
 
 
-def _turn(question: Question, answers: Annotation, dropped: Counter[str]) -> dict[str, Any]:
+def _turn(question: QuestionRow, answers: Annotation, dropped: Counter[str]) -> dict[str, Any]:
     given = [person.answer for person in answers.answers if person.answer.strip()]
     dropped["answers without text"] += len(answers.answers) - len(given)
     text = answers.multiple_choice_answer
@@ -96,8 +96,8 @@ def _turn(question: Question, answers: Annotation, dropped: Counter[str]) -> dic
     return turn | {"references": given}
 
 
-def _images(folder: Path, rows: list[Question], subtype: str) -> dict[int | str, Path]:
-    """Return the image file of each image_id, below the folder; raises ValueError for those that have two."""
+def _images(folder: Path, rows: list[QuestionRow], subtype: str) -> dict[int | str, Path]:
+    """Return the image file of each image_id, below the folder; raises ValueError for image_ids with two files."""
     by_stem: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*")):
         if file.is_file() and file.suffix != ".json":
@@ -108,23 +108,23 @@ def _images(folder: Path, rows: list[Question], subtype: str) -> dict[int | str,
         found = [file for stem in stems for file in by_stem.get(stem, [])]
         if len(found) > 1:
             problems.append(f"image_id {name!r}: {', '.join(map(str, found))}; expected one file {' or '.join(stems)}")
-        # A name that no file has: what is missing is for the writer to report or to leave out.
+        # A missing image gets a name that no file has; the writer reports it or leaves it out.
         files[name] = found[0] if found else folder / f"{name}.*"
     refuse(f"images of {folder} are ambiguous", problems)
     return files
 
 
 def read(request: Request) -> Imported:
-    """Return one record for each question; the answer most people gave is its answer, all of them its references.
+    """Return one record per question, with the most frequent answer and with all answers as references.
 
     SRC is a folder with one *questions.json and one *annotations.json.
     """
     if not request.src.is_dir():
         raise ValueError(f"{request.src}: expected a folder with one *questions.json and one *annotations.json")
-    asked = read_json(_file(request.src, "questions.json"), Questions)
-    answered = read_json(_file(request.src, "annotations.json"), Annotations)
-    pairs = _paired(asked.questions, answered.annotations)
-    files = _images(request.image_folder, asked.questions, asked.data_subtype)
+    questions = read_json(_file(request.src, "questions.json"), Questions)
+    annotations = read_json(_file(request.src, "annotations.json"), Annotations)
+    pairs = _paired(questions.questions, annotations.annotations)
+    files = _images(request.image_folder, questions.questions, questions.data_subtype)
     dropped: Counter[str] = Counter()
     entries = []
     for question, answers in pairs:
@@ -133,6 +133,6 @@ def read(request: Request) -> Imported:
         fields["metadata"] = {"question_id": question.question_id}
         name = file.relative_to(request.image_folder).as_posix()
         entries.append(Entry(f"question_id {question.question_id!r}", file, name, fields))
-    stated = asked.license
+    stated = questions.license
     licence = "not stated by the file" if stated is None else f"{stated.name}, {stated.url}"
     return Imported(Origin(SOURCE, licence), entries, +dropped)

@@ -1,6 +1,6 @@
-"""Write what an importer read as a dataset: images checked and copied once, records checked, all or nothing.
+"""Write the result of an importer as a dataset folder: images are checked and copied once, records are checked.
 
-The folder appears when it is complete, and what `corpus.reading` finds wrong with it never gets there.
+The folder appears only when it is complete and `corpus.reading` finds no problem in it.
 """
 
 import shutil
@@ -23,7 +23,7 @@ RECORD_FILE = "annotations.jsonl"
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import wrote, and what it left out."""
+    """The counts of an import: what was written, and what was left out."""
 
     folder: Path
     records: int
@@ -41,7 +41,7 @@ class ImportReport:
 
 
 def _image_files(entries: Sequence[Entry]) -> dict[str, Path]:
-    """Return the source file of each image name; raises ValueError for names that lead out or mean two files."""
+    """Return the source file of each image name; raises ValueError for a name outside the folder or of two files."""
     files: dict[str, Path] = {}
     problems = []
     for item in entries:
@@ -55,7 +55,7 @@ def _image_files(entries: Sequence[Entry]) -> dict[str, Path]:
 
 
 def _unusable(files: dict[str, Path], *, allow_any_aspect: bool) -> dict[str, str]:
-    """Return what is wrong with each image that is missing, damaged or no panorama."""
+    """Return the problem of each image that is missing, damaged or no panorama."""
     problems = {}
     for name, file in tqdm(files.items(), desc="images", disable=None):
         try:
@@ -85,7 +85,7 @@ def _write(folder: Path, records: Sequence[Record], files: dict[str, Path]) -> N
         shutil.copyfile(file, copy)
     lines = [record.model_dump_json(exclude_unset=True) + "\n" for record in records]
     (folder / RECORD_FILE).write_text("".join(lines), encoding="utf-8")
-    # The project's own reader has the last word: identical records are its to find.
+    # The dataset must pass the project's own reader, which also finds identical records.
     _, problems = parse_records(folder / RECORD_FILE)
     refuse("problems in the dataset (records count from 0)", [str(problem) for problem in problems])
 
@@ -93,10 +93,12 @@ def _write(folder: Path, records: Sequence[Record], files: dict[str, Path]) -> N
 def write_dataset(
     imported: Imported, dst: Path, *, allow_any_aspect: bool = False, drop_bad_images: bool = False
 ) -> ImportReport:
-    """Write the records and copies of their images to a new folder and return what it holds.
+    """Write the records and copies of their images to a new folder and return its counts.
 
-    With `drop_bad_images` the records of images that are missing, damaged or not 2:1 are left out and counted. Raises
-    ValueError with the number and the first five of what is wrong; nothing is written then.
+    With `drop_bad_images` the records of images that are missing, damaged or not 2:1 are left out and counted.
+
+    Raises:
+        ValueError: with the number of problems and the first five; nothing is written.
     """
     entries, dropped = imported.entries, imported.dropped.copy()
     files = _image_files(entries)

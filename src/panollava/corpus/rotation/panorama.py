@@ -1,7 +1,7 @@
-"""Panoramas as a turned camera sees them, and directions and boxes in the turned panorama; degrees throughout.
+"""Rotate panoramas, directions and boxes by a yaw and a tilt; degrees throughout.
 
-A roll moves everything to the right by whole or broken pixels of the panorama; a tilt lifts what is in front and lowers
-what is behind. Whole pixels move as they are, all else is sampled on the sphere.
+A yaw moves everything to the right. A tilt lifts the front of the panorama and lowers its back. A yaw of whole pixels
+only moves columns; any other rotation samples the panorama on the sphere.
 """
 
 import math
@@ -20,10 +20,10 @@ from panollava.vlm.geometry import directions_to_rays, erp_rays, rays_to_directi
 
 @dataclass(frozen=True)
 class Rotation:
-    """A turn of the camera: what is in front rises by `tilt_deg`, then everything goes `yaw_deg` to the right.
+    """A rotation of the panorama: the front rises by `tilt_deg`, then everything moves `yaw_deg` to the right.
 
     Raises:
-        ValueError: an angle that is not finite.
+        ValueError: an angle is not finite.
     """
 
     yaw_deg: float = 0.0
@@ -32,53 +32,53 @@ class Rotation:
     def __post_init__(self) -> None:
         for name, angle in (("yaw_deg", self.yaw_deg), ("tilt_deg", self.tilt_deg)):
             if not math.isfinite(angle):
-                raise ValueError(f"{name} is {angle}; a panorama can only be turned by a finite angle")
+                raise ValueError(f"{name} is {angle}; a panorama can only be rotated by a finite angle")
 
     @property
     def matrix(self) -> Tensor:
-        """Return the matrix `[3, 3]` (double) that takes rays to where they point in the turned panorama."""
+        """Return the matrix `[3, 3]` (float64) that maps a ray `[3]` to its ray in the rotated panorama."""
         yaw, tilt = torch.tensor([self.yaw_deg, self.tilt_deg], dtype=torch.float64).deg2rad()
         return rotation(yaw, tilt, torch.zeros_like(yaw))
 
     def direction(self, yaw_deg: float, pitch_deg: float) -> DirectionDeg:
-        """Return a direction in the turned panorama; a roll leaves the pitch exactly as it is."""
+        """Return a direction in the rotated panorama; a yaw alone leaves the pitch exactly as it is."""
         if not self.tilt_deg:
             return _wrapped(yaw_deg + self.yaw_deg), pitch_deg
         yaw, pitch = torch.tensor([yaw_deg, pitch_deg], dtype=torch.float64).deg2rad()
-        turned = rays_to_directions(self.matrix @ directions_to_rays(yaw, pitch))
-        return _wrapped(math.degrees(turned[0])), math.degrees(turned[1])
+        rotated = rays_to_directions(self.matrix @ directions_to_rays(yaw, pitch))
+        return _wrapped(math.degrees(rotated[0])), math.degrees(rotated[1])
 
     def box(self, box_deg: Sequence[float]) -> BoxDeg:
-        """Return a box in the turned panorama: its centre turned, its extents kept.
+        """Return a box in the rotated panorama: its centre rotated, its extents kept.
 
-        Exact for rolls. A tilt also turns the object about the line of sight, and how wide and high it then is depends
-        on its outline, which no box knows; balls keep their extents. Of the synthetic world's objects the kept box has
-        an IoU of 0.96, 0.93 and 0.84 with the exact one at tilts of 5, 10 and 30 degrees on average, and always over
-        a half.
+        This is exact for a yaw. A tilt also rotates the object about the line of sight, and its new extents depend on
+        its outline, which a box does not tell; only balls keep their extents. For the synthetic world's objects, the
+        returned box has a mean IoU with the exact one of 0.96, 0.93 and 0.84 at tilts of 5, 10 and 30 degrees, and
+        never less than a half.
         """
         yaw, pitch, width, height = box_deg
         return (*self.direction(yaw, pitch), width, height)
 
 
 def whole_pixel_yaw_deg(yaw_deg: float, width: int) -> float:
-    """Return the roll nearest to `yaw_deg` that moves a panorama of that width by whole pixels."""
+    """Return the yaw nearest to `yaw_deg` that moves a panorama of that width by whole pixels."""
     return round(yaw_deg * width / 360) * 360 / width
 
 
 def rotate_image(image: Image.Image, rotation: Rotation) -> Image.Image:
-    """Return the turned panorama: pixels moved if these are whole, otherwise sampled bilinearly across the seam."""
+    """Return the rotated panorama: columns moved for a yaw of whole pixels, otherwise sampled bilinearly."""
     pixels = rotation.yaw_deg * image.width / 360
     if not rotation.tilt_deg and math.isclose(pixels, round(pixels), abs_tol=1e-6):
         return Image.fromarray(np.roll(np.asarray(image), round(pixels), axis=1))
     panorama = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    turned = sample_rotated(panorama.float(), rotation).round().clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(turned.permute(1, 2, 0).contiguous().numpy())
+    rotated = sample_rotated(panorama.float(), rotation).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(rotated.permute(1, 2, 0).contiguous().numpy())
 
 
 def sample_rotated(panorama: Tensor, rotation: Rotation) -> Tensor:
-    """Return a panorama `[3, H, W]` (float) turned by sampling it; rows beyond the outermost centres clamp."""
+    """Return a panorama `[3, H, W]` (float) rotated by bilinear sampling; columns wrap at the seam, rows clamp."""
     height, width = panorama.shape[-2:]
-    # The matrix is orthogonal: a product from the left by its transpose turns the rays back.
+    # The matrix is orthogonal: rays times the matrix are rotated by its inverse.
     u, v = rays_to_pixels(erp_rays(height, width, torch.float64) @ rotation.matrix, height, width)
     padded = torch.cat((panorama[..., -1:], panorama, panorama[..., :1]), dim=-1)
     grid = torch.stack(((2 * u + 3) / (width + 2) - 1, (2 * v + 1) / height - 1), dim=-1).to(panorama.dtype)

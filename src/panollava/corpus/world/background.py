@@ -1,8 +1,8 @@
-"""The world's backgrounds in equirectangular pixels: ground, room walls or a skyline, ceiling or sky.
+"""Backgrounds of the world in equirectangular pixels: ground, room walls or a skyline, ceiling or sky.
 
-Everything vertical depends on the column only (how far the wall stands there), everything level on the row and the
-column through an outer product, so no per-pixel ray casting is needed. Pictures are planar float32 `[3, H, W]` in
-[0, 1]; colours stay muted, for saturated ones and white belong to objects.
+Vertical surfaces depend on the column only (the distance of the wall there), horizontal ones on row and column through
+an outer product, so no per-pixel ray casting is needed. Pictures are planar float32 `[3, H, W]` in [0, 1]. Colours are
+muted, since saturated ones and white belong to objects.
 """
 
 import math
@@ -59,7 +59,7 @@ class Grid:
 
 @lru_cache(maxsize=8)
 def grid(height: int, width: int) -> Grid:
-    """Return the angles of an H x W image; raises ValueError where it is too small to show a horizon."""
+    """Return the angles of an H x W image; raises ValueError if it is too small to show a horizon."""
     if height < 16 or width < 32:
         raise ValueError(f"panorama of {height} x {width} pixels: expected at least 16 x 32")
     yaw = ((np.arange(width) + 0.5) / width - 0.5) * 2 * math.pi
@@ -120,7 +120,7 @@ def _mix(pattern: Floats, dark: Floats, light: Floats) -> Floats:
 
 
 def _room_walls(scene: Scene, yaw: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return per column `[W]` the wall's horizontal distance, the place along the walls and the wall's brightness."""
+    """Return per column `[W]` the wall's horizontal distance, the position along the walls and the brightness."""
     sine, cosine = np.sin(yaw - np.float32(scene.heading)), np.cos(yaw - np.float32(scene.heading))
     to_side = np.float32(scene.half_width) / np.maximum(np.abs(sine), np.float32(1e-6))
     to_end = np.float32(scene.half_depth) / np.maximum(np.abs(cosine), np.float32(1e-6))
@@ -132,7 +132,7 @@ def _room_walls(scene: Scene, yaw: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _skyline(rng: np.random.Generator, yaw: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return per column the distance, the place along the street, the roof's height and the facade's colour."""
+    """Return per column the distance, the position along the street, the roof's height and the facade's colour."""
     count = int(rng.integers(14, 24))
     edges = np.cumsum(rng.uniform(0.5, 1.5, count))
     edges *= 2 * math.pi / edges[-1]
@@ -175,14 +175,14 @@ def _ceiling(scene: Scene, rng: np.random.Generator, g: Grid, rows: int) -> Floa
 
 
 def _sky(scene: Scene, rng: np.random.Generator, g: Grid, rows: int) -> Floats:
-    """Return the uppermost rows `[3, rows, W]` of a sky: a gradient, clouds on a plane, the sun's glow."""
+    """Return the uppermost rows `[3, rows, W]` of a sky: a gradient, clouds on a plane and the sun's glow."""
     sine, cosine = g.sine[:rows], g.cosine[:rows]
     depth = 1 - np.clip(sine, 0, 1) ** np.float32(0.6)
     zenith, horizon = _pick(rng, SKY_COLOURS)
     away = cosine / (np.maximum(sine, 0) + np.float32(0.25)) * 70
-    turn, shift = rng.uniform(0, 2 * math.pi), rng.uniform(0, 512, 2).astype(np.float32)
-    turned = g.yaw - np.float32(turn)
-    clouds = lookup(1.7, away * np.sin(turned) + shift[0], away * np.cos(turned) + shift[1])
+    start, shift = rng.uniform(0, 2 * math.pi), rng.uniform(0, 512, 2).astype(np.float32)
+    yaw_from_start = g.yaw - np.float32(start)
+    clouds = lookup(1.7, away * np.sin(yaw_from_start) + shift[0], away * np.cos(yaw_from_start) + shift[1])
     cover = np.clip((clouds - np.float32(rng.uniform(0.42, 0.6))) * 4, 0, 1) * (1 - depth * depth) * np.float32(0.8)
     pitch, yaw = math.radians(scene.sun_pitch_deg), np.float32(math.radians(scene.sun_yaw_deg))
     towards = np.maximum(cosine * (np.float32(math.cos(pitch)) * np.cos(g.yaw - yaw)) + sine * math.sin(pitch), 0)

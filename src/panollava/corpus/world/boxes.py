@@ -1,7 +1,7 @@
 """Exact BFoV boxes of the world's four shapes, seen from the camera at the origin (x right, y up, z forward).
 
 A box is (yaw, pitch, width, height) in radians. Its centre is the direction for which the silhouette's extents on the
-tangent plane are symmetric, so that all four sides touch the object. All shapes stand upright; `radius` is that of the
+tangent plane are symmetric, so that all four sides touch the object. All shapes are upright. `radius` is that of the
 ball, of the base of the cone and of the cylinder, and half the side of the cube.
 """
 
@@ -14,7 +14,8 @@ Point = tuple[float, float, float]
 def bounding_box(shape: str, centre: Point, *, radius: float, height: float, heading: float) -> Box:
     """Return the exact BFoV box in radians of an upright object with its middle at `centre` (metres).
 
-    Raises ValueError for an unknown shape, and for an object that reaches over or under the camera.
+    Raises:
+        ValueError: the shape is unknown, or the object reaches over or under the camera.
     """
     reach = radius * math.sqrt(2) if shape == "cube" else radius
     if math.hypot(centre[0], centre[2]) <= reach:
@@ -31,7 +32,7 @@ def bounding_box(shape: str, centre: Point, *, radius: float, height: float, hea
 
 
 def cap_radius(box: Box) -> float:
-    """Return the angular radius in radians of the smallest cap around a box's centre that holds the box."""
+    """Return the angular radius in radians of the smallest cap that contains a box and has its centre."""
     return math.atan(math.hypot(math.tan(box[2] / 2), math.tan(box[3] / 2)))
 
 
@@ -44,8 +45,8 @@ def _ball_box(centre: Point, radius: float) -> Box:
 def _round_box(centre: Point, circles: list[tuple[float, float]]) -> Box:
     """Return the box of the hull of horizontal circles (height above the middle, radius) on one vertical axis.
 
-    By symmetry the box looks at the axis. A circle's steepest and flattest directions lie in that plane; sideways the
-    ratio R sin t / (z + R cos(pitch) cos t) peaks at R / sqrt(z^2 - R^2 cos^2(pitch)).
+    By symmetry the box is centred on the axis. A circle's steepest and flattest directions lie in that plane; sideways
+    the ratio R sin t / (z + R cos(pitch) cos t) peaks at R / sqrt(z^2 - R^2 cos^2(pitch)).
     """
     x, y, z = centre
     away = math.hypot(x, z)
@@ -57,7 +58,7 @@ def _round_box(centre: Point, circles: list[tuple[float, float]]) -> Box:
 
 
 def _cube_box(centre: Point, half: float, heading: float) -> Box:
-    """Return the box of a cube by iterating its yaw; for each yaw the symmetric pitch is known in closed form."""
+    """Return the box of a cube by iterating its yaw; each yaw has its symmetric pitch in closed form."""
     x, y, z = centre
     cosine, sine = half * math.cos(heading), half * math.sin(heading)
     corners = [(x + i * cosine + j * sine, z - i * sine + j * cosine) for i, j in ((1, 1), (1, -1), (-1, 1), (-1, -1))]
@@ -65,12 +66,12 @@ def _cube_box(centre: Point, half: float, heading: float) -> Box:
     yaw = math.atan2(x, z)
     for _ in range(100):
         c, s = math.cos(yaw), math.sin(yaw)
-        turned = [(px * c - pz * s, px * s + pz * c) for px, pz in corners]
-        angles = [math.atan2(level, ahead) for _, ahead in turned for level in (low, high)]
+        rotated = [(px * c - pz * s, px * s + pz * c) for px, pz in corners]
+        angles = [math.atan2(level, ahead) for _, ahead in rotated for level in (low, high)]
         top, bottom = max(angles), min(angles)
         pitch = (top + bottom) / 2
         cp, sp = math.cos(pitch), math.sin(pitch)
-        slopes = [side / (ahead * cp + level * sp) for side, ahead in turned for level in (low, high)]
+        slopes = [side / (ahead * cp + level * sp) for side, ahead in rotated for level in (low, high)]
         right, left = math.atan(max(slopes)), math.atan(min(slopes))
         offset = (right + left) / 2
         if abs(offset) < 1e-10:

@@ -1,6 +1,6 @@
-"""Analytic ray casting of the world's objects: rays leave the camera at the origin and meet one upright solid.
+"""Analytic ray casting of the world's objects: intersect rays from the camera at the origin with one upright solid.
 
-Rays are `[n, 3]` unit vectors in float32. All four solids are convex and the camera is outside of each.
+Rays are `[n, 3]` unit vectors in float32. All four solids are convex, and the camera is outside of each.
 """
 
 import numpy as np
@@ -10,34 +10,34 @@ from panollava.corpus.world.textures import Floats
 
 
 def dot(a: Floats, b: Floats) -> Floats:
-    """Return the inner products of vectors `[..., 3]`; plain sums, for a BLAS rounds as its processor's kernel does."""
+    """Return the inner products of vectors `[..., 3]` by plain sums; a BLAS would round differently per processor."""
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
 
 def cast(item: SceneObject, rays: Floats) -> Floats:
-    """Return the distance `[n]` in metres at which each ray meets the object, infinity where it passes by."""
+    """Return the distance `[n]` in metres at which each ray hits the object, infinity if it misses."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return _CASTS[item.shape](item, rays).astype(np.float32, copy=False)
 
 
 def normals(item: SceneObject, points: Floats) -> Floats:
-    """Return the outward unit normals `[n, 3]` at points `[n, 3]` on the object's surface, given about its middle."""
+    """Return the outward unit normals `[n, 3]` at points `[n, 3]` on the object's surface, relative to its middle."""
     x, y, z = points.T
     if item.shape == "ball":
         return points / np.float32(item.radius)
     out = np.zeros_like(points)
     if item.shape == "cube":
-        local = _turn(points, -item.heading)
+        local = _rotate(points, -item.heading)
         face = np.abs(local).argmax(axis=1)
         rows = np.arange(len(points))
         out[rows, face] = np.sign(local[rows, face])
-        return _turn(out, item.heading)
+        return _rotate(out, item.heading)
     around = np.hypot(x, z)
     if item.shape == "cylinder":
         flat = np.abs(y) / (item.height / 2) > around / item.radius
         rise = np.float32(0)
     else:
-        # From above the base is out of sight, and its rim belongs to the side.
+        # From above, the base is hidden, and its rim belongs to the side.
         flat = (y < (0.001 - 0.5) * item.height) & (item.centre[1] > item.height / 2)
         rise = np.float32(item.radius / item.height)
     side = around * np.sqrt(1 + rise**2) + np.float32(1e-9)
@@ -47,8 +47,8 @@ def normals(item: SceneObject, points: Floats) -> Floats:
     return out
 
 
-def _turn(vectors: Floats, heading: float) -> Floats:
-    """Turn vectors `[n, 3]` about the vertical axis; a positive heading turns forward towards the right."""
+def _rotate(vectors: Floats, heading: float) -> Floats:
+    """Rotate vectors `[n, 3]` about the vertical axis; a positive heading moves forward to the right."""
     c, s = np.float32(np.cos(heading)), np.float32(np.sin(heading))
     x, y, z = vectors.T
     return np.stack((c * x + s * z, y, c * z - s * x), axis=1)
@@ -62,8 +62,8 @@ def _cast_ball(item: SceneObject, rays: Floats) -> Floats:
 
 
 def _cast_cube(item: SceneObject, rays: Floats) -> Floats:
-    local = _turn(rays, -item.heading)
-    centre = _turn(np.asarray([item.centre]), -item.heading)[0].astype(np.float32)
+    local = _rotate(rays, -item.heading)
+    centre = _rotate(np.asarray([item.centre]), -item.heading)[0].astype(np.float32)
     half = np.float32(item.radius)
     a, b = (centre - half) / local, (centre + half) / local
     enter, leave = np.minimum(a, b).max(axis=1), np.maximum(a, b).min(axis=1)
@@ -75,7 +75,7 @@ def _cast_cylinder(item: SceneObject, rays: Floats) -> Floats:
     cx, cy, cz = item.centre
     level, along = x * x + z * z, x * np.float32(cx) + z * np.float32(cz)
     inside = along * along - level * np.float32(cx * cx + cz * cz - item.radius**2)
-    root = np.sqrt(inside)  # NaN where the ray passes the infinite cylinder; comparisons with it are false
+    root = np.sqrt(inside)  # NaN if the ray misses the infinite cylinder; comparisons with it are false
     a, b = np.float32(cy - item.height / 2) / y, np.float32(cy + item.height / 2) / y
     enter = np.maximum((along - root) / level, np.minimum(a, b))
     leave = np.minimum((along + root) / level, np.maximum(a, b))
@@ -83,7 +83,7 @@ def _cast_cylinder(item: SceneObject, rays: Floats) -> Floats:
 
 
 def _cast_cone(item: SceneObject, rays: Floats) -> Floats:
-    """Take the nearest of both roots of the double cone, where they lie on the solid's side, and of the base disc."""
+    """Take the nearest hit of the base disc and of both roots of the double cone that lie on the solid's side."""
     x, y, z = rays.T.astype(np.float64)  # near the apex both roots nearly coincide
     cx, cy, cz = item.centre
     half, slope2 = item.height / 2, (item.radius / item.height) ** 2

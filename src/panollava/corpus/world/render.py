@@ -1,6 +1,6 @@
 """Draw a scene as an equirectangular picture with exact labels.
 
-Labels come from the analytic ray at each pixel's centre: the object's index, or -1 ground, -2 walls or skyline,
+The analytic ray at a pixel's centre decides its label: the object's index, or -1 ground, -2 walls or skyline,
 -3 ceiling or sky. The colours of silhouettes are averaged over 3 x 3 rays per pixel. Equal scenes give equal bytes.
 """
 
@@ -17,7 +17,7 @@ from panollava.corpus.world.scenes import CAMERA_HEIGHT, Scene, SceneObject
 from panollava.corpus.world.textures import Floats, lookup
 
 RAYS_PER_SIDE = 3
-# Hue in degrees, saturation and value: the range that still goes by the colour's name.
+# Ranges of hue in degrees, saturation and value within which the colour's name fits.
 TINTS = {
     "red": ((352, 364), (0.80, 0.92), (0.78, 0.92)),
     "yellow": ((47, 54), (0.80, 0.92), (0.92, 1.00)),
@@ -43,7 +43,7 @@ def render(scene: Scene, height: int, width: int) -> tuple[NDArray[np.uint8], ND
 
 
 def _window(yaw: float, pitch: float, radius: float, height: int, width: int) -> tuple[NDArray[np.intp], ...]:
-    """Return the rows `[n, 1]` and the (wrapped) columns `[m]` that cover a cap; all columns where it holds a pole."""
+    """Return the rows `[n, 1]` and the (wrapped) columns `[m]` that cover a cap; all columns if it contains a pole."""
     top, bottom = ((0.5 - (pitch + side) / math.pi) * height - 0.5 for side in (radius, -radius))
     rows = np.arange(max(0, math.floor(top)), min(height, math.ceil(bottom) + 1))[:, None]
     if abs(pitch) + radius >= math.pi / 2 - 1e-6:
@@ -68,17 +68,17 @@ def _draw(scene: Scene, index: int, item: SceneObject, image: Floats, labels: ND
     rows, columns = _window(box[0], box[1], cap_radius(box), height, width)
     yaw = ((columns + 0.5) / width - 0.5) * (2 * math.pi)
     pitch = (0.5 - (rows + 0.5) / height) * math.pi
-    colours, hit = _look(scene, item, _rays(yaw, pitch))
+    colours, hit = _trace(scene, item, _rays(yaw, pitch))
     shape = (len(rows), len(columns))
     colours, hit = colours.reshape(3, *shape), hit.reshape(shape)
     labels[rows, columns] = np.where(hit, np.int8(index), labels[rows, columns])
 
-    # Where the tone jumps (silhouettes, edges of faces) the pixel becomes the mean over a finer grid of rays.
+    # Where the tone jumps (silhouettes, edges of faces), a pixel is the mean over a finer grid of rays.
     cover = hit.astype(np.float32)
     y, x = np.nonzero(_rough(colours.sum(axis=0)))
     steps = ((np.arange(RAYS_PER_SIDE) + 0.5) / RAYS_PER_SIDE - 0.5) * math.pi / height
     fine_pitch, fine_yaw = pitch[y, 0, None, None] - steps[:, None], yaw[x, None, None] + steps
-    fine_colours, fine_hit = _look(scene, item, _rays(fine_yaw, fine_pitch))
+    fine_colours, fine_hit = _trace(scene, item, _rays(fine_yaw, fine_pitch))
     colours[:, y, x] = fine_colours.reshape(3, len(y), RAYS_PER_SIDE**2).mean(axis=2)
     cover[y, x] = fine_hit.reshape(len(y), RAYS_PER_SIDE**2).mean(axis=1)
     image[:, rows, columns] = image[:, rows, columns] * (1 - cover) + colours
@@ -95,8 +95,8 @@ def _rough(tone: Floats) -> NDArray[np.bool_]:
     return out
 
 
-def _look(scene: Scene, item: SceneObject, rays: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return the colour `[3, n]` that each ray sees of the object, black where it passes by, and which rays hit."""
+def _trace(scene: Scene, item: SceneObject, rays: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return the colour `[3, n]` of the object at each ray, black if the ray misses, and which rays hit."""
     near = cast(item, rays)
     hit = np.isfinite(near)
     colours = np.zeros((3, len(rays)), np.float32)
@@ -110,7 +110,9 @@ def _shade(scene: Scene, item: SceneObject, rays: Floats, near: Floats) -> Float
     normal = normals(item, points)
     yaw, pitch = math.radians(scene.sun_yaw_deg), math.radians(scene.sun_pitch_deg)
     sun = np.asarray((math.cos(pitch) * math.sin(yaw), math.sin(pitch), math.cos(pitch) * math.cos(yaw)), np.float32)
-    aside = np.asarray((math.cos(yaw), 0.3, -math.sin(yaw)), np.float32)  # a fill light, so that faces differ in shade
+    aside = np.asarray(
+        (math.cos(yaw), 0.3, -math.sin(yaw)), np.float32
+    )  # a fill light, so that faces have different shades
     facing, lit = dot(normal, rays), dot(normal, sun)
     light = 0.66 + 0.13 * normal[:, 1] + 0.28 * np.maximum(lit, 0) + 0.10 * dot(normal, aside) - 0.14 * facing
     shine = np.maximum((lit - facing) / np.sqrt(np.maximum(2 - 2 * dot(rays, sun), np.float32(1e-6))), 0) ** 2
@@ -130,7 +132,7 @@ def _colour(item: SceneObject) -> tuple[float, float, float]:
 
 
 def _shadow(scene: Scene, item: SceneObject, image: Floats, labels: NDArray[np.int8]) -> None:
-    """Darken the ground where a grounded object touches it, with a tail away from the sun."""
+    """Darken the ground around the base of a grounded object, with a tail away from the sun."""
     height, width = labels.shape
     x, _, z = item.centre
     reach = 3 * item.radius

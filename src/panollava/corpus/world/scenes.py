@@ -1,7 +1,7 @@
-"""Scenes of the synthetic world: what stands where, with the exact box of each object; nothing is drawn here.
+"""Scenes of the synthetic world: objects with exact boxes, and the background; nothing is drawn here.
 
-The camera is the origin, 1.6 m above the ground; x right, y up, z forward, metres. `sample_scene` is a pure function
-of (seed, split, index) and takes well under a millisecond, so text-only users can sample scenes without pictures.
+The camera is at the origin, 1.6 m above the ground; x right, y up, z forward, metres. `sample_scene` is a pure function
+of (seed, split, index) and takes well under a millisecond, so that text-only code can sample scenes without pictures.
 """
 
 import math
@@ -23,12 +23,12 @@ ABOVE = {"room": "ceiling", "plaza": "sky"}
 
 CAMERA_HEIGHT = 1.6
 PLAZA_RADIUS = 15.0
-HOVER = 0.15  # least clearance of a floating object
+HOVER = 0.15  # minimum clearance of a floating object in metres
 MIN_GAP_DEG = 3.0
 MIN_SIDE_DEG, MAX_SIDE_DEG = 8.0, 41.0
-SEAM_SHARE = 0.82  # scenes that start with an object across the seam
-HIGH_SHARE = 0.16  # objects proposed above 45 degrees latitude
-# An object over the camera has no upright box: those of the least size fit up to here.
+SEAM_SHARE = 0.82  # share of scenes that start with an object across the seam
+HIGH_SHARE = 0.16  # share of objects that are proposed above 45 degrees of latitude
+# An object over the camera has no upright box; the smallest objects fit up to these latitudes.
 STEEPEST_DEG, MAX_LATITUDE_DEG = 82.0, 75.0
 
 
@@ -63,7 +63,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A panorama's content. A room is `half_width` x `half_depth`, turned by `heading`; a plaza ignores these."""
+    """A panorama's content. A room is `half_width` x `half_depth`, rotated by `heading`; a plaza ignores these."""
 
     kind: str
     objects: tuple[SceneObject, ...]
@@ -79,17 +79,17 @@ class Scene:
 
 
 def background_names(scene: Scene) -> dict[str, str]:
-    """Return the words for a scene's background: its kind, ground, walls and what is above."""
+    """Return the words for a scene's background: its kind, its ground, its walls and its ceiling or sky."""
     return {"kind": scene.kind, "ground": scene.ground, "walls": scene.walls, "above": ABOVE[scene.kind]}
 
 
 def sample_scene(seed: int, *, split: str, index: int, min_latitude_deg: float = 0.0) -> Scene:
     """Return scene `index` of a split; equal arguments give equal scenes.
 
-    With a `min_latitude_deg` above 0 the boxes of all objects are centred at least so far above or below the horizon.
+    With a `min_latitude_deg` above 0, the box centres of all objects are at least that far above or below the horizon.
 
     Raises:
-        ValueError: a latitude beyond which two objects find no room.
+        ValueError: `min_latitude_deg` leaves no room for two objects.
     """
     if not 0 <= min_latitude_deg <= MAX_LATITUDE_DEG:
         raise ValueError(
@@ -158,7 +158,7 @@ def _sample_pitch(rng: np.random.Generator, high: bool, min_latitude_deg: float)
 def _propose(
     rng: np.random.Generator, colour: str, shape: str, aim: tuple[float, float, float], reach: float, roof: float
 ) -> SceneObject | None:
-    """Build an object near the aimed (yaw, pitch, width) in degrees, or None where it cannot stand or hang."""
+    """Build an object near the aimed (yaw, pitch, width) in degrees, or None if it does not fit there."""
     yaw, pitch, width = (math.radians(a) for a in aim)
     aspect = _uniform(rng, 1.1, 1.5) if shape in ("cone", "cylinder") else 1.0
     if shape == "cone" and aim[1] > 30:
@@ -206,7 +206,7 @@ def _propose(
 
 
 def gap_deg(a: SceneObject, b: SceneObject) -> float:
-    """Return the angle in degrees between the caps that hold the boxes of `a` and `b`; negative where they overlap."""
+    """Return the angle in degrees between the caps around the boxes of `a` and `b`; negative if they overlap."""
     (yaw_a, pitch_a, *_), (yaw_b, pitch_b, *_) = box_a, box_b = a.box, b.box
     cosine = math.sin(pitch_a) * math.sin(pitch_b) + math.cos(pitch_a) * math.cos(pitch_b) * math.cos(yaw_a - yaw_b)
     return math.degrees(math.acos(max(-1.0, min(1.0, cosine))) - cap_radius(box_a) - cap_radius(box_b))

@@ -1,7 +1,7 @@
 """Procedural textures of the world's grounds and walls: brightness patterns in [0, 1] of plane coordinates in metres.
 
-Patterns are looked up in tileable noise that is the same in every process; `fade` (1 near, 0 far) removes detail that
-is finer than a pixel.
+Patterns come from tileable noise that is the same in every process; `fade` (1 near, 0 far) removes detail finer than a
+pixel.
 """
 
 from functools import lru_cache
@@ -9,10 +9,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]  # float32 where it costs time
+Floats = NDArray[np.floating]  # float32 where speed matters
 
 NOISE_SIZE = 512
-_FAR = 1 << 14  # added before truncation so that negative coordinates round downwards too
+_FAR = 1 << 14  # added before truncation, so that negative coordinates round down too
 
 
 @lru_cache(maxsize=16)
@@ -28,14 +28,14 @@ def noise(exponent: float) -> Floats:
 
 
 def lookup(exponent: float, u: Floats, v: Floats) -> Floats:
-    """Return the noise at texel coordinates `u`, `v` of equal (or broadcastable) shape, nearest texel, wrapped."""
+    """Return the noise at texel coordinates `u`, `v` (they broadcast): nearest texel, wrapped."""
     column = (u + _FAR).astype(np.int32) & (NOISE_SIZE - 1)
     row = (v + _FAR).astype(np.int32) & (NOISE_SIZE - 1)
     return noise(exponent).ravel().take(row * NOISE_SIZE + column)
 
 
 def _lines(x: Floats, width: float) -> Floats:
-    """Return 1 on the joint of `width` (in cells) at each integer of `x`, else 0."""
+    """Return 1 on a joint of `width` cells around each integer of `x`, else 0."""
     part = x - np.floor(x)
     return ((part < width / 2) | (part > 1 - width / 2)).astype(np.float32)
 

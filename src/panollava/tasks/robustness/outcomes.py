@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from panollava.corpus.rotation.panorama import Rotation
-from panollava.metrics.robustness import Block, Outcome, latitude_bands, mean_score, seam_gap, yaw_scores
+from panollava.metrics.robustness_scores import Block, Outcome, latitude_bands, mean_score, seam_gap, yaw_scores
 from panollava.tasks.choice import headline_types
 from panollava.tasks.prediction import Prediction, QuestionKey
 from panollava.tasks.robustness.rotated_questions import Study

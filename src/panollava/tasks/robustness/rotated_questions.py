@@ -10,8 +10,8 @@ from typing import Literal
 
 from panollava.corpus.records import Record
 from panollava.corpus.rotation.panorama import Rotation, whole_pixel_yaw_deg
-from panollava.corpus.rotation.records import rotated_record
-from panollava.corpus.rotation.wording import placed_objects, subject
+from panollava.corpus.rotation.rewording import placed_objects, subject
+from panollava.corpus.rotation.rotated_records import rotated_record
 from panollava.tasks.prediction import QuestionKey
 from panollava.tasks.questions import Question, panorama_questions
 from panollava.tasks.table import TASKS

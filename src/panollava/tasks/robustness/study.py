@@ -7,7 +7,7 @@ import datasets
 from tqdm import tqdm
 
 from panollava.corpus.rotation.panorama import Rotation, rotate_image
-from panollava.corpus.rotation.wording import placed_objects, subject
+from panollava.corpus.rotation.rewording import placed_objects, subject
 from panollava.corpus.store import panorama_records
 from panollava.inference.answer import answer_dialogues
 from panollava.tasks.prediction import QuestionKey

@@ -1,9 +1,8 @@
-"""Views with words: what the stand-in encoders learn from. Random views of synthetic panoramas, on any device.
+"""Training data of the stand-in encoders: random views of synthetic panoramas with captions, on any device.
 
-Every view comes with a caption, and every patch with a phrase that names what covers it ("upper far left of red cube",
-or a surface of the background) and, on an object, one that tells its extent ("14 wide 17 high", in degrees). Captions
-have a fixed grammar, so they are built as token ids on the device. The panoramas are drawn under the split name
-`views`, which no split of the pipeline uses.
+Each view has a caption. Each patch has a phrase that names the object or the background at it ("upper far left of red
+cube") and, on an object, one for its extent in degrees ("14 wide 17 high"). Captions have a fixed grammar, so they are
+built as token ids on the device. The panoramas have the split name `views`, which no split of the pipeline uses.
 """
 
 import math
@@ -37,8 +36,11 @@ OBJECT_COVERAGE = 0.15
 
 @dataclass(frozen=True)
 class Panoramas:
-    """Rendered panoramas and their truth: images `[M, 3, H, W]` uint8, labels `[M, H, W]` int8, boxes `[M, 8, 4]` in
-    radians, kinds `[M, 8]` (colour times four plus shape, -1 none), surfaces `[M, 3]` (ids into `surface_words`)."""
+    """Rendered panoramas and their ground truth.
+
+    Images `[M, 3, H, W]` uint8, labels `[M, H, W]` int8, boxes `[M, 8, 4]` in radians, kinds `[M, 8]` (colour times
+    four plus shape, -1 none), surfaces `[M, 3]` (ids into `surface_words`).
+    """
 
     images: Tensor
     labels: Tensor
@@ -53,7 +55,7 @@ class Panoramas:
         return Panoramas(images, labels, boxes, self.kinds.to(device), self.surfaces.to(device), self.surface_words)
 
 
-def _one(index: int, seed: int) -> tuple[np.ndarray, np.ndarray, list, list, list[str]]:
+def _render_one(index: int, seed: int) -> tuple[np.ndarray, np.ndarray, list, list, list[str]]:
     scene = sample_scene(seed, split=SPLIT, index=index)
     image, labels = render(scene, HEIGHT, WIDTH)
     names = background_names(scene)
@@ -65,27 +67,27 @@ def _one(index: int, seed: int) -> tuple[np.ndarray, np.ndarray, list, list, lis
 def render_panoramas(seed: int, count: int, *, start: int = 0, workers: int = 1) -> Panoramas:
     """Render `count` panoramas in `workers` processes."""
     with ProcessPoolExecutor(workers) as pool:
-        made = list(pool.map(partial(_one, seed=seed), range(start, start + count), chunksize=32))
-    words = tuple(sorted({word for row in made for word in row[4]}))
+        rendered = list(pool.map(partial(_render_one, seed=seed), range(start, start + count), chunksize=32))
+    words = tuple(sorted({word for row in rendered for word in row[4]}))
     boxes, kinds = torch.zeros(count, MAX_OBJECTS, 4), torch.full((count, MAX_OBJECTS), -1)
-    for i, row in enumerate(made):
+    for i, row in enumerate(rendered):
         boxes[i, : len(row[2])] = torch.tensor(row[2]).deg2rad()
         kinds[i, : len(row[3])] = torch.tensor(row[3])
     return Panoramas(
-        torch.from_numpy(np.stack([row[0] for row in made])).permute(0, 3, 1, 2).contiguous(),
-        torch.from_numpy(np.stack([row[1] for row in made])),
+        torch.from_numpy(np.stack([row[0] for row in rendered])).permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(np.stack([row[1] for row in rendered])),
         boxes,
         kinds,
-        torch.tensor([[words.index(w) for w in row[4]] for row in made]),
+        torch.tensor([[words.index(w) for w in row[4]] for row in rendered]),
         words,
     )
 
 
 def random_poses(data: Panoramas, which: Tensor, generator: torch.Generator) -> Tensor:
-    """Return poses `[B, 6]` for panoramas `which` `[B]`: one in eight the whole panorama, the rest pinhole views.
+    """Return poses `[B, 6]` for panoramas `which` `[B]`: one in eight a whole panorama, the rest pinhole views.
 
     Most pinhole views look roughly towards an object, since views of the background alone teach little; the others look
-    anywhere. Half of them have the 90 degrees of the pipeline's views and no pitch, as those have.
+    anywhere. Half of them have a field of view of 90 degrees and no pitch, like the views of the pipeline.
     """
     count = len(which)
     u = torch.rand(count, 6, generator=generator, device=generator.device)
@@ -111,7 +113,7 @@ def random_poses(data: Panoramas, which: Tensor, generator: torch.Generator) -> 
     )
 
 
-def cut(data: Panoramas, which: Tensor, poses: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def cut_views(data: Panoramas, which: Tensor, poses: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Return views `[B, 3, size, size]` in [0, 1] and their labels `[B, size, size]`, one pose for each panorama."""
     u, v = rays_to_pixels(view_rays(poses, size, size), HEIGHT, WIDTH)
     u, v = torch.remainder(u, WIDTH), v.clamp(0, HEIGHT - 1)
@@ -124,7 +126,7 @@ def cut(data: Panoramas, which: Tensor, poses: Tensor, size: int) -> tuple[Tenso
 
 
 class Vocabulary:
-    """The words of captions and phrases, and both kinds of phrases as tables of token ids `[R, L]`."""
+    """The words of captions and phrases, and both kinds of phrases as tables of token ids `[phrases, L]`."""
 
     def __init__(self, surface_words: Sequence[str]) -> None:
         parts = [
@@ -143,7 +145,7 @@ class Vocabulary:
         return torch.tensor([self.encode(phrase, longest) for phrase in phrases])
 
     def encode(self, phrase: str, length: int) -> list[int]:
-        """Return the token ids of a phrase, ended and padded to `length`."""
+        """Return the token ids of a phrase with its end token, padded to `length`."""
         ids = [self.ids[w] for w in phrase.split()] + [END]
         return ids + [PAD] * (length - len(ids))
 
@@ -158,24 +160,24 @@ def size_class(boxes: Tensor) -> Tensor:
 
 
 def extent_class(boxes: Tensor) -> Tensor:
-    """Return which extent phrase tells width and height of boxes `[..., 4]` best, by ratio."""
+    """Return the index of the extent phrase nearest in ratio to width and height of boxes `[..., 4]`."""
     sizes = torch.tensor(EXTENTS_DEG, device=boxes.device).log()
     width, height = torch.bucketize(boxes[..., 2:].rad2deg().log(), (sizes[1:] + sizes[:-1]) / 2).unbind(-1)
     return width * len(EXTENTS_DEG) + height
 
 
 def _part(x: Tensor, parts: int) -> Tensor:
-    """Return in which of so many equal parts of [-1, 1] a coordinate lies; what is outside counts to the nearest."""
+    """Return the index of a coordinate among `parts` equal parts of [-1, 1]; values outside go to the nearest part."""
     return ((x + 1) / 2 * parts).floor().clamp(0, parts - 1).long()
 
 
 def patch_phrases(
     data: Panoramas, which: Tensor, poses: Tensor, labels: Tensor, grid: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return phrase, extent phrase and whether they are an object's, for each patch of views, all `[B, grid, grid]`.
+    """Return phrase, extent phrase and whether they describe an object, for each patch of views, all `[B, grid, grid]`.
 
-    A patch is an object's where the object covers enough of it; the phrase says which of 5 x 5 parts of the object's
-    box the patch centre is in. Elsewhere the extent means nothing.
+    A patch belongs to an object that covers enough of it. Its phrase names one of 5 x 5 parts of the object's box, that
+    of the patch centre. On the background the extent phrase has no meaning.
     """
     count, size = labels.shape[0], labels.shape[1]
     cell = size // grid
@@ -186,14 +188,14 @@ def patch_phrases(
     is_object = object_cover >= OBJECT_COVERAGE
     rows = torch.arange(count, device=labels.device)[:, None, None]
     boxes, kinds = data.boxes[which][rows, item], data.kinds[which][rows, item].clamp_min(0)
-    turn = rotation(boxes[..., 0], boxes[..., 1], torch.zeros_like(boxes[..., 0]))
-    x, y, z = torch.einsum("...ij,...i->...j", turn, view_rays(poses, grid, grid)).unbind(-1)
+    box_frame = rotation(boxes[..., 0], boxes[..., 1], torch.zeros_like(boxes[..., 0]))
+    x, y, z = torch.einsum("...ij,...i->...j", box_frame, view_rays(poses, grid, grid)).unbind(-1)
     column = _part(x / z.clamp_min(1e-3) / (boxes[..., 2] / 2).tan().clamp_min(1e-3), len(PART_COLUMNS))
     row = _part(-y / z.clamp_min(1e-3) / (boxes[..., 3] / 2).tan().clamp_min(1e-3), len(PART_ROWS))
     object_phrase = (kinds * len(PART_ROWS) + row) * len(PART_COLUMNS) + column
     surface = cover[..., :SURFACES].argmax(-1)
     objects = len(COLOURS) * len(SHAPES) * len(PART_ROWS) * len(PART_COLUMNS)
-    # Label -1 is the ground, -2 the walls, -3 what is above: the surfaces of a panorama in the order of its words.
+    # Label -1 is the ground, -2 the walls, -3 the ceiling or sky, in the order of `Panoramas.surfaces`.
     surface_phrase = objects + data.surfaces[which][rows, 2 - surface]
     return torch.where(is_object, object_phrase, surface_phrase), extent_class(boxes), is_object
 
@@ -214,8 +216,7 @@ def captions(data: Panoramas, which: Tensor, poses: Tensor, labels: Tensor, word
         words.lookup(ROWS, device)[_part(-y, len(ROWS))],
         words.lookup(COLUMNS, device)[_part(x, len(COLUMNS))],
     )
-    told = torch.stack(parts, dim=-1) * (area > 0)[..., None]
-    ids = told.flatten(1)
+    ids = (torch.stack(parts, dim=-1) * (area > 0)[..., None]).flatten(1)
     length = (area > 0).sum(-1) * len(parts)
     ids = F.pad(ids, (0, 1))
     return ids.scatter(1, length[:, None], END)

@@ -1,4 +1,4 @@
-"""Questions about synthetic scenes: every answer follows from the scene, names one thing, and is not given away."""
+"""Questions about synthetic scenes: answers follow from the scene, are unambiguous and cannot be guessed."""
 
 import math
 from collections import Counter, defaultdict
@@ -7,28 +7,29 @@ from random import Random
 
 import pytest
 
-from panollava.corpus.questions import GENERATORS, Question, ask, box_answer, sector, turn_deg
-from panollava.corpus.wording import LANGUAGES, answer_text
+from panollava.corpus.vocabulary import LANGUAGES
+from panollava.corpus.wording import answer_text
 from panollava.corpus.world.scenes import Scene, SceneObject, sample_scene
+from panollava.corpus.world_questions import GENERATORS, WorldQuestion, sample_dialogues
 
 SCENES = 400
 SECTOR_CENTRES = {0: 0, 1: 45, 2: 90, 3: 135, 4: 180, 5: -135, 6: -90, 7: -45}
 
 
 @pytest.fixture(scope="module")
-def asked() -> dict[str, list[tuple[Scene, list[Question]]]]:
+def dialogues() -> dict[str, list[tuple[Scene, list[WorldQuestion]]]]:
     """Return many dialogues of every type, each with its scene."""
     found = defaultdict(list)
     for index in range(SCENES):
         scene = sample_scene(11, split="train", index=index)
         for kind in (*GENERATORS, "dialogue"):
-            for turns in ask(scene, Random(f"{kind}/{index}"), per_type={kind: 1}):
+            for turns in sample_dialogues(scene, Random(f"{kind}/{index}"), per_type={kind: 1}):
                 found[kind].append((scene, turns))
     return found
 
 
 def named(scene: Scene, name: tuple[str, str]) -> SceneObject:
-    """Return the one object of a name; it must be the only one."""
+    """Return the only object of a name."""
     (item,) = [o for o in scene.objects if (o.colour, o.shape) == name]
     return item
 
@@ -39,57 +40,57 @@ def angle(a: float, b: float) -> float:
 
 
 def nearest_sector(yaw_deg: float) -> int:
-    """Return the sector whose centre is closest, by trying all of them; no other may be nearly as close."""
-    order = sorted(SECTOR_CENTRES, key=lambda place: angle(yaw_deg, SECTOR_CENTRES[place]))
+    """Return the sector with the nearest centre; no other centre may be nearly as close."""
+    order = sorted(SECTOR_CENTRES, key=lambda number: angle(yaw_deg, SECTOR_CENTRES[number]))
     margin = angle(yaw_deg, SECTOR_CENTRES[order[1]]) - angle(yaw_deg, SECTOR_CENTRES[order[0]])
     assert margin >= 8 - 1e-6
     return order[0]
 
 
 def side(source: SceneObject, target: SceneObject) -> str:
-    """Return on which side of `source` one sees `target`, from the cross product of their directions."""
+    """Return the side of `source` on which `target` is, from the cross product of their directions."""
     a, b = math.radians(source.yaw_deg), math.radians(target.yaw_deg)
     return "right" if math.cos(a) * math.sin(b) - math.sin(a) * math.cos(b) > 0 else "left"
 
 
-def existence(scene: Scene, question: Question) -> object:
+def existence(scene: Scene, question: WorldQuestion) -> object:
     return any((o.colour, o.shape) == question.slots["object"] for o in scene.objects)
 
 
-def colour(scene: Scene, question: Question) -> object:
+def colour(scene: Scene, question: WorldQuestion) -> object:
     (item,) = [o for o in scene.objects if o.shape == question.slots["shape"]]
     return item.colour
 
 
-def shape(scene: Scene, question: Question) -> object:
+def shape(scene: Scene, question: WorldQuestion) -> object:
     (item,) = [o for o in scene.objects if o.colour == question.slots["colour"]]
     return item.shape
 
 
-def count(scene: Scene, question: Question) -> object:
+def count(scene: Scene, question: WorldQuestion) -> object:
     kind, name = question.slots["counted"]
     values = [o.colour if kind == "colour" else o.shape for o in scene.objects]
     return values.count(name)
 
 
-def direction8(scene: Scene, question: Question) -> object:
+def direction8(scene: Scene, question: WorldQuestion) -> object:
     return nearest_sector(named(scene, question.slots["object"]).yaw_deg)
 
 
-def relation(scene: Scene, question: Question) -> object:
+def relation(scene: Scene, question: WorldQuestion) -> object:
     first, second = (named(scene, question.slots[name]) for name in ("first", "second"))
     assert 15 <= angle(first.yaw_deg, second.yaw_deg) <= 165
     return side(second, first)
 
 
-def look(scene: Scene, question: Question) -> object:
+def look(scene: Scene, question: WorldQuestion) -> object:
     yaw, pitch = question.slots["yaw"], question.slots["pitch"]
     assert -180 <= yaw < 180
     (item,) = [o for o in scene.objects if angle(o.yaw_deg, yaw) <= 0.5 and abs(o.pitch_deg - pitch) <= 0.5]
     return item.colour, item.shape
 
 
-def nearest(scene: Scene, question: Question) -> object:
+def nearest(scene: Scene, question: WorldQuestion) -> object:
     items = [named(scene, question.slots[name]) for name in ("first", "second")]
     assert all(item.grounded for item in items)
     near, far = sorted(items, key=lambda o: o.distance)
@@ -97,27 +98,27 @@ def nearest(scene: Scene, question: Question) -> object:
     return near.colour, near.shape
 
 
-def turn(scene: Scene, question: Question) -> object:
-    faced, asked_for = (named(scene, question.slots[name]) for name in ("first", "second"))
-    return nearest_sector(asked_for.yaw_deg - faced.yaw_deg)
+def turn(scene: Scene, question: WorldQuestion) -> object:
+    faced, other = (named(scene, question.slots[name]) for name in ("first", "second"))
+    return nearest_sector(other.yaw_deg - faced.yaw_deg)
 
 
-def pointing(scene: Scene, question: Question) -> object:
+def pointing(scene: Scene, question: WorldQuestion) -> object:
     item = named(scene, question.slots["object"])
-    assert question.typed == {"yaw_deg": item.box_deg[0], "pitch_deg": item.box_deg[1]}
+    assert question.typed_answer == {"yaw_deg": item.box_deg[0], "pitch_deg": item.box_deg[1]}
     assert angle(question.answer[0], item.yaw_deg) <= 0.5
     return tuple(whole(item)[:2])
 
 
-def grounding(scene: Scene, question: Question) -> object:
+def grounding(scene: Scene, question: WorldQuestion) -> object:
     item = named(scene, question.slots["object"])
-    assert question.typed == {"label": item.label, "box_deg": list(item.box_deg)}
+    assert question.typed_answer == {"label": item.label, "box_deg": list(item.box_deg)}
     return whole(item)
 
 
-def detection(scene: Scene, question: Question) -> object:
-    assert question.typed is not None
-    boxes = {(b["label"], tuple(b["box_deg"])) for b in question.typed["objects"]}
+def detection(scene: Scene, question: WorldQuestion) -> object:
+    assert question.typed_answer is not None
+    boxes = {(b["label"], tuple(b["box_deg"])) for b in question.typed_answer["objects"]}
     assert boxes == {(o.label, o.box_deg) for o in scene.objects}
     return [((o.colour, o.shape), whole(o)) for o in sorted(scene.objects, key=whole)]
 
@@ -125,29 +126,29 @@ def detection(scene: Scene, question: Question) -> object:
 def fits(item: SceneObject, described: tuple[str, object]) -> bool:
     kind, value = described
     if kind == "place":
-        # What stands on the ground touches it, 1.6 m below the camera; the rest hovers.
+        # Objects on the ground touch it 1.6 m below the camera; the others float.
         lowest = item.centre[1] - item.height / 2
         return {"ground": abs(lowest + 1.6) < 1e-6, "air": lowest > -1.5}[str(value)]
     return value == {"colour": item.colour, "shape": item.shape, "object": (item.colour, item.shape)}[kind]
 
 
-def detection_described(scene: Scene, question: Question) -> object:
+def detection_described(scene: Scene, question: WorldQuestion) -> object:
     found = [o for o in scene.objects if fits(o, question.slots["described"])]
     assert 0 < len(found) < len(scene.objects)
-    assert question.typed is not None
-    assert {(b["label"], tuple(b["box_deg"])) for b in question.typed["objects"]} == {
+    assert question.typed_answer is not None
+    assert {(b["label"], tuple(b["box_deg"])) for b in question.typed_answer["objects"]} == {
         (o.label, o.box_deg) for o in found
     }
     return [((o.colour, o.shape), whole(o)) for o in sorted(found, key=whole)]
 
 
-def description(scene: Scene, question: Question) -> object:
+def description(scene: Scene, question: WorldQuestion) -> object:
     kind, seen = question.answer
     assert Counter(name for name, _ in seen) == Counter((o.colour, o.shape) for o in scene.objects)
     clockwise = sorted(scene.objects, key=lambda o: o.yaw_deg % 360)
-    places = [min(SECTOR_CENTRES, key=lambda p, o=o: angle(o.yaw_deg, SECTOR_CENTRES[p])) for o in clockwise]
+    sectors = [min(SECTOR_CENTRES, key=lambda p, o=o: angle(o.yaw_deg, SECTOR_CENTRES[p])) for o in clockwise]
     assert kind == scene.kind
-    return scene.kind, [((o.colour, o.shape), place) for o, place in zip(clockwise, places, strict=True)]
+    return scene.kind, [((o.colour, o.shape), sector) for o, sector in zip(clockwise, sectors, strict=True)]
 
 
 def whole(item: SceneObject) -> list[int]:
@@ -156,7 +157,7 @@ def whole(item: SceneObject) -> list[int]:
     return [-180 if yaw == 180 else yaw, *(math.floor(v + 0.5) for v in item.box_deg[1:])]
 
 
-TRUTHS: dict[str, Callable[[Scene, Question], object]] = {
+EXPECTED: dict[str, Callable[[Scene, WorldQuestion], object]] = {
     "existence": existence,
     "colour": colour,
     "shape": shape,
@@ -181,23 +182,23 @@ TASKS = {
 }
 
 
-def test_every_type_has_a_truth_here() -> None:
-    assert TRUTHS.keys() == GENERATORS.keys()
+def test_every_type_has_an_expected_answer() -> None:
+    assert EXPECTED.keys() == GENERATORS.keys()
 
 
-@pytest.mark.parametrize("kind", TRUTHS)
-def test_answers_follow_from_the_scene(asked, kind: str) -> None:
-    # Pairs on the ground that differ in distance are rare.
-    assert len(asked[kind]) > (50 if kind == "nearest" else 0.75 * SCENES)
-    for scene, (question,) in asked[kind]:
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_answers_follow_from_the_scene(dialogues, kind: str) -> None:
+    # Pairs on the ground with clearly different distances are rare.
+    assert len(dialogues[kind]) > (50 if kind == "nearest" else 0.75 * SCENES)
+    for scene, (question,) in dialogues[kind]:
         assert question.type == kind
         assert question.task == TASKS.get(kind, "choice")
-        assert TRUTHS[kind](scene, question) == question.answer
+        assert EXPECTED[kind](scene, question) == question.answer
 
 
-def test_dialogues_refer_back_to_one_object(asked) -> None:
-    assert len(asked["dialogue"]) > 0.75 * SCENES
-    for scene, (first, second, third) in asked["dialogue"]:
+def test_dialogues_refer_back_to_one_object(dialogues) -> None:
+    assert len(dialogues["dialogue"]) > 0.75 * SCENES
+    for scene, (first, second, third) in dialogues["dialogue"]:
         assert [turn.type for turn in (first, second, third)] == [
             "dialogue_direction8",
             "dialogue_left",
@@ -207,7 +208,7 @@ def test_dialogues_refer_back_to_one_object(asked) -> None:
         assert nearest_sector(item.yaw_deg) == first.answer
         assert not second.slots
         assert not third.slots
-        # Going left from the object, the first one met within a third of a turn.
+        # The first object to the left within 120 degrees.
         steps = sorted(
             ((item.yaw_deg - o.yaw_deg) % 360, (o.colour, o.shape), o.yaw_deg)
             for o in scene.objects
@@ -237,36 +238,36 @@ def majority(answers: Iterable[str]) -> float:
         ("nearest", 0.25),
     ],
 )
-def test_no_answer_is_a_good_guess(asked, language: str, kind: str, bound: float) -> None:
-    assert majority(answer_text(question, language) for _, (question,) in asked[kind]) <= bound
+def test_no_answer_is_frequent(dialogues, language: str, kind: str, bound: float) -> None:
+    assert majority(answer_text(question, language) for _, (question,) in dialogues[kind]) <= bound
 
 
-def test_the_question_does_not_give_the_answer_away(asked) -> None:
-    # Neither the colour asked about, nor the order of two names, nor what is counted tells the answer.
+def test_a_question_does_not_hint_at_its_answer(dialogues) -> None:
+    # Neither the colour in question, nor the order of two names, nor the counted property hints at the answer.
     by_object = defaultdict(list)
-    for _, (question,) in asked["existence"]:
+    for _, (question,) in dialogues["existence"]:
         by_object[question.slots["object"][0]].append(question.answer)
     assert all(0.25 < sum(answers) / len(answers) < 0.75 for answers in by_object.values())
-    places = Counter(question.slots["first"] == question.answer for _, (question,) in asked["nearest"])
-    assert 0.3 < places[True] / places.total() < 0.7
-    counted = Counter(question.slots["counted"][0] for _, (question,) in asked["count"])
+    is_first = Counter(question.slots["first"] == question.answer for _, (question,) in dialogues["nearest"])
+    assert 0.3 < is_first[True] / is_first.total() < 0.7
+    counted = Counter(question.slots["counted"][0] for _, (question,) in dialogues["count"])
     assert min(counted.values()) > 0.2 * SCENES
 
 
-def test_descriptions_are_of_every_kind_and_often_fit_several_objects(asked) -> None:
-    kinds = Counter(question.slots["described"][0] for _, (question,) in asked["detection_described"])
+def test_descriptions_have_every_kind_and_often_fit_several_objects(dialogues) -> None:
+    kinds = Counter(question.slots["described"][0] for _, (question,) in dialogues["detection_described"])
     assert kinds.keys() == {"colour", "shape", "object", "place"}
     assert min(kinds.values()) > 0.1 * SCENES
-    numbers = Counter(min(len(question.answer), 3) for _, (question,) in asked["detection_described"])
+    numbers = Counter(min(len(question.answer), 3) for _, (question,) in dialogues["detection_described"])
     assert numbers.keys() == {1, 2, 3}
     assert min(numbers.values()) > 0.2 * SCENES
-    # How many a description fits is drawn evenly from what a scene allows, so one is not the answer of most.
-    large = [len(question.answer) for scene, (question,) in asked["detection_described"] if len(scene.objects) >= 7]
+    # The number of fitting objects is drawn evenly, so that one is not the most frequent by far.
+    large = [len(question.answer) for scene, (question,) in dialogues["detection_described"] if len(scene.objects) >= 7]
     assert majority(map(str, large)) < 0.45
 
 
-def test_absent_objects_are_made_of_what_is_there(asked) -> None:
-    absent = [(scene, question.slots["object"]) for scene, (question,) in asked["existence"] if not question.answer]
+def test_absent_objects_combine_a_present_colour_and_a_present_shape(dialogues) -> None:
+    absent = [(scene, question.slots["object"]) for scene, (question,) in dialogues["existence"] if not question.answer]
     hard = [
         name[0] in {o.colour for o in scene.objects} and name[1] in {o.shape for o in scene.objects}
         for scene, name in absent
@@ -274,35 +275,12 @@ def test_absent_objects_are_made_of_what_is_there(asked) -> None:
     assert sum(hard) / len(hard) > 0.8
 
 
-def test_sectors() -> None:
-    for place, centre in SECTOR_CENTRES.items():
-        for offset in (-18, 0, 18):
-            assert sector(centre + offset) == sector(centre + offset - 360) == place
-        assert sector(centre + 20) is None
-        assert sector(centre - 22.5) is None
-    assert sector(-179) == sector(179) == 4
-
-
-def test_turns_and_boxes_wrap_at_the_seam() -> None:
-    scene = next(
-        s
-        for s in (sample_scene(11, split="train", index=i) for i in range(500))
-        if any(o.box_deg[0] >= 179.5 for o in s.objects)
-    )
-    item = next(o for o in scene.objects if o.box_deg[0] >= 179.5)
-    assert box_answer(item)[0] == -180
-    for other in scene.objects:
-        if other is not item:
-            assert turn_deg(item, other) == pytest.approx(math.remainder(other.yaw_deg - item.yaw_deg, 360))
-            assert turn_deg(item, other) == pytest.approx(-turn_deg(other, item))
-
-
-def test_ask_gives_distinct_questions_reproducibly_and_never_more_than_wanted() -> None:
+def test_sampled_questions_are_distinct_reproducible_and_limited() -> None:
     per_type = dict.fromkeys((*GENERATORS, "dialogue"), 3)
     for index in range(60):
         scene = sample_scene(2, split="test", index=index)
-        found = ask(scene, Random(index), per_type=per_type)
-        assert found == ask(scene, Random(index), per_type=per_type)
+        found = sample_dialogues(scene, Random(index), per_type=per_type)
+        assert found == sample_dialogues(scene, Random(index), per_type=per_type)
         counts = Counter(turns[0].type if len(turns) == 1 else "dialogue" for turns in found)
         assert max(counts.values()) <= 3
         assert counts["detection"] == counts["description"] == 1  # there is only one such question
@@ -313,5 +291,8 @@ def test_ask_gives_distinct_questions_reproducibly_and_never_more_than_wanted() 
 def test_a_scene_without_unique_objects_gives_fewer_questions() -> None:
     scenes = (sample_scene(0, split="train", index=i) for i in range(5000))
     scene = next(s for s in scenes if len({o.label for o in s.objects}) == 1)
-    kinds = {turns[0].type for turns in ask(scene, Random(0), per_type=dict.fromkeys((*GENERATORS, "dialogue"), 2))}
+    kinds = {
+        turns[0].type
+        for turns in sample_dialogues(scene, Random(0), per_type=dict.fromkeys((*GENERATORS, "dialogue"), 2))
+    }
     assert kinds == {"existence", "count", "look", "detection", "description"}

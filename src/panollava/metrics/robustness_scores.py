@@ -1,7 +1,7 @@
-"""How much scores depend on how the camera happened to stand: rolls, the seam, latitude and tilts.
+"""Dependence of scores on the rotation of the panorama, on the seam and on latitude.
 
-Plain numbers out of plain outcomes. A score is a mean over groups (question types) of their means; its interval is a
-95 % bootstrap over panoramas. A question may lack an unambiguous answer at some rolls; it then counts at the others.
+A score is the mean over groups (question types) of the mean of each group; its interval is a 95 % bootstrap over
+panoramas. A question without an unambiguous answer at some yaws counts at the others only.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -23,68 +23,69 @@ BANDS_DEG = (0, 15, 30, 45, 60, 90)
 
 @dataclass(frozen=True)
 class Outcome:
-    """One answer: its value, at best 1, the turn, and whether it says what the answer without a turn says."""
+    """One answer: its value, at most 1, the rotation, and whether it agrees with the answer without a rotation."""
 
     panorama: str
     question: Hashable
     group: str
-    turn_deg: float
+    rotation_deg: float
     value: float
     agrees: bool = True
 
 
-def yaw_scores(plain: Sequence[Outcome], rolled: Sequence[Outcome], *, resamples: int, seed: int) -> Block:
-    """Return how the answers to questions hold out under K rolls.
+def yaw_scores(plain: Sequence[Outcome], rotated: Sequence[Outcome], *, resamples: int, seed: int) -> Block:
+    """Return the consistency of answers over K yaws.
 
-    `plain` is the score without a roll, `mean` that over the rolls, `ratio` the second over the first; `agreement` the
-    share of rolled answers that say the same as the plain one; `all` the share of questions that are right (value 1) at
-    every roll; `worst` the lowest score of any roll, drawn anew in each resample; `yaws` the score at each.
+    - `plain`: the score without a rotation; `mean`: the score over all yaws; `ratio`: `mean` / `plain`.
+    - `agreement`: the share of answers at a yaw that agree with the plain answer.
+    - `all`: the share of questions that are right (value 1) at every yaw.
+    - `worst`: the lowest score of any yaw, chosen again in each resample.
+    - `yaws`: the score at each yaw.
 
     Raises:
-        ValueError: fewer than two rolls, a roll that is not finite, a rolled question that is not among the plain ones.
+        ValueError: there are fewer than two yaws, a yaw is not finite, or a rotated question has no plain outcome.
     """
-    rolls = sorted({o.turn_deg for o in rolled})
-    if len(rolls) < 2 or not np.isfinite(rolls).all():
-        raise ValueError(f"rolls of {rolls} degrees; consistency needs at least two finite ones")
-    rows = {o.question: row for row, o in enumerate(plain)}
-    values, agrees = (np.full((len(plain), len(rolls)), np.nan) for _ in range(2))
-    for o in rolled:
-        if o.question not in rows:
-            raise ValueError(f"question {o.question!r} of panorama {o.panorama!r} has no plain outcome to compare with")
-        values[rows[o.question], rolls.index(o.turn_deg)] = o.value
-        agrees[rows[o.question], rolls.index(o.turn_deg)] = o.agrees
-    turned = ~np.isnan(values).all(axis=1)
-    asked, values, agrees = [o for o, kept in zip(plain, turned, strict=True) if kept], values[turned], agrees[turned]
-    groups, panoramas = [o.group for o in asked], [o.panorama for o in asked]
-    # Columns: the plain value, the mean over the rolls, agreement, right at every roll, then the value at each roll.
-    columns = np.column_stack(
-        [
-            [o.value for o in asked],
-            np.nanmean(values, axis=1),
-            np.nanmean(agrees, axis=1),
-            np.nanmin(values, axis=1) >= 1,
-            values,
-        ]
-    )
-    means = _macro_means(columns, groups)
+    yaws = sorted({o.rotation_deg for o in rotated})
+    if len(yaws) < 2 or not np.isfinite(yaws).all():
+        raise ValueError(f"yaws of {yaws} degrees; consistency needs at least two finite ones")
+    answered, columns = _columns(plain, rotated, yaws)
+    panoramas = [o.panorama for o in answered]
+    means = _macro_means(columns, [o.group for o in answered])
     draws = {"resamples": resamples, "seed": seed}
-
     statistics: dict[str, Callable[[Floats], float]] = {
         "plain": lambda m: m[0],
         "mean": lambda m: m[1],
-        "ratio": lambda m: m[1] / m[0] if m[0] else np.nan,  # of no resample in which nothing is right
+        "ratio": lambda m: m[1] / m[0] if m[0] else np.nan,  # undefined for a resample in which nothing is right
         "agreement": lambda m: m[2],
         "all": lambda m: m[3],
         "worst": lambda m: m[4:].min(),
     }
     block: Block = {}
     for name, statistic in statistics.items():
-        if name == "ratio" and not means(np.arange(len(asked)))[0]:
-            continue  # nothing is right without a roll: there is no ratio
+        if name == "ratio" and not means(np.arange(len(answered)))[0]:
+            continue  # nothing is right without a rotation, so that the ratio is undefined
         block[name] = _block(clustered_statistic(partial(_of_items, means, statistic), panoramas, **draws))
-    at_roll = {f"{roll:g}": [o for o in rolled if o.turn_deg == roll] for roll in rolls}
-    block["yaws"] = {name: mean_score(found, **draws) for name, found in at_roll.items()}
-    return block | {"n": len(asked)}
+    at_yaw = {f"{yaw:g}": [o for o in rotated if o.rotation_deg == yaw] for yaw in yaws}
+    block["yaws"] = {name: mean_score(found, **draws) for name, found in at_yaw.items()}
+    return block | {"n": len(answered)}
+
+
+def _columns(plain: Sequence[Outcome], rotated: Sequence[Outcome], yaws: list[float]) -> tuple[list[Outcome], Floats]:
+    """Return the plain outcomes of the rotated questions, and one row of numbers for each `[n, 4 + K]`.
+
+    Columns: the plain value, the mean over the yaws, the agreement, right at every yaw, then the value at each yaw.
+    """
+    rows = {o.question: row for row, o in enumerate(plain)}
+    values, agrees = (np.full((len(plain), len(yaws)), np.nan) for _ in range(2))
+    for o in rotated:
+        if o.question not in rows:
+            raise ValueError(f"question {o.question!r} of panorama {o.panorama!r} has no plain outcome to compare with")
+        values[rows[o.question], yaws.index(o.rotation_deg)] = o.value
+        agrees[rows[o.question], yaws.index(o.rotation_deg)] = o.agrees
+    kept = ~np.isnan(values).all(axis=1)
+    answered, values, agrees = [o for o, keep in zip(plain, kept, strict=True) if keep], values[kept], agrees[kept]
+    derived = [np.nanmean(values, axis=1), np.nanmean(agrees, axis=1), np.nanmin(values, axis=1) >= 1]
+    return answered, np.column_stack([[o.value for o in answered], *derived, values])
 
 
 def mean_score(outcomes: Sequence[Outcome], *, resamples: int, seed: int) -> Block:
@@ -97,10 +98,10 @@ def mean_score(outcomes: Sequence[Outcome], *, resamples: int, seed: int) -> Blo
 def seam_gap(away: Sequence[Outcome], seam: Sequence[Outcome], *, resamples: int, seed: int) -> Block:
     """Return the means of the same questions with their object away from the seam and astride it, and their gap.
 
-    Each pair counts alike. Positive gaps say that the seam does harm.
+    Each pair has the same weight. A positive gap means that the seam lowers the score.
 
     Raises:
-        ValueError: the two do not ask the same questions, each once.
+        ValueError: the two do not hold the same questions, each once.
     """
     astride = {o.question: o.value for o in seam}
     if not len({o.question for o in away} & astride.keys()) == len(astride) == len(seam) == len(away):
@@ -116,10 +117,10 @@ def seam_gap(away: Sequence[Outcome], seam: Sequence[Outcome], *, resamples: int
 def latitude_bands(
     outcomes: Sequence[Outcome], latitudes_deg: Sequence[float], *, resamples: int, seed: int
 ) -> dict[str, Block]:
-    """Return the mean in each band of `BANDS_DEG`, by the latitude of what is asked about; each answer counts alike.
+    """Return the mean in each band of `BANDS_DEG`, by the latitude of the object in question, over all answers.
 
     Raises:
-        ValueError: a latitude beyond the poles.
+        ValueError: a latitude is beyond the poles.
     """
     bands: dict[str, Block] = {}
     for low, high in pairwise(BANDS_DEG):
@@ -135,16 +136,16 @@ def latitude_bands(
 
 
 def _macro_means(columns: Floats, groups: Sequence[str]) -> Callable[[NDArray[np.int64]], Floats]:
-    """Return a function of items: the mean over groups of the mean of each column `[n, M]`, missing values left out."""
+    """Return a function of items: the mean over groups of the mean of each column `[n, M]`, without missing values."""
     member = np.array([[group == name for name in dict.fromkeys(groups)] for group in groups], dtype=np.float64)
     known = ~np.isnan(columns)
     sums, counts = np.nan_to_num(columns), known.astype(np.float64)
 
     def means(items: NDArray[np.int64]) -> Floats:
-        # How often each item is drawn, as a weight: one product in place of a copy of all columns.
+        # The number of draws of each item is its weight: one matrix product instead of a copy of all columns.
         weighted = member * np.bincount(items, minlength=len(member))[:, None]
         total, count = weighted.T @ sums, weighted.T @ counts
-        with np.errstate(invalid="ignore"):  # a column without any value in these items has no mean: NaN
+        with np.errstate(invalid="ignore"):  # a column without any value in these items has the mean NaN
             return np.asarray((total / np.maximum(count, 1)).sum(axis=0) / (count > 0).sum(axis=0))
 
     return means
