@@ -1,4 +1,4 @@
-# Everything that is typed in this project. Each target installs what it needs into .venv first.
+# The commands of this project. Each target first installs its packages into .venv.
 # Another interpreter: make repro PYTHON=python3.13. Extra arguments of pytest: make test ARGS="-k gate -x".
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test check fresh standins grid ablation robustness bench results gate accept clean
+.PHONY: help repro test check fresh standins grid ablation robustness bench results documents gate accept clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -33,26 +33,29 @@ fresh: $(VENV)/.installed  ## fail if a dvc.lock lags behind the code or the par
 standins: $(VENV)/.installed  ## train the small stand-in backbones again (slow; the results are committed)
 	python -m panollava.backbones.standins.train
 
-grid: $(VENV)/.installed  ## run every encoder with every language model; write the combination table
-	python -m panollava.experiments.grid
+grid: $(VENV)/.installed  ## run every encoder with every language model; write metrics/combinations.*
+	panollava grid
 
 ablation: $(VENV)/.installed  ## run the ablation study, three seeds an arm (ARMS="default code-yaw": these alone)
-	python -m panollava.experiments.ablation $(ARMS)
+	panollava ablation $(ARMS)
 
-robustness: $(VENV)/.installed  ## ask about turned panoramas: rolls, seam, latitude, tilts (minutes, after make repro)
+robustness: $(VENV)/.installed  ## ask about rotated panoramas: yaws, seam, latitude, tilts (minutes, after make repro)
 	dvc repro studies/dvc.yaml
 
-bench: $(VENV)/.installed-bench  ## time ours beside what one would use instead; write the table of speed
-	python -m panollava.bench.running
+bench: $(VENV)/.installed-bench  ## time this package beside its alternatives; write metrics/bench.json
+	panollava bench all --json metrics/bench.json
 
-results: $(VENV)/.installed  ## write the results of the last run into the README
-	python -m panollava.report.documents
+results: $(VENV)/.installed  ## write the tables of README.md and docs/ from metrics/
+	panollava documents
+
+documents: $(VENV)/.installed  ## fail if the committed tables do not show the committed metrics
+	panollava documents --check
 
 gate: $(VENV)/.installed  ## fail if a benchmark number got worse (BASE=<revision>; default: the accepted numbers)
-	python -m panollava.experiments.gate $(if $(BASE),--base $(BASE))
+	panollava gate $(if $(BASE),--base $(BASE))
 
 accept: $(VENV)/.installed  ## make the present numbers the ones that the gate compares with
-	python -m panollava.experiments.gate --accept
+	panollava gate --accept
 
 clean:  ## remove .venv and the scratch folder; data, models and results stay
 	rm -rf $(VENV) .scratch

@@ -1,17 +1,18 @@
 """Stage finetune_lora, and with `--blind` its twin finetune_blind: LoRA on the language model, the resampler and the
 mask head.
 
-The twin takes the identical steps on the identical questions with the visual tokens removed; what it scores is what the
-questions give away.
+The twin takes the same steps on the same questions without visual tokens. Its score shows how much the questions alone
+give away.
 """
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from panollava.params import FinetuneLora, Model, Strict, Weights, read_params
-from panollava.training.stages import finetune_lora
-from stages.training import ENCODER, LLM, STORE, language_recipe, model_settings, parts, run
+from panollava.params import FinetuneLora, Model, Strict, Weights, read_launch, read_params
+from panollava.training.language_stages import finetune_lora
+from stages.language import LLM, language_recipe, parts
+from stages.training import ENCODER, STORE, model_settings, run
 
 
 class FinetuneParams(Strict):
@@ -31,6 +32,7 @@ def main() -> None:
     stage = "finetune_blind" if blind else "finetune_lora"
     params = read_params(FinetuneParams, stage=stage)
     settings, model = params.finetune_lora[params.weights], params.model[params.weights]
+    recipe = language_recipe(settings, model, read_launch(params.weights), params.seed)
     previous = Path("data/train_resampler")
     run(
         stage,
@@ -42,7 +44,7 @@ def main() -> None:
             previous,
             Path("data") / stage,
             checkpoints,
-            recipe=replace(language_recipe(settings, model, params.seed), mask_weight=settings.mask_weight),
+            recipe=replace(recipe, mask_weight=settings.mask_weight),
             records=settings.records_per_panorama,
             lora=settings.lora.model_dump(),
             save_lora_only=settings.save_lora_only,

@@ -1,6 +1,5 @@
-"""Stage preprocess: the Arrow store, from the synthetic world or from the user's records, split by panorama."""
+"""Stage preprocess: write the Arrow store from the synthetic world or the user's records, split by panorama."""
 
-import json
 import os
 import time
 from collections import Counter
@@ -16,7 +15,7 @@ from panollava.corpus.splits import split_by_panorama
 from panollava.corpus.store import PanoramaRow, write_store
 from panollava.corpus.validation import read_dataset
 from panollava.corpus.world_records import world_rows
-from panollava.io import replacing
+from panollava.io import write_json
 from panollava.params import Dataset, Preprocess, Strict, Weights, read_params
 
 SPLITS = ("train", "validation", "test")
@@ -33,7 +32,7 @@ class PreprocessParams(Strict):
 
 
 def main() -> None:
-    """Write data/store/*.arrow and metrics/preprocess.json."""
+    """Write data/store/images, data/store/records and metrics/preprocess.json."""
     params = read_params(PreprocessParams, stage="preprocess")
     settings = params.preprocess[params.weights]
     rows = _from_world(params, settings) if params.dataset.source == "world" else _from_records(params, settings)
@@ -48,8 +47,7 @@ def main() -> None:
     total = sum(report[split]["panoramas"] for split in SPLITS)
     rate = total / (time.perf_counter() - started)
     print(f"{total} panoramas of height {settings.image_height} at {rate:.0f} a second, {os.cpu_count()} cores")
-    with replacing(Path("metrics/preprocess.json")) as file:
-        file.write((json.dumps({"preprocess": report}, indent=2, ensure_ascii=False) + "\n").encode())
+    write_json(Path("metrics/preprocess.json"), {"preprocess": report})
 
 
 def _from_world(params: PreprocessParams, settings: Preprocess) -> dict[str, Iterator[PanoramaRow]]:

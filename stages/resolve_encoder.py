@@ -1,4 +1,4 @@
-"""Stage resolve_encoder: from the name in params.yaml to an image encoder on this machine or on the hub."""
+"""Stage resolve_encoder: resolve the encoder named in params.yaml to a folder or a commit on the hub."""
 
 from pathlib import Path
 

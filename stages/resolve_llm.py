@@ -1,4 +1,4 @@
-"""Stage resolve_llm: from the name in params.yaml to a language model on this machine or on the hub."""
+"""Stage resolve_llm: resolve the language model named in params.yaml to a folder or a commit on the hub."""
 
 from pathlib import Path
 

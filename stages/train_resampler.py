@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from panollava.params import Model, Strict, TrainResampler, Weights, read_params
-from panollava.training.stages import train_resampler
-from stages.training import ENCODER, LLM, STORE, language_recipe, model_settings, parts, run
+from panollava.params import Model, Strict, TrainResampler, Weights, read_launch, read_params
+from panollava.training.language_stages import train_resampler
+from stages.language import LLM, language_recipe, parts
+from stages.training import ENCODER, STORE, model_settings, run
 
 
 class TrainResamplerParams(Strict):
@@ -31,7 +32,7 @@ def main() -> None:
             previous,
             Path("data/train_resampler"),
             checkpoints,
-            recipe=language_recipe(settings, model, params.seed),
+            recipe=language_recipe(settings, model, read_launch(params.weights), params.seed),
             records=settings.records_per_panorama,
             **model_settings(model),
         ),

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from panollava.backbones.presets import read_pointer
-from panollava.params import Model, Strict, TrainVision, Weights, read_params
-from panollava.training.stages import train_vision
+from panollava.params import Model, Strict, TrainVision, Weights, read_launch, read_params
+from panollava.training.vision_stage import train_vision
 from stages.training import ENCODER, STORE, model_settings, recipe, run
 
 
@@ -21,16 +21,17 @@ def main() -> None:
     """Write data/train_vision, metrics/train_vision.json and plots/train_vision/loss.csv."""
     params = read_params(TrainVisionParams, stage="train_vision")
     settings, model = params.train_vision[params.weights], params.model[params.weights]
+    launch = read_launch(params.weights)
     run(
         "train_vision",
         params,
-        [STORE, ENCODER],
+        [STORE / "images", ENCODER],
         lambda checkpoints: train_vision(
             read_pointer(ENCODER),
             STORE,
             Path("data/train_vision"),
             checkpoints,
-            recipe=recipe(settings, model, params.seed, overlap=(settings.loss, settings.pairing)),
+            recipe=recipe(settings, model, launch, params.seed, overlap=(settings.loss, settings.pairing)),
             blocks=settings.encoder_blocks,
             **model_settings(model),
         ),

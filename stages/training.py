@@ -1,8 +1,7 @@
-"""What the training stages share: their folders, the recipe made of the parameters, the loss curve and the numbers."""
+"""Shared by all training stages: folders, the recipe of the parameters, the loss curve and the numbers."""
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +9,27 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 
-from panollava.backbones.assemble import Parts
-from panollava.backbones.presets import read_pointer
 from panollava.io import replacing
-from panollava.params import Model, Strict, Training, TrainResampler
-from panollava.training.augmentation import Augmentation
+from panollava.params import Launch, Model, Strict, Training
 from panollava.training.scratch import scratch
 from panollava.training.stages import Outcome
 from panollava.training.trainer import Recipe
 
 STORE = Path("data/store")
-ENCODER, LLM = Path("data/encoder.json"), Path("data/llm.json")
+ENCODER = Path("data/encoder.json")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def parts() -> Parts:
-    """Return the two backbones that this run has resolved."""
-    return Parts(read_pointer(ENCODER), read_pointer(LLM))
-
-
 def model_settings(model: Model) -> dict[str, Any]:
-    """Return dtype and the remaining settings of the model as `assemble` takes them."""
-    settings = model.model_dump(exclude={"dtype", "compute"})
-    return {"dtype": DTYPES[model.dtype], "settings": settings}
+    """Return the dtype and the settings of a model by the names that its configuration gives them."""
+    settings = model.model_dump(exclude={"dtype", "compute", "views"})
+    return {"dtype": DTYPES[model.dtype], "settings": settings | {"views": model.views}}
 
 
-def recipe(training: Training, model: Model, seed: int, overlap: tuple[str, str] | None = None) -> Recipe:
-    """Return the recipe of a stage."""
+def recipe(
+    training: Training, model: Model, launch: Launch, seed: int, overlap: tuple[str, str] | None = None
+) -> Recipe:
+    """Return the recipe of a stage, without the settings of a language model."""
     return Recipe(
         learning_rates=training.learning_rate,
         steps=training.steps,
@@ -44,28 +37,20 @@ def recipe(training: Training, model: Model, seed: int, overlap: tuple[str, str]
         accumulation=training.accumulation,
         warmup=training.warmup,
         schedule=training.schedule,
-        save_steps=training.save_steps,
+        save_steps=launch.save_steps,
         seed=seed,
         bf16=model.compute == "bfloat16",
-        workers=training.workers,
-        activation_checkpointing=training.activation_checkpointing,
+        workers=launch.workers,
         overlap=overlap,
     )
 
 
-def language_recipe(training: TrainResampler, model: Model, seed: int) -> Recipe:
-    """Return the recipe of a stage that trains on dialogues."""
-    plain = recipe(training, model, seed)
-    return replace(
-        plain,
-        compile=training.compile,
-        load_in_4bit=training.load_in_4bit,
-        augmentation=Augmentation(**training.augmentation.model_dump()),
-    )
-
-
 def run(stage: str, params: Strict, inputs: list[Path], train: Callable[[Path], Outcome]) -> None:
-    """Run one training stage in its scratch folder and write its loss curve and numbers."""
+    """Run one training stage in its scratch folder; write its loss curve and numbers.
+
+    `params` and `inputs` decide the result, so they name the folder. Launch settings do not: under others, a killed run
+    continues.
+    """
     with scratch(stage, params.model_dump(mode="json"), inputs) as checkpoints:
         outcome = train(checkpoints)
         if PartialState().is_main_process:

@@ -1,7 +1,8 @@
 """The command line: answers on standard output, one clear message and exit code 1 for what a user can put right."""
 
-import ast
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from tiny_backbones import write_parts as write_backbones
 from tiny_models import write_dataset, write_resampler_folder
 from transformers import AutoModelForImageTextToText
 
-from panollava import PanoLLaVAModel, cli
+from panollava import PanoLLaVAModel
 from panollava.chat import Chat
-from panollava.cli import LANGUAGES, main
+from panollava.cli import main
+from panollava.cli.model import LANGUAGES
 from panollava.corpus.wording import DETECT
 
 SHORT = ("--max-new-tokens", "6")
@@ -169,35 +171,69 @@ def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_gate_and_grid_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[list[str] | None] = []
-    monkeypatch.setattr("panollava.experiments.gate.main", lambda arguments: calls.append(arguments) or 2)
-    monkeypatch.setattr("panollava.experiments.grid.main", lambda: 130)
-    assert [main(["gate"]), main(["gate", "--base", "main"]), main(["gate", "--accept"]), main(["grid"])] == [
-        2,
-        2,
-        2,
-        130,
-    ]
-    assert calls == [[], ["--base", "main"], ["--accept"]]
+    calls: list[tuple[str | None, bool]] = []
+    monkeypatch.setattr(
+        "panollava.experiments.gate.command", lambda base, *, accepting: calls.append((base, accepting)) or 2
+    )
+    assert [main(["gate"]), main(["gate", "--base", "main"]), main(["gate", "--accept"])] == [2, 2, 2]
+    assert calls == [(None, False), ("main", False), (None, True)]
     with pytest.raises(SystemExit):
         main(["gate", "--base", "main", "--accept"])
 
+    def interrupted() -> None:
+        raise KeyboardInterrupt
 
-def test_help_names_every_command_and_needs_no_model(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (
-        ["--help"],
-        ["ask", "--help"],
-        ["detect", "--help"],
-        ["import", "--help"],
-        ["compare", "--help"],
-        ["gate", "--help"],
-    ):
+    monkeypatch.setattr("panollava.experiments.grid.run_grid", interrupted)
+    assert main(["grid"]) == 130
+
+
+def test_ablation_draws_the_arms_that_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(arms: list[str]) -> dict[str, object]:
+        row = {"seeds": 1, "accuracy": {"low": 0.25, "mean": 0.5, "high": 0.75}}
+        return {"version": "1.2", "ablation": dict.fromkeys(arms, row)}
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plots").mkdir()
+    monkeypatch.setattr("panollava.experiments.ablation.run_ablation", run)
+    assert main(["ablation", "mlp"]) == 0
+    assert "Made by version 1.2." in (table := capsys.readouterr().out)
+    assert "| mlp | 1 | 0.500 [0.250, 0.750] |" in table
+    drawn = (tmp_path / "plots/ablation.png").read_bytes()
+    assert main(["ablation"]) == 0
+    assert all(f"| {arm} |" in capsys.readouterr().out for arm in ["default"])
+    assert (tmp_path / "plots/ablation.png").read_bytes() != drawn
+
+
+def test_documents_are_written_or_checked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("panollava.report.documents.write_documents", lambda root: ["README.md"])
+    assert main(["documents"]) == 0
+    assert capsys.readouterr().out == "README.md\n"
+
+    def outdated(root: Path) -> None:
+        raise ValueError("README.md of HEAD: run `make results`")
+
+    monkeypatch.setattr("panollava.report.documents.check_documents", outdated)
+    assert main(["documents", "--check"]) == 1
+    assert capsys.readouterr().err == "panollava: README.md of HEAD: run `make results`\n"
+
+
+COMMANDS = (
+    "ask", "chat", "detect", "segment", "merge", "import", "validate", "compare", "gate", "grid", "ablation",
+    "documents", "bench",
+)  # fmt: skip
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], *([command] for command in COMMANDS)):
         with pytest.raises(SystemExit) as caught:
-            main(arguments)
+            main([*arguments, "--help"])
         assert caught.value.code == 0
     output = capsys.readouterr().out
-    named = ("ask", "chat", "detect", "merge", "import", "validate", "compare", "gate")
-    assert all(f"panollava {command} " in output for command in named)
-    source = Path(cli.__file__).read_text(encoding="utf-8")
-    imports = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert not [line for line in map(ast.unparse, imports) if "panollava" in line or "transformers" in line]
+    assert all(f"usage: panollava {command} " in output for command in COMMANDS)
+
+
+def test_help_needs_no_library_of_models() -> None:
+    code = "import sys, panollava.cli; sys.exit(bool({'torch', 'transformers', 'pandas', 'dvc'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,16 +1,15 @@
-"""The package's own rules: imports run one way, `vlm/` stands alone, nothing asks an object what it might have."""
+"""The package's own rules: imports run one way, `vlm/` stands alone, no attribute is guessed."""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).resolve().parents[1] / "src/panollava"
 # A package imports only from itself and from those before it.
 LAYERS = (
     "io",
+    "markdown",
     "vlm",
     "auto",
     "attention",
@@ -21,9 +20,9 @@ LAYERS = (
     "backbones",
     "training",
     "params",
-    "report",
     "experiments",
     "bench",
+    "report",
     "chat",
     "finetuning",
     "cli",
@@ -57,51 +56,50 @@ def imported_layers(path: Path) -> list[str]:
     return [name[1] if len(name) > 1 else name[0] for name in parts if name[0] == "panollava"]
 
 
-def identify(path: Path) -> str:
-    return str(path.relative_to(PACKAGE))
-
-
-@pytest.mark.parametrize("path", MODULES, ids=identify)
-def test_imports_run_one_way(path):
+def test_imports_run_one_way():
     ranks = {name: rank for rank, name in enumerate((*LAYERS, "panollava"))}
-    own = layer(path)
-    assert own in ranks, f"{path} belongs to no known layer"
-    for other in imported_layers(path):
-        # The command line is where a user's parameters enter; everything else is handed them.
-        assert other != "params" or own == "cli", f"{path} reads params.yaml"
-        assert ranks[other] <= ranks[own], f"{path}, of {own}, imports {other}"
-        assert other != "panollava", f"{path} imports through the package's __init__"
+    assert not [path for path in MODULES if layer(path) not in ranks], "of no known layer"
+    wrong = [
+        f"{path.relative_to(PACKAGE)} imports {other}"
+        for path in MODULES
+        for other in imported_layers(path)
+        if other == "panollava" or ranks[other] > ranks[layer(path)]
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=identify)
-def test_only_vlm_has_relative_imports_and_no_others(path):
-    relative = [node for node in imports(path) if isinstance(node, ast.ImportFrom) and node.level]
-    if layer(path) == "vlm":
-        # `from .module import name`: the one form that save_pretrained follows when it copies the model's code.
-        assert all(node.level == 1 and node.module and "." not in node.module for node in relative)
-        assert not imported_layers(path)
-    else:
-        assert not relative
+def test_parameters_are_read_by_experiments_and_commands_alone():
+    readers = {layer(path) for path in MODULES if "params" in imported_layers(path)}
+    assert readers <= {"experiments", "cli"}
+    assert not {"experiments", "report"} & set(imported_layers(PACKAGE / "params.py"))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=identify)
-def test_no_attribute_guessing(path):
-    calls = [node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
-    names = {function.id for function in calls if isinstance(function, ast.Name)}
-    assert not names & {"hasattr", "getattr"}
+def test_only_vlm_has_relative_imports_and_no_others():
+    relative = {
+        path: [node for node in imports(path) if isinstance(node, ast.ImportFrom) and node.level] for path in MODULES
+    }
+    model = [path for path in MODULES if layer(path) == "vlm"]
+    # `from .module import name`: the one form that save_pretrained follows when it copies the model's code.
+    assert all(node.level == 1 and node.module and "." not in node.module for path in model for node in relative[path])
+    assert not [path for path in model if imported_layers(path)]
+    assert not [path for path in MODULES if relative[path] and path not in model]
 
 
-@pytest.mark.parametrize(
-    ("module", "absent"),
-    [
-        ("panollava.cli", "torch"),
-        ("panollava.experiments.gate", "transformers"),
-        ("stages.preprocess", "transformers"),
-        ("stages.resolve_encoder", "transformers"),
-        ("stages.resolve_llm", "transformers"),
-        ("stages.visualise", "transformers"),
-    ],
-)
-def test_what_does_without_a_model_does_not_wait_for_its_libraries(module, absent):
-    code = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parents[1], check=False).returncode == 0
+def test_no_attribute_guessing():
+    wrong = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("hasattr", "getattr")
+    ]
+    assert not wrong
+
+
+def test_modules_without_a_model_do_not_wait_for_its_libraries():
+    stages = ("preprocess", "resolve_encoder", "resolve_llm", "visualise")
+    names = ["panollava.experiments.gate", *(f"stages.{stage}" for stage in stages)]
+    lines = ["import sys", *(f"import {name}\nif 'transformers' in sys.modules: sys.exit('{name}')" for name in names)]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=PACKAGE.parents[1], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{done.stderr} imports transformers"

@@ -2,13 +2,15 @@
 
 import copy
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from panollava.params import ParamsError, load_params
+from panollava.params import MOVED, Launch, Params, ParamsError, load_params, read_launch
+from panollava.vlm.views import ViewSettings
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 
@@ -44,6 +46,7 @@ def test_the_file_of_the_project_loads() -> None:
         "finetune_lora.hub.lora.rnak",
         "encoders.clip.feature_layers",
         "dataset.world.panoramas.holdout",
+        "model.hub.views.tilt_deg",
         "sede",
         "gate.evaluate.worse",
     ],
@@ -62,7 +65,16 @@ def test_an_unknown_key_is_named(content: dict[str, Any], tmp_path: Path, path: 
     assert "Extra inputs are not permitted" in message
 
 
-@pytest.mark.parametrize("path", ["seed", "model.standin.fov_deg", "train_vision.hub.learning_rate", "llms.vicuna.hub"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "seed",
+        "model.standin.views",
+        *(f"model.hub.views.{field.name}" for field in fields(ViewSettings)),
+        "train_vision.hub.learning_rate",
+        "llms.vicuna.hub",
+    ],
+)
 def test_a_missing_key_is_named(content: dict[str, Any], tmp_path: Path, path: str) -> None:
     *folders, key = path.split(".")
     section = content
@@ -92,9 +104,11 @@ def test_a_missing_key_is_named(content: dict[str, Any], tmp_path: Path, path: s
         ("dataset.world.min_latitude_deg", -1.0),
         ("preprocess.standin.jpeg_quality", 200),
         ("llms.llama.chat_template", "chatml"),
-        ("robustness.rolls_deg", [45.0]),
-        ("robustness.rolls_deg", [45.0, 0.0]),
-        ("robustness.rolls_deg", [45.0, 405.0]),
+        ("model.hub.views.fov_deg", "90"),
+        ("model.hub.views.token_budget", 1.5),
+        ("robustness.yaws_deg", [45.0]),
+        ("robustness.yaws_deg", [45.0, 0.0]),
+        ("robustness.yaws_deg", [45.0, 405.0]),
         ("robustness.tilts_deg", []),
         ("robustness.panoramas", 0),
     ],
@@ -109,10 +123,66 @@ def test_a_wrong_value_is_named_and_shown(content: dict[str, Any], tmp_path: Pat
 
 
 @pytest.mark.parametrize("angle", [math.nan, math.inf])
-@pytest.mark.parametrize("key", ["rolls_deg", "tilts_deg"])
-def test_an_endless_turn_is_refused(content: dict[str, Any], tmp_path: Path, key: str, angle: float) -> None:
+@pytest.mark.parametrize("key", ["yaws_deg", "tilts_deg"])
+def test_an_infinite_rotation_is_refused(content: dict[str, Any], tmp_path: Path, key: str, angle: float) -> None:
     content["robustness"][key] = [10.0, 20.0, angle]
     assert f"  robustness.{key}.2 = {angle}: " in refusal(content, tmp_path)
+
+
+def test_view_settings_are_those_of_the_file(content: dict[str, Any]) -> None:
+    views = content["model"]["hub"]["views"]
+    found = load_params(PARAMS).model["hub"].views
+    assert found == ViewSettings(**views | {"pitches_deg": tuple(views["pitches_deg"])})
+    assert Params.model_validate(content).model_dump(mode="json")["model"]["hub"]["views"] == views
+
+
+def test_moved_settings_are_told_where_they_went_all_at_once(content: dict[str, Any], tmp_path: Path) -> None:
+    content["train_vision"]["hub"]["workers"] = 8
+    content["finetune_lora"]["standin"] |= {"save_steps": 500, "compile": False, "activation_checkpointing": False}
+    content["finetune_lora"]["standin"]["augmentation"] = {"rolls": 8, "tilt_deg": 0}
+    content["robustness"]["rolls_deg"] = content["robustness"].pop("yaws_deg")
+    views = content["model"]["standin"].pop("views")
+    content["model"]["standin"] |= {f"view_{key}" if key == "strategy" else key: views[key] for key in views}
+    content["model"]["standin"]["token_reduction"] = "none"
+    message = refusal(content, tmp_path)
+    for line in (
+        "train_vision.hub.workers: now workers in launch.yaml",
+        "finetune_lora.standin.save_steps: now save_steps in launch.yaml",
+        "finetune_lora.standin.compile: now compile in launch.yaml",
+        "finetune_lora.standin.activation_checkpointing: now activation_checkpointing in launch.yaml",
+        "finetune_lora.standin.augmentation.rolls: now augmentation.yaw_steps",
+        "robustness.rolls_deg: now robustness.yaws_deg",
+        "model.standin.view_strategy: now views.strategy in the same section",
+        "model.standin.panorama_height: now views.panorama_height in the same section",
+        "model.standin.token_reduction: removed: each view keeps all of its tokens",
+    ):
+        assert f"\n  {line}" in message
+    assert len(message.splitlines()) == 1 + 1 + 3 + 1 + 1 + 7 + 1
+
+
+def test_no_present_setting_looks_like_a_moved_one() -> None:
+    assert load_params(PARAMS)
+    assert {text.split(" in launch.yaml")[0] for text in MOVED.values() if text.endswith("launch.yaml")} == {
+        f"now {name}" for name in Launch.model_fields
+    }
+
+
+def test_launch_settings_of_both_kinds_of_weights() -> None:
+    launch = PARAMS.with_name("launch.yaml")
+    assert (read_launch("standin", launch).workers, read_launch("hub", launch).workers) == (0, 8)
+
+
+def test_a_slip_in_the_launch_settings_is_named(tmp_path: Path) -> None:
+    content = YAML(typ="safe").load(PARAMS.with_name("launch.yaml").read_text("utf-8"))
+    content["hub"]["workers"], content["standin"]["threads"] = -1, 2
+    del content["standin"]["compile"]
+    path = tmp_path / "launch.yaml"
+    with path.open("w") as file:
+        YAML(typ="safe").dump(content, file)
+    with pytest.raises(ParamsError) as error:
+        read_launch("standin", path)
+    for line in ("hub.workers = -1: ", "standin.threads = 2: Extra inputs", "standin.compile = "):
+        assert f"  {line}" in str(error.value)
 
 
 def test_every_slip_is_reported_at_once(content: dict[str, Any], tmp_path: Path) -> None:

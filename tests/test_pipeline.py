@@ -4,6 +4,7 @@ import ast
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from dvc.repo import Repo
 from pydantic import BaseModel
 from ruamel.yaml import YAML
+
+from panollava.params import Launch
 
 PROJECT = Path(__file__).resolve().parents[1]
 SOURCE = PROJECT / "src"
@@ -42,20 +45,23 @@ def module_files(name: str) -> Iterator[Path]:
         yield from (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())
 
 
-def imports(file: Path) -> Iterator[str]:
-    """Yield the full names of what a file imports, of every `from a import b` also `a.b`."""
+@cache
+def imports(file: Path) -> list[str]:
+    """Return the full names that a file imports, of every `from a import b` also `a.b`."""
+    names: list[str] = []
     package = file.relative_to(SOURCE).parent.parts if file.is_relative_to(SOURCE) else ()
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = (
                 ".".join([*package[: len(package) - node.level + 1], node.module or ""]) if node.level else node.module
             )
-            yield base or ""
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            names += [base or "", *(f"{base}.{alias.name}" for alias in node.names)]
+    return names
 
 
+@cache
 def used_files(stage: str) -> set[str]:
     """Return all files of ours that a stage imports, directly or not, itself included."""
     found, waiting = {script(stage)}, [script(stage)]
@@ -78,24 +84,70 @@ def outputs(stage: str) -> Iterator[str]:
         yield entry if isinstance(entry, str) else next(iter(entry))
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_all_code_that_it_imports(stage: str) -> None:
-    listed = dependencies(stage)
-    missing = sorted(
-        file
-        for file in used_files(stage)
-        if not any(file == dep or file.startswith(f"{dep}/") for dep in listed) and (PROJECT / file).stat().st_size
+def listed(file: str, deps: list[str]) -> bool:
+    """Return whether a list of dependencies holds a file or a folder above it."""
+    return any(file == dep or file.startswith(f"{dep}/") for dep in deps)
+
+
+def test_a_stage_depends_on_all_code_that_it_imports() -> None:
+    missing = [
+        f"{stage}: - {file}"
+        for stage in STAGES
+        for file in sorted(used_files(stage))
+        if not listed(file, dependencies(stage)) and (PROJECT / file).stat().st_size
+    ]
+    assert not missing, "missing in the pipeline files:\n" + "\n".join(missing)
+
+
+def test_a_stage_depends_on_no_code_that_it_does_not_use() -> None:
+    superfluous = [
+        f"{stage}: - {dep}"
+        for stage in STAGES
+        for dep in dependencies(stage)
+        if dep.startswith(("src", "stages")) and not dep.endswith("templates")
+        if not any(listed(file, [dep]) for file in used_files(stage))
+    ]
+    assert not superfluous, "not used, or not there:\n" + "\n".join(superfluous)
+    folders = [dep for stage in STAGES for dep in dependencies(stage) if dep.endswith("templates")]
+    assert all((PROJECT / folder).is_dir() for folder in folders)
+
+
+def asks_questions(path: str) -> bool:
+    """Return whether a file or a folder holds the wording of questions, or data made of it."""
+    return (
+        "question" in path or "wording" in path or "/rotation" in path or "/tasks" in path or path.endswith("/records")
     )
-    assert not missing, f"{stage} imports these, but dvc.yaml does not list them: {', '.join(missing)}"
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_no_code_that_it_does_not_use(stage: str) -> None:
-    used = used_files(stage)
-    for dep in dependencies(stage):
-        assert (PROJECT / dep).exists() or not dep.startswith(("src", "stages")), f"{dep} does not exist"
-        if dep.startswith(("src", "stages")) and not dep.endswith("templates"):
-            assert any(file == dep or file.startswith(f"{dep}/") for file in used), f"{stage} does not use {dep}"
+def test_rewording_a_question_does_not_retrain_the_encoder() -> None:
+    assert any(asks_questions(file) for file in used_files("preprocess")), "the test knows the modules by their names"
+    assert not [file for file in used_files("train_vision") if asks_questions(file)]
+    deps = dependencies("train_vision")
+    assert not [dep for dep in deps if asks_questions(dep)]
+    # A reworded question runs preprocess again. Of its two outputs only the images, which stay the same, lead here.
+    made = {out: stage for stage in STAGES for out in outputs(stage)}
+    assert {dep: made[dep] for dep in deps if dep in made} == {
+        "data/store/images": "preprocess",
+        "data/encoder.json": "resolve_encoder",
+    }
+    assert "preprocess" not in {made.get(dep) for dep in dependencies("resolve_encoder")}
+    # No folder as a whole brings back what the modules leave out.
+    assert not [dep for dep in deps if dep in ("data/store", "src/panollava/corpus", "src/panollava/training")]
+
+
+def test_resolving_a_checkpoint_depends_on_no_data() -> None:
+    for stage in ("resolve_encoder", "resolve_llm"):
+        assert not [file for file in used_files(stage) if "corpus" in file]
+
+
+def test_launch_settings_belong_to_no_stage() -> None:
+    settings = YAML(typ="safe").load((PROJECT / "launch.yaml").read_text("utf-8"))
+    keys = {key for section in settings.values() for key in section}
+    assert keys == set(Launch.model_fields)
+    for stage in STAGES:
+        assert "launch.yaml" not in dependencies(stage)
+        assert not [entry for entry in ALL_STAGES[stage]["params"] if "launch" in str(entry)]
+    assert not keys & {part for path in leaves(PARAMS) for part in path}
 
 
 def test_every_dependency_in_data_is_an_output_or_committed() -> None:
@@ -157,19 +209,19 @@ CHOICES = [{}, {"weights": "hub"}, {"weights": "hub", "encoder": "siglip", "llm"
 
 
 @pytest.mark.parametrize("changes", CHOICES, ids=lambda changes: " ".join(changes.values()) or "default")
-@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_declares_exactly_the_parameters_that_it_reads(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch, stage: str, changes: dict[str, str]
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str]
 ) -> None:
-    values = declared(workspace, monkeypatch, stage, **changes)
-    model = view(stage, monkeypatch)
-    model.model_validate(values)
-    assert values.keys() == model.model_fields.keys()
-    for name, value in values.items():
-        with pytest.raises(ValueError, match="Extra inputs"):
-            model.model_validate(values | {f"{name}_": value})
-        with pytest.raises(ValueError, match="Field required"):
-            model.model_validate({key: kept for key, kept in values.items() if key != name})
+    for stage in STAGES:
+        values = declared(workspace, monkeypatch, stage, **changes)
+        model = view(stage, monkeypatch)
+        model.model_validate(values)
+        assert values.keys() == model.model_fields.keys(), stage
+        for name, value in values.items():
+            with pytest.raises(ValueError, match="Extra inputs"):
+                model.model_validate(values | {f"{name}_": value})
+            with pytest.raises(ValueError, match="Field required"):
+                model.model_validate({key: kept for key, kept in values.items() if key != name})
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -214,10 +266,10 @@ def test_the_blind_twin_differs_in_nothing_but_its_name() -> None:
     assert blind["deps"] == seeing["deps"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_scripts_run_as_modules_with_the_package_beside_them(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scripts_run_as_modules_with_the_package_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(PROJECT))
-    module = import_module(f"stages.{script(stage).stem}")
-    assert callable(module.main)
-    assert module.__doc__
+    for stage in STAGES:
+        module = import_module(f"stages.{script(stage).stem}")
+        assert callable(module.main)
+        assert module.__doc__
     assert str(SOURCE) in sys.path

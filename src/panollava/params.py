@@ -117,6 +117,8 @@ _EveryView = create_model("_EveryView", __base__=Strict, **_VIEW_FIELDS)
 
 def _view_settings(values: Any) -> ViewSettings:
     """Return the view settings of a section of params.yaml, whose list of pitches is a tuple here."""
+    if isinstance(values, ViewSettings):
+        return values
     if isinstance(values, dict) and isinstance(values.get("pitches_deg"), list):
         values = values | {"pitches_deg": tuple(values["pitches_deg"])}
     return ViewSettings(**_EveryView.model_validate(values).model_dump())

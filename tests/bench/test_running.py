@@ -12,12 +12,13 @@ from panollava.bench import asking, running, training
 from panollava.bench.report import GOALS, judgement
 from panollava.bench.running import updated
 from panollava.bench.sizes import SIZES
+from panollava.cli import studies
 
 VIEWS = {"work": "views", "sides": {"ours": {"ms": {"median": 1.0, "q1": 1.0, "q3": 1.0}}}}
 
 
 def test_the_command_line_names_the_sizes() -> None:
-    assert tuple(SIZES) == cli.SIZES
+    assert tuple(SIZES) == studies.SIZES
 
 
 def test_train_and_ask_print_what_they_write(

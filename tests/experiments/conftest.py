@@ -148,7 +148,8 @@ def _build(root: Path) -> None:
         "dvc.yaml": PIPELINE,
         "stages/miniature.py": STAGE,
         "src/panollava/__init__.py": "",
-        "README.md": "# Miniature\n<!-- combinations:start -->\n<!-- combinations:end -->\n",
+        "README.md": "# Miniature\n",
+        "docs/experiments.md": "# Experiments\n",
         ".gitignore": "/data/*\n__pycache__/\n",
     }
     for name, text in files.items():

@@ -1,13 +1,14 @@
-"""The ablation study: its arms are parameters that exist, its table and figure say what was measured."""
+"""The ablation study: its arms are parameters that exist, its table and figure show the measured numbers."""
 
 import pytest
 from conftest import PROJECT
 from ruamel.yaml import YAML
 
-from panollava.experiments.ablation import ARMS, SEEDS, cells, figure, markdown, summarise
+from panollava.experiments.ablation import ARMS, SEEDS, cells, markdown, summarise
 from panollava.params import Params
+from panollava.report.ablation_figure import ablation_figure
 from panollava.report.style import png_bytes
-from panollava.vlm.views import VIEW_SETTINGS, view_poses
+from panollava.vlm.views import view_poses
 
 
 def changed(params: dict, settings: dict[str, str]) -> dict:
@@ -49,15 +50,13 @@ def test_the_polar_arms_differ_from_their_namesakes_in_the_world_alone() -> None
             assert usual == near_poles
 
 
-@pytest.mark.parametrize("arm", ["resize", "cubemap", "e2p", "sphere", "adaptive"])
-def test_other_views_have_about_as_many_tokens(arm: str) -> None:
+def test_other_views_have_about_as_many_tokens() -> None:
     yaml = YAML(typ="safe")
-    settings = cells([arm], (0,), "standin")[f"{arm}-s0"]
-    model = Params.model_validate(changed(yaml.load(PROJECT / "params.yaml"), settings)).model["standin"].model_dump()
-    poses = view_poses(
-        model.pop("view_strategy"), view_size=120, **{name: model[name] for name in VIEW_SETTINGS if name in model}
-    )
-    assert 0.85 * 144 < len(poses) * model["tokens_per_side"] ** 2 < 1.1 * 144
+    for arm in ("resize", "cubemap", "e2p", "sphere", "adaptive"):
+        settings = cells([arm], (0,), "standin")[f"{arm}-s0"]
+        model = Params.model_validate(changed(yaml.load(PROJECT / "params.yaml"), settings)).model["standin"]
+        poses = view_poses(model.views, view_size=120, tokens_per_side=model.tokens_per_side)
+        assert 0.85 * 144 < len(poses) * model.tokens_per_side**2 < 1.1 * 144, arm
 
 
 def test_an_unknown_arm_is_refused() -> None:
@@ -70,18 +69,18 @@ def test_rows_are_means_over_seeds_with_the_lowest_and_the_highest() -> None:
         return {"evaluate": {"en": {"accuracy": {"value": value, "blind": 0.25}, **more}, "ko": {}}}
 
     metrics = {
-        "unturned-s0": run(0.5, direction={"median_deg": 4.0}),
-        "unturned-s1": run(0.75, direction={"median_deg": 6.0}),
+        "unrotated-s0": run(0.5, direction={"median_deg": 4.0}),
+        "unrotated-s1": run(0.75, direction={"median_deg": 6.0}),
         "mlp-s0": run(0.5, direction={"median_deg": 90.0}),
         "mlp-s1": run(0.5),  # without directions: no number is made of one seed alone
     }
-    rows = summarise(metrics, ["unturned", "mlp"], (0, 1))
-    assert rows["unturned"]["accuracy"] == {"mean": 0.625, "low": 0.5, "high": 0.75}
+    rows = summarise(metrics, ["unrotated", "mlp"], (0, 1))
+    assert rows["unrotated"]["accuracy"] == {"mean": 0.625, "low": 0.5, "high": 0.75}
     assert "median_deg" not in rows["mlp"]
-    lines = markdown(rows).splitlines()
-    assert lines[2] == "| unturned | 2 | 0.625 [0.500, 0.750] | 0.250 [0.250, 0.250] | 5.0° [4.0°, 6.0°] | – | – | – |"
+    title, _, *lines = markdown({"version": "1.2", "ablation": rows}).splitlines()
+    assert title == "Made by version 1.2."
+    assert lines[2] == "| unrotated | 2 | 0.625 [0.500, 0.750] | 0.250 [0.250, 0.250] | 5.0° [4.0°, 6.0°] | – | – | – |"
     assert lines[3].startswith("| mlp | 2 | 0.500 [0.500, 0.500] |")
-    assert lines[-1].endswith("(plots/ablation.png)")
-    drawn = figure(rows)
-    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["unturned", "mlp"]
-    assert png_bytes(drawn) == png_bytes(figure(rows))
+    drawn = ablation_figure(rows)
+    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["unrotated", "mlp"]
+    assert png_bytes(drawn) == png_bytes(ablation_figure(rows))

@@ -15,15 +15,15 @@ from panollava.experiments.gate import (
     WORSE,
     GateResult,
     Row,
-    Rule,
     accept,
+    command,
     compare,
-    main,
     read_rules,
     run_gate,
     with_paired_test,
 )
 from panollava.metrics.paired import paired_mean
+from panollava.params import Rule
 
 PROJECT = Path(__file__).resolve().parents[2]
 RULES = {"score": Rule(better="higher", abs=0.01), "time": Rule(better="lower", rel=0.2)}
@@ -74,29 +74,29 @@ def spoil(miniature, **changes):
 def test_against_a_revision(miniature, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(miniature.root)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    assert main(["--base", "HEAD"]) == PASSED
+    assert command("HEAD") == PASSED
     spoil(miniature, value=0.366)
-    assert main(["--base", "main"]) == PASSED
+    assert command("main") == PASSED
     spoil(miniature, value=0.364)
-    assert main(["--base", "HEAD"]) == WORSE
+    assert command("HEAD") == WORSE
     table = capsys.readouterr().out
     assert "| evaluate.en.accuracy.value | higher | 0.375 | 0.364 | -0.011 | 0.01 | FAIL: worse |" in table
     assert (tmp_path / "summary.md").read_text().replace("\n", "") == table.replace("\n", "")
     spoil(miniature, value=math.nan)
-    assert main(["--base", "HEAD"]) == UNREADABLE
+    assert command("HEAD") == UNREADABLE
     (miniature.root / "metrics/evaluate.json").write_text("{")
-    assert main(["--base", "HEAD"]) == UNREADABLE
+    assert command("HEAD") == UNREADABLE
     assert "metrics/evaluate.json of workspace cannot be read" in capsys.readouterr().err
     (miniature.root / "metrics/evaluate.json").unlink()
-    assert main(["--base", "HEAD"]) == UNREADABLE
-    assert main(["--base", "no-such-revision"]) == UNREADABLE
+    assert command("HEAD") == UNREADABLE
+    assert command("no-such-revision") == UNREADABLE
     assert "no-such-revision" in capsys.readouterr().err
 
 
 def test_small_losses_do_not_add_up(miniature, monkeypatch, capsys):
     monkeypatch.chdir(miniature.root)
     rules = read_rules(miniature.root / "params.yaml")
-    assert main([]) == PASSED
+    assert command(None) == PASSED
     assert "no base" in capsys.readouterr().out
     accept(rules)
     for value, expected in ((0.369, PASSED), (0.363, WORSE)):
@@ -104,7 +104,7 @@ def test_small_losses_do_not_add_up(miniature, monkeypatch, capsys):
         miniature.git("commit", "--quiet", "--all", "--message", f"a small loss to {value}")
         assert run_gate("HEAD~1", rules).exit_code == PASSED
         assert run_gate(None, rules).exit_code == expected
-    assert main(["--accept"]) == PASSED
+    assert command(None, accepting=True) == PASSED
     assert run_gate(None, rules).exit_code == PASSED
     spoil(miniature, value=math.nan)
     with pytest.raises(ValueError, match=r"evaluate\.en\.accuracy\.value \(nan now\)"):
@@ -136,42 +136,42 @@ def answer_wrongly(miniature, count):
 def test_a_paired_rule_fails_a_proven_loss_only(miniature, monkeypatch, capsys):
     monkeypatch.chdir(miniature.root)
     use_paired_rule(miniature)
-    assert main(["--base", "HEAD"]) == PASSED
+    assert command("HEAD") == PASSED
     row = "| evaluate.en.accuracy.value | higher | 0.375 | 0.375 | +0 | p ≥ 0.01 | not worse, p = 1.0000 |"
     assert row in capsys.readouterr().out
     # Of n answers that only became wrong, an exchange is as bad with probability 2^-n: 6 prove no loss, 7 do.
     answer_wrongly(miniature, 6)
-    assert main(["--base", "HEAD"]) == PASSED
+    assert command("HEAD") == PASSED
     assert "| 0.375 | 0.1875 | -0.1875 | p ≥ 0.01 | not worse, p = 0.01" in capsys.readouterr().out
     answer_wrongly(miniature, 7)
-    assert main(["--base", "main"]) == WORSE
+    assert command("main") == WORSE
     assert "| p ≥ 0.01 | FAIL: worse, p = 0.00" in capsys.readouterr().out
     miniature.git("commit", "--quiet", "--all", "--message", "the paired rule")
     # A metric for which less is better has got worse the other way round.
     use_rule = PAIRED.replace("higher", "lower")
     path = miniature.root / "params.yaml"
     path.write_text(path.read_text().replace(PAIRED, use_rule))
-    assert main(["--base", "HEAD~1"]) == PASSED
+    assert command("HEAD~1") == PASSED
 
 
 def test_a_paired_rule_compares_with_the_commit_that_accepted(miniature, monkeypatch, capsys):
     monkeypatch.chdir(miniature.root)
     use_paired_rule(miniature)
-    assert main(["--accept"]) == PASSED
-    assert main([]) == UNREADABLE
+    assert command(None, accepting=True) == PASSED
+    assert command(None) == UNREADABLE
     assert "metrics/accepted.json is not committed" in capsys.readouterr().out
     miniature.git("add", ".")
     miniature.git("commit", "--quiet", "--message", "accepted")
     (miniature.root / "README.md").write_text("later")
     miniature.git("commit", "--quiet", "--all", "--message", "something else")
-    assert main([]) == PASSED
+    assert command(None) == PASSED
     answer_wrongly(miniature, 12)
-    assert main([]) == WORSE
+    assert command(None) == WORSE
     # Numbers that are not those of the commit's predictions are no base.
     accepted = miniature.root / "metrics/accepted.json"
     accepted.write_text(accepted.read_text().replace("0.375", "0.5"))
     miniature.git("commit", "--quiet", "--message", "by hand", "metrics/accepted.json")
-    assert main([]) == UNREADABLE
+    assert command(None) == UNREADABLE
     assert (
         "the predictions of the base give 0.375, its metric is 0.5: they are not of one run" in capsys.readouterr().out
     )
@@ -181,15 +181,15 @@ def test_a_paired_rule_without_predictions_fails(miniature, monkeypatch, capsys)
     monkeypatch.chdir(miniature.root)
     use_paired_rule(miniature)
     spoil(miniature, value=0.25)
-    assert main(["--base", "HEAD"]) == UNREADABLE
+    assert command("HEAD") == UNREADABLE
     assert "the predictions of the workspace give 0.375, its metric is 0.25" in capsys.readouterr().out
     spoil(miniature, value=0.375)
     # Not checked out, but in the cache: that will do.
     shutil.rmtree(miniature.root / "data/evaluate")
-    assert main(["--base", "HEAD"]) == PASSED
+    assert command("HEAD") == PASSED
     miniature.dvc("checkout", "--quiet")
     shutil.rmtree(miniature.root / ".dvc/cache/files")
-    assert main(["--base", "HEAD"]) == UNREADABLE
+    assert command("HEAD") == UNREADABLE
     output = capsys.readouterr().out
     assert "FAIL: HEAD: data/evaluate/predictions.jsonl is neither in the DVC cache" in output
     assert "`dvc pull`" in output
@@ -204,7 +204,7 @@ def test_a_paired_rule_needs_answers_and_enough_panoramas(miniature, monkeypatch
         metrics = json.loads(path.read_text())
         path.write_text(json.dumps({"evaluate": metrics["evaluate"] | {"ko": metrics["evaluate"]["en"]}}))
         miniature.git("commit", "--quiet", "--all", "--allow-empty", "--message", name)
-    assert main(["--base", "HEAD~1"]) == UNREADABLE
+    assert command("HEAD~1") == UNREADABLE
     assert "FAIL: the predictions hold no answers that make up this metric" in capsys.readouterr().out
     rule = Rule(better="higher", paired=0.01)
     test = paired_mean([1.0] * 6, [0.0] * 6, range(6))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 
@@ -17,7 +18,7 @@ def start_grid(miniature, tests_root):
     """Start the grid as `make grid` does; the stages find the miniature's own code all the same."""
     environment = miniature.environment() | {"PYTHONPATH": str(tests_root / "src")}
     return subprocess.Popen(
-        [sys.executable, "-m", "panollava.experiments.grid"],
+        [sys.executable, "-c", "import sys; from panollava.cli import main; sys.exit(main())", "grid"],
         cwd=miniature.root, env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
@@ -27,8 +28,10 @@ def test_a_killed_grid_goes_on_where_it_stopped(miniature, pytestconfig):
     root = miniature.root
     # Results of an uncommitted run are the user's: the grid must give them back.
     (root / "metrics/latency.json").write_text('{"latency": {"first_token_ms": 11.5}}')
-    (root / "README.md").write_text("My words.\n" + (root / "README.md").read_text())
-    before = {name: (root / name).read_text() for name in ("params.yaml", "dvc.lock", "metrics/latency.json")}
+    for name in ("README.md", "docs/experiments.md"):
+        (root / name).write_text("My words.\n" + (root / name).read_text())
+    kept = ("params.yaml", "dvc.lock", "metrics/latency.json", "README.md", "docs/experiments.md")
+    before = {name: (root / name).read_text() for name in kept}
     status = miniature.git("status", "--porcelain")
 
     miniature.stop.write_text("language vicuna")
@@ -62,20 +65,20 @@ def test_a_killed_grid_goes_on_where_it_stopped(miniature, pytestconfig):
     new = set(miniature.git("status", "--porcelain").splitlines()) - set(status.splitlines())
     assert new == {"?? metrics/combinations.csv", "?? metrics/combinations.json"}
 
-    rows = miniature.read_json("metrics/combinations.json")["combinations"]
+    content = miniature.read_json("metrics/combinations.json")
+    assert content["version"] == version("panollava")
+    rows = content["combinations"]
     assert {name: row["en"]["accuracy"] for name, row in rows.items()} == {
         "clip-llama": 0.375, "clip-vicuna": 0.5, "dinov2-llama": 0.5625, "dinov2-vicuna": 0.6875,
     }  # fmt: skip
     with (root / "metrics/combinations.csv").open() as file:
         assert [row["en.ap50"] for row in csv.DictReader(file)] == ["0.1875", "0.25", "0.28125", "0.34375"]
-    readme = (root / "README.md").read_text()
-    assert readme.startswith("My words.\n")
-    assert "| clip-vicuna | 0.500 | [0.438, 0.562] | 0.250 | 0.250 | 0.125 | 10.0 | 2.0 |" in readme
+    assert "| clip-vicuna | 0.500 | [0.438, 0.562] | 0.250 | 0.250 | 0.125 | 10.0 | 2.0 |" in output
 
     # A third call has nothing to run and writes the same.
-    assert run_grid(root) == rows
+    assert run_grid(root) == content
     assert miniature.stages_run() == []
-    assert (root / "README.md").read_text() == readme
+    assert miniature.read_json("metrics/combinations.json") == content
 
 
 def test_refusals_come_before_any_run(miniature):
@@ -83,10 +86,6 @@ def test_refusals_come_before_any_run(miniature):
     with pytest.raises(ValueError, match=r"commit or stash src/panollava/new.py first"):
         run_grid(miniature.root)
     (miniature.root / "src/panollava/new.py").unlink()
-    (miniature.root / "README.md").write_text("no place for a table")
-    with pytest.raises(ValueError, match="combinations:start"):
-        run_grid(miniature.root)
-    miniature.git("checkout", "README.md")
     miniature.dvc("exp", "run", "--name", "clip-llama", "-S", "seed=5")
     miniature.git("checkout", ".")
     with pytest.raises(ValueError, match=r"'clip-llama' of this commit was run with another seed"):
@@ -107,6 +106,7 @@ def test_what_was_not_measured_is_a_dash():
         {"evaluate": {"en": {"open": {"chrf": 20.0}}, "ko": {"accuracy": {"value": 0.5, "blind": 0.25}}}}
     )
     assert bare == {"en": {}, "ko": {"accuracy": 0.5, "blind": 0.25}}
-    lines = markdown({"clip-llama": bare}).splitlines()
+    title, _, *lines = markdown({"version": "1.2", "combinations": {"clip-llama": bare}}).splitlines()
+    assert title == "Made by version 1.2."
     assert lines[2] == "| clip-llama | – | – | – | – | – | 0.500 | – | – |"
     assert lines[3] == "| best blind (no image) | – | – | – | – | – | 0.250 | – | – |"

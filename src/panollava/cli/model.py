@@ -1,0 +1,140 @@
+"""Commands that use a model: ask, chat, detect, segment, merge."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from panollava.cli.arguments import Add, positive
+
+if TYPE_CHECKING:
+    from panollava.chat import Chat, PanoLLaVAModel
+
+MODEL = "data/finetune_lora"
+# The keys of `corpus.wording.DETECT`, repeated here so that help imports nothing; a test compares them.
+LANGUAGES = ("en", "ko")
+
+
+def open_model(path: str) -> "PanoLLaVAModel":
+    """Return a model; raises ValueError if the default one is not there yet."""
+    from transformers.utils import logging
+
+    from panollava.chat import PanoLLaVAModel
+
+    if path == MODEL and not Path(path).is_dir():
+        raise ValueError(f"there is no {MODEL} here; run `make repro` in the project's folder, or name a --model")
+    logging.disable_progress_bar()
+    return PanoLLaVAModel.from_pretrained(path)
+
+
+def open_chat(options: argparse.Namespace) -> "Chat":
+    """Return a conversation; the image is opened first, since its path is the likeliest mistake."""
+    from panollava.corpus.images import open_panorama
+
+    panorama = open_panorama(Path(options.image))
+    return open_model(options.model).chat(panorama)
+
+
+def ask(options: argparse.Namespace) -> int:
+    """Answer one question about a panorama.
+
+    The question may be in any language that the model has learned. Directions are degrees to the right of the image's
+    centre and above the horizon, boxes are [yaw, pitch, width, height].
+    """
+    print(open_chat(options).ask(options.question, max_new_tokens=options.max_new_tokens))
+    return 0
+
+
+def chat(options: argparse.Namespace) -> int:
+    """Talk about a panorama, one question a line.
+
+    Each question sees the earlier ones and their answers; the panorama is computed once. An empty line or Ctrl-D ends
+    the conversation. Questions may also come through a pipe; only the answers go to standard output.
+    """
+    from rich.console import Console
+
+    conversation, console = open_chat(options), Console(stderr=True, highlight=False)
+    while True:
+        try:
+            question = console.input("[bold cyan]> [/]")
+        except (EOFError, KeyboardInterrupt):
+            return 0
+        if not question.strip():
+            return 0
+        try:
+            print(conversation.ask(question, max_new_tokens=options.max_new_tokens), flush=True)
+        except ValueError as error:  # a question that is too long need not end the conversation
+            console.print(str(error), style="red", markup=False)
+
+
+def detect(options: argparse.Namespace) -> int:
+    """List all objects that a description fits, such as "every red object", "every door" or "everything".
+
+    One a line: its label and its box [yaw, pitch, width, height], degrees to the right of the image's centre and above
+    the horizon. With --language ko the description is Korean, such as "모든 빨간색 물체".
+    """
+    from panollava.corpus.directions import whole_box
+    from panollava.corpus.vocabulary import detection_text
+
+    found = open_chat(options).detect(
+        options.description, language=options.language, max_new_tokens=options.max_new_tokens
+    )
+    for item in found:
+        print(detection_text([(item.label, whole_box(item.box_deg))]))
+    return 0
+
+
+def segment(options: argparse.Namespace) -> int:
+    """Draw the mask of the object in a question, such as "Give the box of the red cube."
+
+    The mask is a picture of the panorama's size, white where the object is.
+    """
+    from PIL import Image
+
+    from panollava.io import replacing
+
+    mask = open_chat(options).segment(options.question)
+    with replacing(Path(options.out)) as file:
+        Image.fromarray(mask).save(file, format="PNG")
+    print(f"{options.out}: {mask.mean():.1%} of the pixels")
+    return 0
+
+
+def merge(options: argparse.Namespace) -> int:
+    """Write a LoRA folder as one full checkpoint.
+
+    The checkpoint carries its own code: AutoModelForImageTextToText opens it, also where this package is not installed
+    (with trust_remote_code=True there). Nothing is left of it should the writing fail.
+    """
+    from panollava.backbones.assemble import ADAPTER, PARTS
+    from panollava.io import check_vacant
+
+    folder = Path(options.lora)
+    for name in (ADAPTER, PARTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}: it is not a LoRA folder that a training of PanoLLaVA wrote")
+    check_vacant(Path(options.out))
+    open_model(options.lora).save_pretrained(options.out)
+    print(f"{options.out}: a full checkpoint")
+    return 0
+
+
+def add_commands(add: Add) -> None:
+    """Add these commands and their arguments."""
+    commands = {function: add(function) for function in (ask, chat, detect, segment, merge)}
+    for function in (ask, chat, detect, segment):
+        commands[function].add_argument(
+            "image", metavar="IMAGE", help="an equirectangular panorama, twice as wide as high"
+        )
+        text = "a trained folder, a full checkpoint or a hub id (default: %(default)s)"
+        commands[function].add_argument("--model", default=MODEL, metavar="PATH", help=text)
+    for function in (ask, chat, detect):
+        text = "tokens of the longest answer (default: %(default)s)"
+        commands[function].add_argument("--max-new-tokens", type=positive, default=256, metavar="N", help=text)
+    for function in (ask, segment):
+        commands[function].add_argument("question", metavar="QUESTION", help="the question, in quotes")
+    commands[detect].add_argument("description", metavar="DESCRIPTION", help="what to look for, in quotes")
+    text = "of the description, one of %(choices)s (default: %(default)s)"
+    commands[detect].add_argument("--language", choices=LANGUAGES, default=LANGUAGES[0], help=text)
+    commands[segment].add_argument("out", metavar="OUT", help="the PNG file to write")
+    commands[merge].add_argument("lora", metavar="LORA", help=f"a folder that finetuning wrote, such as {MODEL}")
+    commands[merge].add_argument("out", metavar="OUT", help="the folder to write; if it exists, it must be empty")
