@@ -106,8 +106,8 @@ def _draw_spread(axes: Axes, inputs: ReportInputs, language: str) -> None:
             )  # fmt: skip
     block = inputs.metrics["evaluate"][language].get("segmentation", {})
     if "ceiling" in block:
-        told = f"mean of perfect patches: {block['ceiling']:.2f}"
-        axes.axvline(block["ceiling"], ymax=0.74, color=MODEL, linestyle="--", linewidth=1.4, label=told)
+        ceiling = f"mean of perfect patches: {block['ceiling']:.2f}"
+        axes.axvline(block["ceiling"], ymax=0.74, color=MODEL, linestyle="--", linewidth=1.4, label=ceiling)
     axes.set(xlabel="IoU with the true mask, on the sphere", ylabel="share of answers", xlim=(0, 1), title="All masks")
     axes.legend(fontsize=8)
     axes.grid(axis="y")
