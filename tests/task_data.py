@@ -3,11 +3,11 @@
 from random import Random
 from typing import Any
 
-from panollava.corpus.directions import ask
 from panollava.corpus.records import Record
 from panollava.corpus.vocabulary import LANGUAGES
 from panollava.corpus.wording import turn_json
 from panollava.corpus.world.scenes import sample_scene
+from panollava.corpus.world_questions import sample_dialogues
 from panollava.inference.answer import Answer
 from panollava.tasks.choice import CLOSED_TYPES
 from panollava.tasks.prediction import Prediction, Variant
@@ -29,7 +29,7 @@ def world_questions(panoramas: int = 12) -> list[list[Question]]:
                 {"image_id": f"p{index}", "image_path": "a.png"}
                 | {"conversations": [turn_json(question, language, rng) for question in dialogue]}
             )
-            for dialogue in ask(scene, rng, per_type=PER_TYPE)
+            for dialogue in sample_dialogues(scene, rng, per_type=PER_TYPE)
             for language in LANGUAGES
         ]
         questions.append(panorama_questions(f"p{index}", records))

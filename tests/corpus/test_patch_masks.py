@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
-
 from tiny_configs import poses_of
+from torch import Tensor
 
 from panollava.corpus.patch_masks import patch_coverage, splat
 from panollava.vlm.geometry import angular_distance, directions_to_rays, erp_rays, erp_solid_angles

@@ -12,7 +12,7 @@ from torch import Tensor
 from panollava.corpus.rotation.panorama import Rotation, rotate_image, sample_rotated, whole_pixel_yaw_deg
 from panollava.corpus.world.boxes import bounding_box
 from panollava.corpus.world.scenes import SceneObject, sample_scene
-from panollava.tasks.scoring import angle_deg, iou
+from panollava.tasks.degrees import angle_deg, box_iou
 from panollava.vlm.geometry import erp_rays, rotation
 
 HEIGHT, WIDTH = 64, 128
@@ -99,7 +99,7 @@ def test_the_box_of_a_ball_rotates_exactly(rotation: Rotation) -> None:
             continue
         exact = bounding_box("ball", (x, y, z), radius=ball.radius, height=ball.height, heading=0)
         found = rotation.box(ball.box_deg)
-        assert iou(found, tuple(map(math.degrees, exact))) == pytest.approx(1, abs=1e-6)  # type: ignore[arg-type]
+        assert box_iou(found, tuple(map(math.degrees, exact))) == pytest.approx(1, abs=1e-6)  # type: ignore[arg-type]
 
 
 def fitted(points: Tensor, guess: tuple[float, float]) -> tuple[float, ...]:
@@ -123,9 +123,9 @@ def test_the_kept_box_of_a_tilted_cube_is_near_its_exact_box(tilt_deg: float, me
                 heading = torch.tensor(item.heading, dtype=torch.float64)
                 flat = torch.tensor(0.0, dtype=torch.float64)
                 corners = signs * item.radius @ rotation(heading, flat, flat).T + torch.tensor(item.centre)
-                assert iou(fitted(corners, item.box_deg[:2]), item.box_deg) > 0.999  # type: ignore[arg-type]
+                assert box_iou(fitted(corners, item.box_deg[:2]), item.box_deg) > 0.999  # type: ignore[arg-type]
                 kept = tilt.box(item.box_deg)
-                found.append(iou(fitted(corners @ tilt.matrix.T, kept[:2]), kept))  # type: ignore[arg-type]
+                found.append(box_iou(fitted(corners @ tilt.matrix.T, kept[:2]), kept))  # type: ignore[arg-type]
     assert np.mean(found) > mean
     assert min(found) > 0.5
 

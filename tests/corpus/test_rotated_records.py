@@ -15,7 +15,7 @@ from panollava.corpus.vocabulary import LANGUAGES
 from panollava.corpus.wording import turn_json
 from panollava.corpus.world.scenes import Scene, sample_scene
 from panollava.corpus.world_questions import GENERATORS, WorldQuestion, dialogue
-from panollava.tasks.robustness.questions import rotated_questions
+from panollava.tasks.robustness.rotated_questions import rotated_questions
 
 SCENES = [sample_scene(7, split="test", index=index) for index in range(60)]
 # Generators that choose an object by its direction; in the rotated scene they choose another one.
@@ -244,8 +244,8 @@ def test_a_dialogue_ends_before_the_first_turn_left_out_and_the_rest_is_counted(
         choice("What colour is it?", "red", type="colour"),
     ]  # fmt: skip
     lone = user([choice("Is it day?", "no", type="day")], objects=[])
-    questions, left_out = rotated_questions("p", [user(turns), lone], Rotation(30))
-    assert [(q.record, q.turn, q.content.assistant) for q in questions] == [(0, 0, "yes"), (1, 0, "no")]
+    found, left_out = rotated_questions("yaw", "p", [user(turns), lone], Rotation(30))
+    assert [(q.record, q.turn, q.content.assistant) for q in found.questions] == [(0, 0, "yes"), (1, 0, "no")]
     assert left_out == {
         "free: names a direction or a number": 1, "colour: follows a turn that is left out": 1,
     }  # fmt: skip
@@ -257,7 +257,8 @@ def test_the_history_of_a_rotated_dialogue_is_rotated() -> None:
         choice("And what is to the left of it?", "red cube", type="dialogue_left"),
         choice("In which direction is that?", "front", type="dialogue_where"),
     ])  # fmt: skip
-    questions, _ = rotated_questions("p", [stored], Rotation(180))
+    found, _ = rotated_questions("yaw", "p", [stored], Rotation(180))
+    questions = found.questions
     answers = [m["content"][-1]["text"] for m in questions[-1].messages if m["role"] == "assistant"]
     assert answers == ["back left", "red cube"]
     assert questions[-1].content.assistant == "back"

@@ -29,8 +29,8 @@ def run_metrics(value: float) -> dict[str, Any]:
 
 def robustness() -> dict[str, Any]:
     number = {"value": 0.5, "low": 0.4, "high": 0.6}
-    yaws = dict.fromkeys(("plain", "mean", "ratio", "worst", "all", "agreement"), number) | {"rolls": {"90": number}}
-    block = {"rolls": {"accuracy": yaws}, "seam": {}, "tilts": {}, "latitude": {}, "panoramas": 3}
+    yaws = dict.fromkeys(("plain", "mean", "ratio", "worst", "all", "agreement"), number) | {"yaws": {"90": number}}
+    block = {"yaws": {"accuracy": yaws}, "seam": {}, "tilts": {}, "latitude": {}, "panoramas": 3}
     return {"robustness": RUN | block}
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from tiny_configs import poses_of
 
 from panollava.report.pairing_figure import pairing_figure, strip_errors, strip_pairs

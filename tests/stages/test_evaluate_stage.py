@@ -13,7 +13,7 @@ from panollava import PanoLlavaForConditionalGeneration, PanoLlavaProcessor
 from panollava.corpus.masks import encoded
 from panollava.corpus.records import Record
 from panollava.corpus.store import PanoramaRow, write_store
-from panollava.inference.answer import answer_dialogues
+from panollava.inference.engine import Engine
 from panollava.params import Evaluate
 from panollava.tasks.prediction_files import read_predictions
 from panollava.tasks.questions import derangement, panorama_questions
@@ -78,9 +78,8 @@ def test_every_question_is_answered_in_every_variant(
     for place, row in enumerate(rows):
         for variant, shown in (("model", place), ("shuffled", order[place])):
             asked = panorama_questions(row.image_id, row.records)[2]
-            wanted = answer_dialogues(
-                model, processor, [rows[shown].image], [[asked.messages]], max_new_tokens=[[asked.max_new_tokens]]
-            )
+            budget = [[asked.max_new_tokens]]
+            wanted = Engine(model, processor).answer([rows[shown].image], [[asked.messages]], max_new_tokens=budget)
             found = [p for p in said if (p.variant, p.image_id, p.task) == (variant, row.image_id, "grounding")]
             assert [p.prediction for p in found] == [wanted[0][0].text]
     metrics = json.loads(Path("metrics/evaluate.json").read_text())

@@ -12,7 +12,8 @@ from PIL import Image
 from panollava import PanoLlavaForConditionalGeneration, PanoLlavaProcessor
 from panollava.corpus.records import Record
 from panollava.corpus.store import PanoramaRow, write_store
-from panollava.inference.answer import Answer, answer_dialogues
+from panollava.inference.answer import Answer
+from panollava.inference.engine import Engine
 from panollava.params import Robustness
 from panollava.tasks.questions import panorama_questions
 from panollava.tasks.scoring import score
@@ -48,7 +49,7 @@ def prepared(
 ) -> Callable[..., list[PanoramaRow]]:
     """A function that writes a test split of so many panoramas and their plain answers; the model is given."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stage, "load", lambda folder: (model, processor))
+    monkeypatch.setattr(stage, "load", lambda folder: Engine(model, processor))
 
     def prepare(count: int, turns: list[dict[str, Any]] = TURNS, params: Any = PARAMS) -> list[PanoramaRow]:
         monkeypatch.setattr(stage, "read_params", lambda view, stage: params)
@@ -84,7 +85,8 @@ def test_every_rotated_panorama_is_answered_as_it_would_be_alone(
     assert counts == {"yaw": 3 * 2 * 4, "tilt": 3 * 4, "seam": 6, "away": 6}
     turned = Image.fromarray(np.roll(np.asarray(rows[1].image), 32, axis=1))
     asked = panorama_questions("p1", rows[1].records)[2]
-    wanted = answer_dialogues(model, processor, [turned], [[asked.messages]], max_new_tokens=[[asked.max_new_tokens]])
+    budget = [[asked.max_new_tokens]]
+    wanted = Engine(model, processor).answer([turned], [[asked.messages]], max_new_tokens=budget)
     (found,) = [x for x in lines if (x["image_id"], x["yaw_deg"], x["task"]) == ("p1", 90, "direction")]
     assert found["prediction"] == wanted[0][0].text
     assert found["answer"] == {"yaw_deg": 100, "pitch_deg": 5}

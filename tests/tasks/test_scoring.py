@@ -6,11 +6,11 @@ from random import Random
 import pytest
 from task_data import question
 
-from panollava.corpus.directions import ask
 from panollava.corpus.records import DirectionAnswer, LabelledBox
 from panollava.corpus.vocabulary import LANGUAGES, label
 from panollava.corpus.wording import answer_text
 from panollava.corpus.world.scenes import sample_scene
+from panollava.corpus.world_questions import sample_dialogues
 from panollava.inference.answer import Answer
 from panollava.tasks.detection import parse_detection
 from panollava.tasks.direction import parse_direction
@@ -23,7 +23,7 @@ def test_what_the_wording_writes_is_read_back(language: str) -> None:
     seen = 0
     for seed in range(20):
         scene = sample_scene(0, split="test", index=seed)
-        for (asked,) in ask(scene, Random(seed), per_type={"pointing": 3, "grounding": 3, "detection": 1}):
+        for (asked,) in sample_dialogues(scene, Random(seed), per_type={"pointing": 3, "grounding": 3, "detection": 1}):
             text = answer_text(asked, language)
             if asked.type == "pointing":
                 assert parse_direction(text) == asked.answer

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from tiny_configs import poses_of
 
 from panollava.corpus.masks import decoded, encoded

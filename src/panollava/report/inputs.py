@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from panollava.corpus.store import open_split
+from panollava.corpus.store import open_images
 from panollava.tasks.prediction import Prediction, Variant
 from panollava.tasks.prediction_files import read_predictions
 
@@ -83,7 +83,7 @@ def load_panoramas(store: Path, image_ids: list[str]) -> dict[str, np.ndarray]:
 
     Raises a ValueError that names the panoramas which the store does not hold.
     """
-    split = open_split(store, "test")
+    split = open_images(store, "test")
     rows = {image_id: row for row, image_id in enumerate(split["image_id"])}
     unknown = sorted(set(image_ids) - set(rows))
     if unknown:

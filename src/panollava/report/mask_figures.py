@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from panollava.corpus.masks import decoded
 from panollava.corpus.records import LabelledBox
-from panollava.corpus.store import open_split, panorama_records
+from panollava.corpus.store import open_records, panorama_records
 from panollava.metrics.mask_scores import resized
 from panollava.report.inputs import ReportInputs, load_panoramas
 from panollava.report.outlines import draw_panorama
@@ -70,7 +70,7 @@ def _masked(inputs: ReportInputs, variant: Variant, language: str) -> list[Predi
 
 def _true_masks(store: Path, predictions: list[Prediction]) -> list[torch.Tensor]:
     """Return the mask that each prediction was compared with, by the label and box of its question."""
-    split = open_split(store, "test").select_columns(["image_id", "records"])
+    split = open_records(store, "test")
     rows = {image_id: row for row, image_id in enumerate(split["image_id"])}
     masks = []
     for prediction in predictions:
@@ -106,8 +106,8 @@ def _draw_spread(axes: Axes, inputs: ReportInputs, language: str) -> None:
             )  # fmt: skip
     block = inputs.metrics["evaluate"][language].get("segmentation", {})
     if "ceiling" in block:
-        told = f"mean of perfect patches: {block['ceiling']:.2f}"
-        axes.axvline(block["ceiling"], ymax=0.74, color=MODEL, linestyle="--", linewidth=1.4, label=told)
+        ceiling = f"mean of perfect patches: {block['ceiling']:.2f}"
+        axes.axvline(block["ceiling"], ymax=0.74, color=MODEL, linestyle="--", linewidth=1.4, label=ceiling)
     axes.set(xlabel="IoU with the true mask, on the sphere", ylabel="share of answers", xlim=(0, 1), title="All masks")
     axes.legend(fontsize=8)
     axes.grid(axis="y")

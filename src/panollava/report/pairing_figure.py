@@ -19,7 +19,7 @@ from panollava.training.overlap import neighbours, read_at
 from panollava.vlm.geometry import angular_distance
 from panollava.vlm.views import ViewSettings, correspondences, token_solid_angles, view_poses, view_rays
 
-# Strategies whose views stand in rows around the horizon, which is what the strip pairing takes for granted.
+# Strategies with rows of views around the horizon, which the strip pairing takes for granted.
 RINGS = ("sliding_window", "e2p", "anyres", "anyres_e2p")
 STRIDES_DEG = (10, 12, 15, 18, 20, 24, 30, 36, 40, 45, 60, 72, 90, 120)
 REACH = 1.35  # of the drawn plane, in half views

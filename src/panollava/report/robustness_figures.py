@@ -1,6 +1,6 @@
 """The figure of metrics/robustness.json: yaws, the seam, latitude and tilts, each number with its 95 % interval.
 
-Colours and markers name what is measured and are the same in all panels; a measure without questions is not drawn.
+Each measure has one colour and marker in all panels; a measure without questions is not drawn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ NAMES = {
     "iou": "boxes, mean IoU",
 }
 LOOKS = {"accuracy": (MODEL, "o"), "direction": (SHUFFLED, "s"), "grounding": ("#d1591b", "D"), "iou": (BLIND, "^")}
-# Measures at one place stand a little apart, so that their intervals do not cover each other.
+# Measures at one place are a little apart, so that their intervals do not overlap.
 APART = {"accuracy": -0.12, "direction": -0.04, "grounding": 0.04, "iou": 0.12}
 
 
@@ -75,9 +75,9 @@ def _draw_seam(axes: Axes, seam: Block) -> None:
         axes.errorbar(
             [block["gap"]], [row], xerr=spread, color=colour, marker=marker, markersize=7, capsize=3, lw=1.8
         )  # fmt: skip
-        told = f"{block['gap']:+.3f}   ({block['away']:.3f} in front, {block['seam']:.3f} across the seam)"
+        gap = f"{block['gap']:+.3f}   ({block['away']:.3f} in front, {block['seam']:.3f} across the seam)"
         under = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-        axes.text(block["gap"], row - 0.2, told, ha="center", va="bottom", fontsize=8.5, bbox=under)
+        axes.text(block["gap"], row - 0.2, gap, ha="center", va="bottom", fontsize=8.5, bbox=under)
     titles = {"all": "all right answers", **NAMES}
     axes.set_yticks(range(len(measures)), [f"{titles[name]}\n(n = {seam[name]['n']})" for name in measures])
     axes.set_ylim(len(measures) - 0.4, -0.7)
@@ -101,8 +101,8 @@ def _draw_latitude(axes: Axes, latitude: Block) -> None:
     counts = [" / ".join(str(latitude[name].get(band, {"n": 0})["n"]) for name in counted) for band in bands]
     ticks = [f"{band.replace('-', '–')}°\n{count}" for band, count in zip(bands, counts, strict=True)]
     axes.set_xticks(range(len(bands)), ticks)
-    told = " / ".join(NAMES[name].split(",")[0].split(" with")[0] for name in counted)
-    axes.set(xlabel=f"degrees above or below the horizon; number of {told}", ylabel="score", ylim=(0, 1.02))
+    kinds = " / ".join(NAMES[name].split(",")[0].split(" with")[0] for name in counted)
+    axes.set(xlabel=f"degrees above or below the horizon; number of {kinds}", ylabel="score", ylim=(0, 1.02))
     axes.set_title("Height of the object above or below the horizon, without a rotation")
     axes.grid(axis="y")
 

@@ -26,7 +26,7 @@ BASELINE_NAMES = {
     "blind": "blind: a twin trained without images",
     "shuffled": "shuffled: the model shown another panorama",
 }
-# Rows of a bar chart: a name, and `value`, `n` and what there is of `low`, `high` and the baselines.
+# Rows of a bar chart: a name, and `value`, `n` and, where known, `low`, `high` and the baselines.
 Rows = dict[str, dict[str, Any]]
 
 
@@ -88,7 +88,7 @@ def _bars(blocks: dict[str, Rows], title: str, label: str) -> Figure | None:
 
 
 def _draw_bars(axes: Axes, block: Rows) -> None:
-    """Draw one bar per row of `block`; a first row that is the mean of the others stands apart."""
+    """Draw one bar per row of `block`; a gap follows a first row that is the mean of the others."""
     gap = 0.4 if "mean of closed types" in block else 0.0
     positions = [0.0] + [1.0 + gap + row for row in range(len(block) - 1)]
     values = [row["value"] for row in block.values()]
@@ -116,7 +116,7 @@ def _draw_bars(axes: Axes, block: Rows) -> None:
                 clip_on=False,
             )
     for row, y in zip(block.values(), positions, strict=True):
-        # Right of whatever reaches furthest: a baseline may stand above the model.
+        # The number is right of the bar, its interval and all marks.
         ends = [row[name] + 0.012 for name in BASELINES if row.get(name) is not None]
         end = max(row.get("high", row["value"]), row["value"], *ends)
         axes.text(end + 0.012, y, f"{row['value']:.2f}", va="center", fontsize=8.5)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 CLOSED_TYPES = ("existence", "colour", "shape", "count", "direction8", "relation", "look")
 
 
-def score_choice(said: "Answer", turn: Turn) -> Fields:
+def score_choice(answer: "Answer", turn: Turn) -> Fields:
     """Score a closed answer: right if it reads like the truth, letter case and final punctuation aside."""
-    return {"correct": normalise_answer(said.text) == normalise_answer(typed(turn.answer, ChoiceAnswer).text)}
+    return {"correct": normalise_answer(answer.text) == normalise_answer(typed(turn.answer, ChoiceAnswer).text)}
 
 
 def check_choice(prediction: Prediction) -> None:
@@ -106,12 +106,12 @@ def agrees(rotated: Prediction, plain: Prediction, rotation: Rotation) -> bool:
 
 def _meaning(prediction: Prediction) -> str | int:
     """Return the words of an answer, or for one of eight directions by how many eighths it is off the truth."""
-    said = normalise_answer(prediction.prediction)
+    given = normalise_answer(prediction.prediction)
     truth = normalise_answer(prediction.truth(ChoiceAnswer).text)
     names = [normalise_answer(name) for name in DIRECTIONS.get(prediction.language, ())]
-    if prediction.type in DIRECTION_TYPES and said in names and truth in names:
-        return (names.index(said) - names.index(truth)) % len(names)
-    return said
+    if prediction.type in DIRECTION_TYPES and given in names and truth in names:
+        return (names.index(given) - names.index(truth)) % len(names)
+    return given
 
 
 CHOICE = Task(

@@ -1,7 +1,7 @@
 """Detection: all objects as `red cube [35, -12, 20, 15]; blue ball [..]`, scored by average precision on the sphere.
 
-A question may ask for all objects or, in the type `detection_described`, for those that a description fits; the two
-have blocks of their own. True boxes of 180 degrees or more have no area: they are left out and counted.
+Questions ask for all objects or, in the type `detection_described`, for those that match a description; each kind has a
+block of its own. True boxes of 180 degrees or more have no area: they are left out and counted.
 """
 
 import re
@@ -28,7 +28,7 @@ from panollava.tasks.task import Fields, Measure, Predictions, ScoreBlock, Score
 if TYPE_CHECKING:
     from panollava.inference.answer import Answer
 
-# The type of questions that ask for what a description fits.
+# The type of questions for the objects that match a description.
 DESCRIBED = "detection_described"
 # Of how many boxes of a label one is chosen that stands for all; each is compared with all others.
 TRIED_BOXES = 100
@@ -54,13 +54,13 @@ def parse_object(part: str) -> tuple[str, BoxDeg] | None:
     return None if match is None or box is None else (match[1], box)
 
 
-def score_detection(said: "Answer", turn: Turn) -> Fields:
+def score_detection(answer: "Answer", turn: Turn) -> Fields:
     """Read the labelled boxes of a detection; average precision needs all images and comes later."""
-    objects, unparsed = parse_detection(said.text)
+    objects, unparsed = parse_detection(answer.text)
     # An answer such as "nothing" to a question about nothing names no box, and that is right.
     if not typed(turn.answer, DetectionAnswer).objects and not objects:
         unparsed = 0
-    scored = zip(objects, box_scores(said), strict=True)
+    scored = zip(objects, box_scores(answer), strict=True)
     boxes = [{"label": label, "box_deg": box, "score": score} for (label, box), score in scored]
     return {"parsed": unparsed == 0, "unparsed": unparsed, "boxes": boxes}
 
@@ -113,15 +113,15 @@ def constant_detections(predictions: Predictions) -> list[tuple[str, tuple[float
     for number, prediction in enumerate(predictions):
         for label, box in reference_objects(prediction):
             places.setdefault(label, []).append((number, box))
-    said = []
+    constant = []
     for label, own in places.items():
         boxes = torch.tensor([box for _, box in own]).double().deg2rad()
         tried = range(0, len(own), -(-len(own) // TRIED_BOXES))
         hits = pairwise_iou(boxes[list(tried)], boxes) >= HALF
         best = int(hits.sum(1).argmax())
         asked = {number for (number, _), hit in zip(own, hits[best].tolist(), strict=True) if hit}
-        said.append((label, own[tried[best]][1], len(asked) / len(predictions)))
-    return said
+        constant.append((label, own[tried[best]][1], len(asked) / len(predictions)))
+    return constant
 
 
 def detection(scorer: Scorer) -> Block:
@@ -164,7 +164,7 @@ def has_true_box(predictions: Predictions) -> bool:
 
 
 def is_described(prediction: Prediction) -> bool:
-    """Return whether a question asks for what a description fits."""
+    """Return whether a question asks for the objects that match a description."""
     return prediction.type == DESCRIBED
 
 

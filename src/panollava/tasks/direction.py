@@ -34,9 +34,9 @@ def parse_direction(text: str) -> DirectionDeg | None:
     return (wrapped(yaw), pitch) if math.isfinite(yaw) and abs(pitch) <= 90 else None
 
 
-def score_direction(said: "Answer", turn: Turn) -> Fields:
+def score_direction(answer: "Answer", turn: Turn) -> Fields:
     """Score a direction by its angle from the true one; one that cannot be read is 180 degrees off."""
-    found, truth = parse_direction(said.text), typed(turn.answer, DirectionAnswer)
+    found, truth = parse_direction(answer.text), typed(turn.answer, DirectionAnswer)
     if found is None:
         return {"parsed": False, "error_deg": 180.0}
     return {"direction": found, "error_deg": angle_deg(found, (truth.yaw_deg, truth.pitch_deg))}

@@ -42,9 +42,9 @@ def parse_box(text: str) -> BoxDeg | None:
     return wrapped(yaw), pitch, width, height
 
 
-def score_grounding(said: "Answer", turn: Turn) -> Fields:
+def score_grounding(answer: "Answer", turn: Turn) -> Fields:
     """Score the box of a named object by its spherical IoU with the true one."""
-    found, truth = parse_box(said.text), typed(turn.answer, LabelledBox)
+    found, truth = parse_box(answer.text), typed(turn.answer, LabelledBox)
     fields: Fields = {"parsed": found is not None}
     if found is not None:
         fields["boxes"] = [{"label": truth.label, "box_deg": found}]

@@ -12,7 +12,7 @@ from panollava.corpus.records import ANSWERS, Answer, BoxDeg, DirectionDeg, Mask
 
 # Who answered: the model, the model shown another panorama, or the twin that was trained without images.
 Variant = Literal["model", "shuffled", "blind"]
-# What identifies a question: panorama, record, turn, language.
+# The identity of a question: panorama, record, turn, language.
 QuestionKey = tuple[str, int, int, str]
 Kind = TypeVar("Kind", bound=BaseModel)
 Class = type[Kind]  # in a class whose field is called `type`
@@ -69,7 +69,7 @@ class Prediction(BaseModel):
 
     @property
     def key(self) -> QuestionKey:
-        """Return what identifies the question, whichever variant answered it."""
+        """Return the identity of the question, the same for all variants."""
         return self.image_id, self.record, self.turn, self.language
 
     def truth(self, kind: Class[Kind]) -> Kind:

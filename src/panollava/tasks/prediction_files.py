@@ -13,7 +13,7 @@ from panollava.tasks.table import TASKS
 
 
 def parse_predictions(name: str, lines: Iterable[str]) -> Iterator[Prediction]:
-    """Yield the prediction of each line; `name` is what the user calls the source.
+    """Yield the prediction of each line; `name` names the source in messages.
 
     Raises:
         ValueError: a line is no prediction, holds NaN, or lacks a score of its task.
@@ -53,10 +53,10 @@ def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
 
 
 def _problems(error: ValidationError) -> str:
-    """Return each problem of a line as field, what is wrong, and the value if it is a short one."""
-    told = []
+    """Return each problem of a line: the field, the message, and the value if it is a number."""
+    problems = []
     for problem in error.errors(include_url=False, include_context=False):
         field = ".".join(map(str, problem["loc"])) + ": " if problem["loc"] else ""
         value = f", found {problem['input']}" if isinstance(problem["input"], int | float) else ""
-        told.append(f"{field}{problem['msg']}{value}")
-    return "; ".join(told)
+        problems.append(f"{field}{problem['msg']}{value}")
+    return "; ".join(problems)

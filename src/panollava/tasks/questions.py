@@ -40,7 +40,7 @@ class Question:
 
     @property
     def key(self) -> QuestionKey:
-        """Return what identifies the question; the same in a rotated panorama."""
+        """Return the identity of the question, the same in a rotated panorama."""
         return self.image_id, self.record, self.turn, self.content.language
 
 

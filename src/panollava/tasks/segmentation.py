@@ -88,7 +88,7 @@ def has_mask(prediction: Prediction) -> bool:
 
 
 def segmentation(scorer: Scorer) -> Block:
-    """Return the mean IoU of masks by solid angle, beside what the patch grid allows, and the error of their outlines.
+    """Return the mean IoU of masks by solid angle, the ceiling of the patch grid, and the error of the outlines.
 
     `empty` counts masks without a pixel, whose outline has no error; `latitudes` is the mean by distance from the
     horizon.

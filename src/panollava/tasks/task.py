@@ -76,7 +76,7 @@ class Measure:
     degrees: bool = False
     belongs: Callable[[Prediction], bool] = every
     comparable: Callable[[Prediction], bool] = every
-    needs: str = ""  # what a comparable answer has and others lack
+    needs: str = ""  # names the part that comparable answers have and others lack
     wide_boxes: Callable[[Predictions], int] | None = None  # the number of true boxes without an area
     defined: Callable[[Predictions], bool] = bool
     undefined: str = ""  # why the measure may be undefined

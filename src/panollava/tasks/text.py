@@ -24,7 +24,7 @@ FREE_TEXT = {"description": "description", "open": "open questions"}
 TEXT_SCORES = {"chrf": "chrF", "bleu": "BLEU", "rouge_l": "ROUGE-L", "cider": "CIDEr", "meteor": "METEOR"}
 
 
-def score_text(said: "Answer", turn: Turn) -> Fields:
+def score_text(answer: "Answer", turn: Turn) -> Fields:
     """Score nothing: free text is compared with its references as a corpus, later."""
     return {}
 
@@ -38,13 +38,13 @@ def free_text(scorer: Scorer) -> Block:
     if not predictions:
         return {}
     language = predictions[0].language
-    said, known = free_answers(predictions)
-    resampled = chrf_of_items(said, known)
+    answers, known = free_answers(predictions)
+    resampled = chrf_of_items(answers, known)
     interval = clustered_statistic(lambda items: resampled(items.tolist()), _panoramas(predictions), **scorer.draws)
-    scores = text_scores(said, known, language)
-    block: Block = {**scores, "low": interval.low, "high": interval.high, "n": len(said)}
+    scores = text_scores(answers, known, language)
+    block: Block = {**scores, "low": interval.low, "high": interval.high, "n": len(answers)}
     block |= {f"human_{name}": value for name, value in human_scores(known, language).items()}
-    constant = Counter(told[0] for told in known).most_common(1)[0][0]
+    constant = Counter(texts[0] for texts in known).most_common(1)[0][0]
     constant_scores = text_scores([constant] * len(known), known, language)
     block |= {f"majority_{name}": value for name, value in constant_scores.items()}
     for variant, others in scorer.baselines.items():
@@ -56,12 +56,12 @@ def free_text(scorer: Scorer) -> Block:
 def free_answers(predictions: Predictions) -> tuple[list[str], list[list[str]]]:
     """Return the answers to free questions and, for each, all references that any prediction has for its question.
 
-    A question that stands in several records, each with a reference of its own, is one item, not several: one answer
-    scored many times over would weigh more and look like more evidence. Only different answers to it count apart.
+    A question in several records, each with its own reference, is one item, not several: otherwise one answer would
+    count many times. Only different answers to a question are different items.
     """
     known = _known_references(predictions)
     answers = dict.fromkeys((_asked(p), p.prediction) for p in predictions)
-    return [said for _, said in answers], [list(known[asked]) for asked, _ in answers]
+    return [text for _, text in answers], [list(known[asked]) for asked, _ in answers]
 
 
 def human_scores(references: Sequence[Sequence[str]], language: str) -> dict[str, float]:
@@ -69,14 +69,14 @@ def human_scores(references: Sequence[Sequence[str]], language: str) -> dict[str
 
     One reference of each question is taken at a time, and the scores are averaged over how often that can be done.
     """
-    several = [list(told) for told in references if len(told) > 1]
+    several = [list(texts) for texts in references if len(texts) > 1]
     if not several:
         return {}
     rounds = []
     for number in range(max(map(len, several))):
-        asked = [told for told in several if number < len(told)]
-        others = [told[:number] + told[number + 1 :] for told in asked]
-        rounds.append(text_scores([told[number] for told in asked], others, language))
+        asked = [texts for texts in several if number < len(texts)]
+        others = [texts[:number] + texts[number + 1 :] for texts in asked]
+        rounds.append(text_scores([texts[number] for texts in asked], others, language))
     names = set.intersection(*(set(scores) for scores in rounds))
     return {name: float(np.mean([scores[name] for scores in rounds])) for name in rounds[0] if name in names}
 

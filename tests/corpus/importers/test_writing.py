@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from importer_cases import refused, run, write_image, write_json, write_table
 
-from panollava.cli import FORMATS
+from panollava.cli.data import FORMATS
 from panollava.corpus.importers import IMPORTERS, import_dataset
 from panollava.corpus.importers.common import Request
 
