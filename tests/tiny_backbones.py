@@ -89,7 +89,7 @@ MODEL: dict[str, Any] = {
 
 @lru_cache
 def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
-    """Return a tokenizer trained on told scenes, with the chat template of a preset; do not change it."""
+    """Return a tokenizer trained on described scenes, with the chat template of a preset; do not change it."""
     scenes = [describe_scene(0, index, text_share=1.0) for index in range(30)]
     texts = [text for s in scenes for text in (s.text, *(part for d in s.dialogues for turn in d for part in turn))]
     return train_tokenizer(texts, family, vocabulary=420)

@@ -1,4 +1,4 @@
-"""Images: what is refused and how it is said, and a working size that does not break the seam."""
+"""Images: unusable files and their messages, and a working size that keeps the seam intact."""
 
 import struct
 import subprocess

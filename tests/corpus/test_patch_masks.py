@@ -44,11 +44,12 @@ def test_a_mask_rotated_by_one_view_covers_the_patches_of_the_next_view() -> Non
 
 
 @pytest.mark.parametrize("strategy", ["cubemap", "anyres_e2p", "sphere", "sliding_window"])
-@pytest.mark.parametrize("yaw", [0, 180, 67])
-def test_a_mask_comes_back_unchanged(strategy: str, yaw: float) -> None:
-    poses, mask = view_poses(strategy), cap(yaw, 15, 30)
-    back = splat(patch_coverage(mask, poses, 16, 16)[None] - 0.5, poses, HEIGHT, WIDTH)[0] > 0
-    assert overlap(back, mask) > 0.9
+def test_a_mask_comes_back_nearly_unchanged(strategy: str) -> None:
+    poses = view_poses(strategy)
+    for yaw in (0, 180, 67):
+        mask = cap(yaw, 15, 30)
+        back = splat(patch_coverage(mask, poses, 16, 16)[None] - 0.5, poses, HEIGHT, WIDTH)[0] > 0
+        assert overlap(back, mask) > 0.9, f"yaw {yaw}"
 
 
 def test_finer_patches_restore_a_mask_better() -> None:
@@ -72,7 +73,7 @@ def test_a_constant_stays_constant_and_unseen_pixels_are_minus_infinity() -> Non
 
 def test_fine_views_dominate_the_whole_panorama() -> None:
     values = torch.zeros(1, 9, 8, 8)
-    values[:, 0] = 1.0  # the whole panorama says 1 everywhere, the views around the horizon 0
+    values[:, 0] = 1.0  # 1 in the whole panorama, 0 in the views around the horizon
     drawn = splat(values, view_poses("anyres_e2p"), HEIGHT, WIDTH)[0]
     assert drawn[HEIGHT // 2].max() < 0.1
     assert torch.allclose(drawn[0], torch.tensor(1.0))

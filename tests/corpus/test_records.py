@@ -1,4 +1,4 @@
-"""Records: what is accepted, and that each kind of bad input is named with file, index, field and value."""
+"""Records: valid input, and messages with file, index, field and value for each kind of invalid input."""
 
 import json
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_defaults_of_a_turn() -> None:
     assert typed.type == "choice"
 
 
-def test_references_hold_the_answer_and_may_repeat() -> None:
+def test_references_contain_the_answer_and_may_repeat() -> None:
     assert Turn(human="q", assistant="a").references == []
     given = turn(references=["There.", "Over there.", "There."])
     parsed = Turn.model_validate(given)
@@ -124,7 +124,7 @@ def test_run_lengths_agree_with_pycocotools() -> None:
     assert rle_runs(counts) == numpy.diff(edges, prepend=0).tolist()
 
 
-# One row per kind of bad value: the keys that replace those of record 1, and what the message must name.
+# One row per kind of invalid value: the keys that replace those of record 1, and the field and value in the message.
 BAD_RECORDS: list[tuple[dict[str, Any], str, str]] = [
     ({"image_id": ""}, "image_id", "''"),
     ({"image_id": 7}, "image_id", "7"),
@@ -159,7 +159,7 @@ BAD_RECORDS: list[tuple[dict[str, Any], str, str]] = [
     (
         {"objects": [{"label": "x", "box_deg": [0, 0, 1, 1], "mask": {"size": [4, 4], "counts": "152"}}]},
         "objects.0.mask.counts",
-        "the runs cover 8 pixels, size [4, 4] asks for 16",
+        "the runs cover 8 pixels, size [4, 4] has 16",
     ),
     (
         {"objects": [{"label": "x", "box_deg": [0, 0, 1, 1], "mask": {"size": [4, 2], "counts": "15P"}}]},
@@ -179,7 +179,9 @@ BAD_RECORDS: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("change", "field", "value"), BAD_RECORDS, ids=[f"{row[1]} {row[2]}" for row in BAD_RECORDS])
-def test_a_bad_record_is_named(tmp_path: Path, change: dict[str, Any], field: str, value: str) -> None:
+def test_an_invalid_record_is_reported_with_field_and_value(
+    tmp_path: Path, change: dict[str, Any], field: str, value: str
+) -> None:
     path = write(tmp_path, with_change(change), "annotations.jsonl")
     text = message(path)
     assert text.startswith("1 problem in")
@@ -187,7 +189,7 @@ def test_a_bad_record_is_named(tmp_path: Path, change: dict[str, Any], field: st
     assert value in text.split(f"{field}: ", 1)[1]
 
 
-def test_every_bad_record_is_in_one_error(tmp_path: Path) -> None:
+def test_all_invalid_records_are_in_one_error(tmp_path: Path) -> None:
     rows = [{**good_record(number), **change} for number, (change, _, _) in enumerate(BAD_RECORDS)]
     path = write(tmp_path, [*rows, 3, good_record(0)])
     with pytest.raises(RecordErrors) as error:
@@ -259,7 +261,7 @@ def test_jsonl_reports_each_bad_line_and_keeps_counting(tmp_path: Path) -> None:
     assert f"{path}: record 3 (line 5): image_id: ''" in text.replace("got ''", "''")
 
 
-def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     path = write(tmp_path, [good_record(0)])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read_records(path)) == 1
@@ -291,7 +293,7 @@ def test_records_and_images_are_reported_together(tmp_path: Path) -> None:
     assert text in str(report)
 
 
-def test_the_report_counts(tmp_path: Path) -> None:
+def test_the_report_counts_records_images_and_turns(tmp_path: Path) -> None:
     choice = turn(task="choice", type="existence", answer={"text": "yes"})
     path = write(tmp_path, [good_record(0), {**good_record(0), "conversations": [choice, turn()]}, good_record(1)])
     report = validate_dataset(tmp_path)
@@ -303,7 +305,7 @@ def test_the_report_counts(tmp_path: Path) -> None:
     assert str(report).endswith("no problems")
 
 
-def test_text_with_the_panorama_token_is_refused():
+def test_text_with_the_panorama_token_is_refused() -> None:
     assert PLACEHOLDER == PANORAMA_TOKEN
     with pytest.raises(ValueError, match="reword it"):
         Turn.model_validate({"human": f"what is {PANORAMA_TOKEN}?", "assistant": "a panorama"})

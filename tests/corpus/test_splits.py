@@ -49,7 +49,7 @@ def test_counts_are_the_largest_remainders() -> None:
     assert share_counts(3, {"a": 9, "b": 9, "c": 9}) == {"a": 1, "b": 1, "c": 1}
 
 
-def test_the_seed_decides_and_the_order_of_the_records_does_not(tmp_path: Path) -> None:
+def test_the_seed_and_not_the_order_of_the_records_decides(tmp_path: Path) -> None:
     records = records_of(tmp_path, 40)
     first = panoramas(split_by_panorama(records, tmp_path, shares=SHARES, seed=1))
     assert first == panoramas(split_by_panorama(records[::-1], tmp_path, shares=SHARES, seed=1))
@@ -58,7 +58,7 @@ def test_the_seed_decides_and_the_order_of_the_records_does_not(tmp_path: Path) 
     assert first["test"] == {f"pano_{number}" for number in (0, 7, 8, 13, 15, 32, 34, 36)}
 
 
-def test_two_ids_of_the_same_image_go_together(tmp_path: Path) -> None:
+def test_two_ids_of_one_image_share_a_split(tmp_path: Path) -> None:
     records = records_of(tmp_path, 10, per_panorama=1)
     for number in range(5, 10):
         (tmp_path / f"{number}.png").write_bytes((tmp_path / "0.png").read_bytes())
@@ -83,14 +83,14 @@ def test_an_empty_split_is_refused_with_the_numbers(tmp_path: Path) -> None:
             share_counts(10, {"train": 1, "test": share})
 
 
-def test_splits_named_by_the_records_win(tmp_path: Path) -> None:
+def test_splits_named_by_the_records_are_kept(tmp_path: Path) -> None:
     names: list[object] = ["test", "train", "validation", "train"]
     splits = split_by_panorama(records_of(tmp_path, 4, splits=names), tmp_path, shares=SHARES, seed=0)
     assert panoramas(splits) == {"train": {"pano_1", "pano_3"}, "validation": {"pano_2"}, "test": {"pano_0"}}
     assert list(splits) == list(SHARES)
 
 
-def test_contradicting_split_names_are_refused_all_at_once(tmp_path: Path) -> None:
+def test_all_contradicting_split_names_are_in_one_error(tmp_path: Path) -> None:
     records = records_of(tmp_path, 4, splits=["train", None, "val", ["test"]])
     records[4] = records[4].model_copy(update={"metadata": {"split": "test"}})
     with pytest.raises(ValueError, match="contradict") as error:

@@ -62,15 +62,15 @@ def test_templates_of_a_type_have_the_same_slots() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_phrasing_of_every_type_occurs(questions: list[WorldQuestion], language: str) -> None:
-    said = set()
+    found = set()
     for question in questions:
         for number, template in enumerate(TEMPLATES[language][template_key(question)]):
             text = question_text(question, language, Nth(number))
             assert not re.search(r"[{}:]", text)
             literal = [part for part, *_ in string.Formatter().parse(template) if part.strip()]
             assert all(part.strip() in text for part in literal)
-            said.add((template_key(question), number))
-    assert said == {(kind, n) for kind, texts in TEMPLATES[language].items() for n in range(len(texts))}
+            found.add((template_key(question), number))
+    assert found == {(kind, n) for kind, texts in TEMPLATES[language].items() for n in range(len(texts))}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

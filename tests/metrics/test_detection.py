@@ -42,9 +42,9 @@ def random_scene(
             box = [random.uniform(165, 195), random.uniform(50, 70), *random.uniform(*sides, 2)]
             wanted.append((label, box))
             for _ in range(random.integers(0, 3)):
-                said = label if random.random() < 0.8 else LABELS[random.integers(len(LABELS))]
+                predicted = label if random.random() < 0.8 else LABELS[random.integers(len(LABELS))]
                 shifted = list(np.array(box) + random.normal(0, 3 * sides[0] / 20, 4))
-                found.append((said, shifted, round(float(random.random()), 1)))
+                found.append((predicted, shifted, round(float(random.random()), 1)))
         predictions.append(found)
         references.append(wanted)
     return predictions, references
@@ -55,7 +55,7 @@ def area(box_deg: Sequence[float]) -> float:
 
 
 def coco_result(predictions: list[list[Prediction]], references: list[list[Reference]]) -> dict[str, float]:
-    """Return what pycocotools makes of the same boxes when its overlaps are the spherical ones."""
+    """Return the scores of pycocotools for the same boxes with spherical overlaps."""
     categories = [{"id": number, "name": label} for number, label in enumerate(LABELS, start=1)]
     annotations = [
         {"image_id": image, "category_id": LABELS.index(label) + 1, "bbox": list(box), "area": area(box), "iscrowd": 0}
@@ -98,30 +98,30 @@ def coco_result(predictions: list[list[Prediction]], references: list[list[Refer
         return float(part[part > -1].mean())
 
     whole = precision[:, :, :, 0]
-    sizes = {f"ap_{name}": precision[:, :, :, place] for place, name in enumerate(SIZES, start=1)}
+    sizes = {f"ap_{name}": precision[:, :, :, number] for number, name in enumerate(SIZES, start=1)}
     return {"ap": mean(whole), "ap50": mean(whole[0]), "ap75": mean(whole[5])} | {
         name: mean(part) for name, part in sizes.items() if (part > -1).any()
     }
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_agrees_with_pycocotools_on_the_same_overlaps(seed: int) -> None:
-    predictions, references = random_scene(seed)
-    expected = coco_result(predictions, references)
-    assert 0.05 < expected["ap"] < expected["ap50"] < 1
-    assert average_precision(predictions, references) == pytest.approx(expected, abs=1e-9)
+def test_agrees_with_pycocotools_on_the_same_overlaps() -> None:
+    for seed in range(5):
+        predictions, references = random_scene(seed)
+        expected = coco_result(predictions, references)
+        assert 0.05 < expected["ap"] < expected["ap50"] < 1, f"seed {seed}"
+        assert average_precision(predictions, references) == pytest.approx(expected, abs=1e-9), f"seed {seed}"
 
 
 @pytest.mark.parametrize("sides", [(5, 15), (5, 45), (20, 40)], ids=["small and medium", "all", "medium and large"])
-@pytest.mark.parametrize("seed", range(5))
-def test_sizes_agree_with_pycocotools_on_the_same_areas(sides: tuple[float, float], seed: int) -> None:
-    predictions, references = random_scene(seed, 30, sides)
-    expected = coco_result(predictions, references)
-    assert len(expected) == (6 if sides == (5, 45) else 5)
-    assert average_precision(predictions, references) == pytest.approx(expected, abs=1e-9)
+def test_sizes_agree_with_pycocotools_on_the_same_areas(sides: tuple[float, float]) -> None:
+    for seed in range(5):
+        predictions, references = random_scene(seed, 30, sides)
+        expected = coco_result(predictions, references)
+        assert len(expected) == (6 if sides == (5, 45) else 5), f"seed {seed}"
+        assert average_precision(predictions, references) == pytest.approx(expected, abs=1e-9), f"seed {seed}"
 
 
-def test_sizes_are_solid_angles_and_meet_without_a_gap() -> None:
+def test_sizes_are_solid_angles_without_a_gap() -> None:
     bounds = [bound for size in SIZES.values() for bound in size]
     assert bounds == [0, *sorted(bounds[1:-1]), math.inf]
     assert bounds[1::2][:2] == bounds[2::2] == pytest.approx([area((0, 0, 10, 10)), area((50, 80, 30, 30))])
@@ -132,7 +132,7 @@ def test_sizes_are_solid_angles_and_meet_without_a_gap() -> None:
         assert set(average_precision([[]], [[("a", box)]])) == {"ap", "ap50", "ap75", "ap_small"}
 
 
-def test_a_prediction_of_another_size_does_not_count_unless_it_finds_a_reference() -> None:
+def test_a_prediction_of_another_size_counts_only_with_a_reference() -> None:
     small, large = (0, 0, 9, 9), (90, 0, 40, 40)
     stray, barely_medium = (-90, 0, 60, 60), (0, 0, 10.2, 10.2)
     result = average_precision(
@@ -155,7 +155,7 @@ def test_perfect_and_hopeless_predictions() -> None:
     assert average_precision(mislabelled, references)["ap"] == 0
 
 
-def test_precision_of_a_case_done_by_hand() -> None:
+def test_precision_equals_a_hand_computation() -> None:
     box, elsewhere = (0, 0, 20, 20), (90, 0, 20, 20)
     # Ranked: hit, miss, hit; two of the two references found. Precision 1 up to recall 1/2, then 2/3.
     predictions = [[("a", box, 0.9), ("a", (0, 60, 20, 20), 0.8), ("a", elsewhere, 0.7)]]
@@ -163,7 +163,7 @@ def test_precision_of_a_case_done_by_hand() -> None:
     assert average_precision(predictions, [[("a", box), ("a", elsewhere)]])["ap50"] == pytest.approx(expected)
 
 
-def test_a_reference_is_found_once_and_by_the_best_score() -> None:
+def test_a_reference_is_matched_once_by_the_best_score() -> None:
     box = (170, 0, 20, 20)
     twice = [[("a", box, 0.2), ("a", (171, 0, 20, 20), 0.9)]]
     matches = match_detections(twice, [[("a", box)]], (0.5, 0.95))
@@ -176,7 +176,7 @@ def test_an_object_astride_the_seam_is_found_from_either_side() -> None:
     assert result["ap75"] == 1
 
 
-def test_thresholds_choose_the_mean_and_leave_ap50_alone() -> None:
+def test_thresholds_change_the_mean_but_not_ap50() -> None:
     predictions, references = random_scene(3)
     usual = average_precision(predictions, references)
     loose = average_precision(predictions, references, (0.5,))
@@ -185,7 +185,7 @@ def test_thresholds_choose_the_mean_and_leave_ap50_alone() -> None:
     )
 
 
-def test_drawing_images_equals_scoring_their_copies() -> None:
+def test_resampled_images_score_like_copies() -> None:
     tied, references = random_scene(4)
     # Copies keep their order only where no two scores are equal.
     random = np.random.default_rng(0)
@@ -196,7 +196,7 @@ def test_drawing_images_equals_scoring_their_copies() -> None:
     assert precision_of_images(matches, drawn).mean() == pytest.approx(copies["ap"], abs=1e-9)
 
 
-def test_all_resamples_at_once_are_those_one_by_one() -> None:
+def test_all_resamples_at_once_equal_single_resamples() -> None:
     for seed in range(5):
         predictions, references = random_scene(seed)
         matches = match_detections(predictions, references, (0.5,))
@@ -208,7 +208,7 @@ def test_all_resamples_at_once_are_those_one_by_one() -> None:
     assert resampled_precision(missed, np.array([[0, 2], [1, 1]])) == pytest.approx([np.nan, 0], nan_ok=True)
 
 
-def test_images_that_ask_for_nothing_have_no_precision() -> None:
+def test_images_without_references_have_no_precision() -> None:
     matches = match_detections([[], []], [[("a", (0, 0, 9, 9))], []], (0.5, 0.75))
     assert np.isnan(precision_of_images(matches, np.array([1, 1]))).all()
     assert precision_of_images(matches, np.array([0, 1])).tolist() == [0, 0]
@@ -224,7 +224,7 @@ def test_images_that_ask_for_nothing_have_no_precision() -> None:
         ([[("cube", (0, 0, 9, 9), math.nan)]], [[("cube", (0, 0, 9, 9))]], "image 0: 'cube' at .* has the score nan"),
     ],
 )
-def test_what_cannot_be_scored_is_refused_by_name(
+def test_boxes_and_scores_that_cannot_be_scored_are_refused(
     predictions: list[list[Prediction]], references: list[list[Reference]], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

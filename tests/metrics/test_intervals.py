@@ -1,4 +1,4 @@
-"""Clustered intervals: coverage where a naive bootstrap is too narrow, determinism, agreement of the fast paths."""
+"""Clustered intervals: coverage where a naive bootstrap is too narrow, determinism, agreement of fast paths."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from panollava.metrics.intervals import clustered_bootstrap, clustered_macro_mea
 
 
 def correlated(generator: np.random.Generator, panoramas: int, questions: int) -> tuple[NDArray, NDArray]:
-    """Return values of mean 0 whose panoramas differ far more than the questions within one."""
+    """Return values of mean 0 that vary far more across panoramas than within one."""
     centre = generator.normal(size=(panoramas, 1))
     values = centre + 0.3 * generator.normal(size=(panoramas, questions))
     return values.ravel(), np.repeat(np.arange(panoramas), questions)
@@ -18,7 +18,7 @@ def covers(interval: tuple[float, float, float], truth: float) -> bool:
     return interval[1] <= truth <= interval[2]
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+def test_intervals_cover_the_truth_at_their_level() -> None:
     generator = np.random.default_rng(0)
     clustered, naive = [], []
     for seed in range(300):
@@ -39,7 +39,7 @@ def test_median_intervals_cover_the_truth() -> None:
     assert 0.88 <= np.mean(covered) <= 0.99
 
 
-def test_value_is_the_statistic_and_lies_inside() -> None:
+def test_value_is_the_statistic_and_inside_its_interval() -> None:
     values, panoramas = correlated(np.random.default_rng(2), 40, 5)
     mean = clustered_bootstrap(values, panoramas)
     median = clustered_bootstrap(values, panoramas, "median")
@@ -49,13 +49,13 @@ def test_value_is_the_statistic_and_lies_inside() -> None:
     assert median.low < median.value < median.high
 
 
-def test_a_higher_level_is_wider() -> None:
+def test_a_higher_level_has_a_wider_interval() -> None:
     values, panoramas = correlated(np.random.default_rng(3), 40, 5)
     wide, narrow = (clustered_bootstrap(values, panoramas, level=level) for level in (0.99, 0.8))
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
-def test_same_seed_same_interval_and_another_seed_another() -> None:
+def test_the_seed_determines_the_interval() -> None:
     values, panoramas = correlated(np.random.default_rng(4), 40, 5)
     assert clustered_bootstrap(values, panoramas, seed=7) == clustered_bootstrap(values, panoramas, seed=7)
     assert clustered_bootstrap(values, panoramas, seed=7) != clustered_bootstrap(values, panoramas, seed=8)
@@ -85,7 +85,7 @@ def test_whole_panoramas_are_drawn() -> None:
     assert len({tuple(counts) for counts in seen}) > 3
 
 
-def test_macro_mean_weighs_question_types_alike() -> None:
+def test_macro_mean_gives_question_types_equal_weights() -> None:
     values = [1, 1, 1, 1, 0, 0.5]
     groups = ["colour", "colour", "colour", "colour", "shape", "shape"]
     panoramas = ["a", "b", "c", "d", "a", "b"]
@@ -111,7 +111,7 @@ def test_undefined_resamples_are_left_out_but_not_an_undefined_score() -> None:
 
 
 @pytest.mark.parametrize("statistic", ["mean", "median"])
-def test_what_has_no_interval_is_refused(statistic: str) -> None:
+def test_values_without_an_interval_are_refused(statistic: str) -> None:
     with pytest.raises(ValueError, match=r"value 1 \(cluster 'b'\) is nan"):
         clustered_bootstrap([0.0, float("nan")], ["a", "b"], statistic)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no values"):

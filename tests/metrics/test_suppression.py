@@ -1,6 +1,7 @@
 """Suppression against a loop over pairs, by hand across the seam and the pole, and invalid input."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -32,18 +33,18 @@ def crowd(seed: int, count: int = 40) -> tuple[np.ndarray, np.ndarray, list[str]
     return boxes, random.random(count).round(1), random.choice(["a", "나무"], count).tolist()
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.6])
-@pytest.mark.parametrize("seed", range(3))
-def test_agrees_with_a_loop_over_pairs(seed: int, threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    boxes, scores, labels = crowd(seed)
-    expected = brute_force(boxes, scores, labels, threshold)
-    assert 2 < len(expected) < len(boxes)
-    assert nms(boxes.tolist(), scores.tolist(), labels, threshold) == expected
-    assert nms(torch.from_numpy(boxes), torch.from_numpy(scores), labels, threshold) == expected
-    alike = brute_force(boxes, scores, ["a"] * len(boxes), threshold)
-    assert nms(boxes.tolist(), scores.tolist(), iou_threshold=threshold) == alike
-    monkeypatch.setattr("panollava.metrics.suppression.PAIRS_AT_ONCE", 100)
-    assert nms(boxes.tolist(), scores.tolist(), labels, threshold) == expected
+@pytest.mark.parametrize("pairs_at_once", [1 << 20, 100])
+def test_agrees_with_a_loop_over_pairs(pairs_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("panollava.metrics.suppression.PAIRS_AT_ONCE", pairs_at_once)
+    for seed, threshold in product(range(3), (0.0, 0.2, 0.6)):
+        case = f"seed {seed}, threshold {threshold}"
+        boxes, scores, labels = crowd(seed)
+        expected = brute_force(boxes, scores, labels, threshold)
+        assert 2 < len(expected) < len(boxes), case
+        assert nms(boxes.tolist(), scores.tolist(), labels, threshold) == expected, case
+        assert nms(torch.from_numpy(boxes), torch.from_numpy(scores), labels, threshold) == expected, case
+        without_labels = brute_force(boxes, scores, ["a"] * len(boxes), threshold)
+        assert nms(boxes.tolist(), scores.tolist(), iou_threshold=threshold) == without_labels, case
 
 
 def test_every_other_box_of_a_long_chain_is_kept() -> None:

@@ -49,18 +49,18 @@ def test_an_answer_equal_to_one_of_its_references_scores_one(text: str) -> None:
     assert chrf([text], [["something else", text]]) == pytest.approx(1)
 
 
-def test_korean_is_compared_by_syllable_however_it_was_typed() -> None:
+def test_korean_is_compared_by_syllable_in_any_unicode_form() -> None:
     reference = "빨간 공이 왼쪽에 있습니다"
     near, far = chrf(["빨간 공이 오른쪽에 있습니다"], [[reference]]), chrf(["나무가 세 그루 보인다"], [[reference]])
     assert far < 0.1 < 0.5 < near < 1
     assert chrf([unicodedata.normalize("NFD", reference)], [[reference]]) == pytest.approx(1)
 
 
-def test_a_missing_answer_costs_what_its_references_ask() -> None:
+def test_an_empty_prediction_lowers_the_score() -> None:
     assert chrf(["abcdefg", ""], [["abcdefg"], ["hijklmn"]]) < 0.6
 
 
-def test_the_best_reference_counts_and_their_order_does_not() -> None:
+def test_the_best_reference_counts_in_any_order() -> None:
     predictions, references = PREDICTIONS[:2], REFERENCES[:2]
     score = chrf(predictions, references)
     assert chrf(predictions, [texts[::-1] for texts in references]) == pytest.approx(score)
@@ -72,7 +72,7 @@ def test_white_space_does_not_count() -> None:
     assert chrf(["a  red\ncube"], [["a red cube"]]) == pytest.approx(1)
 
 
-def test_nothing_to_compare_is_refused() -> None:
+def test_input_without_texts_is_refused() -> None:
     with pytest.raises(ValueError, match="0 predictions"):
         chrf([], [])
     with pytest.raises(ValueError, match="1 predictions, 2 reference lists"):
@@ -100,14 +100,14 @@ ENGLISH = ["a red ball is on the left", "three trees can be seen"]
         ("", []),
     ],
 )
-def test_words_survive_in_any_script(text: str, expected: list[str]) -> None:
+def test_words_are_found_in_any_script(text: str, expected: list[str]) -> None:
     assert words(text) == expected
     assert words(unicodedata.normalize("NFD", text)) == expected
 
 
 @pytest.mark.parametrize("name", SCORES)
 @pytest.mark.parametrize("texts", [KOREAN, ENGLISH], ids=["ko", "en"])
-def test_the_right_text_scores_best_and_a_wrong_one_little(name: str, texts: list[str]) -> None:
+def test_the_right_text_has_the_best_score_and_a_wrong_one_a_low_score(name: str, texts: list[str]) -> None:
     score, best = SCORES[name], 10 if name == "cider" else 1
     assert score(texts, [[text] for text in texts]) == pytest.approx(best)
     typed = [unicodedata.normalize("NFD", text).upper() + " ." for text in texts]
@@ -118,19 +118,19 @@ def test_the_right_text_scores_best_and_a_wrong_one_little(name: str, texts: lis
     assert 0.5 * best < score(near, [[text] for text in texts]) < best
 
 
-def test_rouge_score_alone_loses_korean_entirely() -> None:
+def test_the_own_tokeniser_of_rouge_score_drops_korean() -> None:
     assert RougeScorer(["rougeL"]).score(KOREAN[0], KOREAN[0])["rougeL"].fmeasure == 0
     assert rouge_l(KOREAN[:1], [KOREAN[:1]]) == 1
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_another_reference_counts_whichever_comes_first(name: str) -> None:
+def test_a_second_reference_counts_in_any_order(name: str) -> None:
     score = SCORES[name]
-    said = ["a red cube on the left", "two trees by the road"]
+    predictions = ["a red cube on the left", "two trees by the road"]
     one = [["the cube is red"], ["two trees by a lake"]]
     two = [["the cube is red", "a red cube on the left side"], ["two trees by a lake"]]
-    assert score(said, two) > score(said, one)
-    assert score(said, two) == pytest.approx(score(said, [two[0][::-1], two[1]]))
+    assert score(predictions, two) > score(predictions, one)
+    assert score(predictions, two) == pytest.approx(score(predictions, [two[0][::-1], two[1]]))
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -141,7 +141,7 @@ def test_texts_without_words_match_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_every_score_refuses_what_it_cannot_compare(name: str) -> None:
+def test_every_score_refuses_unequal_lengths_and_missing_references(name: str) -> None:
     with pytest.raises(ValueError, match="1 predictions, 2 reference lists"):
         SCORES[name](["a"], [["a"], ["b"]])
     with pytest.raises(ValueError, match="item 1 has the references"):
@@ -157,7 +157,7 @@ def test_bleu_by_hand() -> None:
     # A word counts as often as one reference has it: "the" twice of three times. One word right is right.
     assert bleu(["the"], [["the"]]) == pytest.approx(1)
     assert bleu(["the the the"], [["the x", "the the"]]) < bleu(["the the"], [["the x", "the the"]])
-    # The reference nearest in length decides what is too short.
+    # The reference nearest in length decides the length penalty.
     assert bleu(["a b c d"], [["a b c d e f g h", "x y z"]]) == pytest.approx(1)
     assert bleu(["a b c d"], [["a b c d e f g h"]]) == pytest.approx(math.exp(1 - 8 / 4))
 
@@ -171,8 +171,8 @@ def test_rouge_l_by_hand() -> None:
 
 
 def test_cider_agrees_with_pycocoevalcap() -> None:
-    said = ["a red cube is left of a blue ball", "two trees by the road", "공이 왼쪽에 있다", "a b a b a"]
-    told = [
+    predictions = ["a red cube is left of a blue ball", "two trees by the road", "공이 왼쪽에 있다", "a b a b a"]
+    references = [
         ["a red cube stands left of the ball", "the blue ball is right of a cube"],
         ["two trees by a lake"],
         ["빨간 공이 왼쪽에 있다", "공이 왼쪽에 있다", "공이 있다"],
@@ -180,16 +180,16 @@ def test_cider_agrees_with_pycocoevalcap() -> None:
     ]
     # pycocoevalcap 1.2, Cider().compute_score on the same words.
     expected = [2.7633097965423725, 3.751428989734014, 5.134919695177742, 2.5674481442370256]
-    scores = cider_d([words(text) for text in said], [[words(text) for text in texts] for texts in told])
+    scores = cider_d([words(text) for text in predictions], [[words(text) for text in texts] for texts in references])
     np.testing.assert_allclose(scores, expected, rtol=1e-12)
-    assert cider(said, told) == pytest.approx(np.mean(expected))
+    assert cider(predictions, references) == pytest.approx(np.mean(expected))
 
 
 def test_cider_by_hand() -> None:
     # "cube" and "ball" have an idf of log 2, "the" none. One word of one right: of four orders, the first is whole.
     assert cider(["cube", "ball"], [["cube"], ["ball"]]) == pytest.approx(10 / 4)
     assert cider(["the", "the"], [["the cube"], ["the ball"]]) == 0
-    # A word that is said too often is clipped, and the difference of three words in length costs exp(-9 / 72).
+    # Repeated words are clipped, and the difference of three words in length costs exp(-9 / 72).
     expected = 10 / 4 * math.exp(-9 / 72) * (1 / 4)
     assert cider_d([["cube"] * 4, []], [[["cube"]], [["ball"]]])[0] == pytest.approx(expected)
 
@@ -200,7 +200,7 @@ def test_cider_of_one_item_is_refused_and_left_out() -> None:
     assert set(text_scores(["네"], [["네"]], "ko")) == {"chrf", "bleu", "rouge_l"}
 
 
-def test_meteor_is_left_out_where_its_data_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_meteor_is_left_out_without_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
     monkeypatch.setattr("nltk.corpus.wordnet", LazyCorpusLoader("wordnet", WordNetCorpusReader, None))
     assert not meteor_installed()
@@ -232,17 +232,17 @@ def test_meteor_matches_stems_and_takes_the_best_reference(monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(not meteor_installed(), reason="nltk's data package wordnet is not installed")
-def test_meteor_knows_synonyms() -> None:
+def test_meteor_matches_synonyms() -> None:
     assert meteor(["a red film"], [["a red flick"]]) == pytest.approx(THREE_WORDS)
 
 
 def test_a_thousand_captions_are_scored_in_seconds() -> None:
     random = np.random.default_rng(0)
     vocabulary = [f"word{number}" for number in range(60)]
-    said, told = ([" ".join(random.choice(vocabulary, 27)) for _ in range(640)] for _ in range(2))
-    text_scores(said[:2], [[text] for text in told[:2]], "ko")  # imports
+    predictions, references = ([" ".join(random.choice(vocabulary, 27)) for _ in range(640)] for _ in range(2))
+    text_scores(predictions[:2], [[text] for text in references[:2]], "ko")  # imports
     start = process_time()
-    text_scores(said, [[text] for text in told], "ko")
+    text_scores(predictions, [[text] for text in references], "ko")
     assert process_time() - start < 3  # about half a second; the limit is for slow machines
 
 
@@ -270,10 +270,10 @@ def test_different_answers_stay_different() -> None:
     assert len({normalise_answer(text) for text in ("left", "right", "1", "11", "왼쪽", "오른쪽")}) == 6
 
 
-def test_chrf_of_items_is_chrf_of_those_items() -> None:
-    said = ["a red cube", "빨간 공", "nothing at all", "a blue ball"]
+def test_chrf_of_items_equals_chrf_of_those_items() -> None:
+    predictions = ["a red cube", "빨간 공", "nothing at all", "a blue ball"]
     known = [["a red cube", "the red cube"], ["빨간 공이 있다"], ["a green cone"], ["a blue cone", "a ball", "blue"]]
-    of_items = chrf_of_items(said, known)
+    of_items = chrf_of_items(predictions, known)
     for items in ([0, 1, 2, 3], [2], [3, 1], [1, 1, 0]):
-        wanted = chrf([said[item] for item in items], [known[item] for item in items])
+        wanted = chrf([predictions[item] for item in items], [known[item] for item in items])
         assert of_items(items) == pytest.approx(wanted, abs=1e-12)

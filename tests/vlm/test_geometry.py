@@ -37,7 +37,7 @@ def test_frame_is_right_up_forward() -> None:
     assert torch.allclose(directions_to_rays(yaw, pitch), expected, atol=1e-12)
 
 
-def test_directions_survive_the_round_trip() -> None:
+def test_directions_to_rays_and_back() -> None:
     rays = random_rays(500)
     yaw, pitch = rays_to_directions(3 * rays)  # the length does not matter
     assert torch.allclose(directions_to_rays(yaw, pitch), rays, atol=1e-12)
@@ -51,7 +51,7 @@ def test_wrap_angle_maps_both_ends_to_minus_pi() -> None:
     assert torch.allclose(wrap_angle(angles), expected)
 
 
-def test_pixels_survive_the_round_trip_and_centres_follow_the_convention() -> None:
+def test_pixels_to_rays_and_back_with_the_convention_of_centres() -> None:
     u, v = torch.rand(200, dtype=torch.float64) * 63, torch.rand(200, dtype=torch.float64) * 31
     back = rays_to_pixels(pixels_to_rays(u, v, 32, 64), 32, 64)
     assert torch.allclose(torch.stack(back), torch.stack((u, v)), atol=1e-9)
@@ -79,7 +79,7 @@ def test_rotation_is_proper_and_looks_along_its_direction() -> None:
 def test_positive_roll_is_clockwise() -> None:
     zero = torch.zeros((), dtype=torch.float64)
     right = rotation(zero, zero, torch.tensor(0.1, dtype=torch.float64))[:, 0]
-    assert right[1] < 0  # what is at the viewer's right lies lower in the world
+    assert right[1] < 0  # the viewer's right is lower in the world
 
 
 def test_angular_distance_is_exact_for_tiny_and_for_opposite_angles() -> None:
@@ -102,7 +102,7 @@ BOXES = [(0, 0, 40, 30), (179, 10, 60, 50), (35, 80, 40, 20), (-120, -60, 100, 1
 
 
 @pytest.mark.parametrize("box", BOXES)
-def test_box_area_is_that_of_the_directions_inside(box: tuple[float, ...]) -> None:
+def test_box_area_is_the_share_of_directions_inside(box: tuple[float, ...]) -> None:
     boxes = radians(*box)
     inside = rays_in_boxes(erp_rays(600, 1200, torch.float64), boxes)
     measured = erp_solid_angles(600, 1200)[inside].sum().item()
@@ -117,6 +117,6 @@ def test_box_corners_are_on_the_border(box: tuple[float, ...]) -> None:
     inner, outer = (torch.nn.functional.normalize(corners + step * centre, dim=-1) for step in (0.01, -0.01))
     assert rays_in_boxes(inner, boxes).all()
     assert not rays_in_boxes(outer, boxes).any()
-    # Counter-clockwise as seen from the centre: every turn goes the same way.
-    turns = torch.linalg.cross(corners, corners.roll(-1, 0)) @ centre
-    assert (turns.sign() == turns[0].sign()).all()
+    # Counter-clockwise as seen from the centre: every corner bends the same way.
+    bends = torch.linalg.cross(corners, corners.roll(-1, 0)) @ centre
+    assert (bends.sign() == bends[0].sign()).all()

@@ -21,7 +21,7 @@ def _has_text(text: str) -> str:
     if not text.strip():
         raise PydanticCustomError("empty_text", "the text is empty; expected at least one visible character")
     if PLACEHOLDER in text:
-        raise PydanticCustomError("placeholder", "the text holds <pano>, which stands for the panorama; reword it")
+        raise PydanticCustomError("placeholder", "the text contains <pano>, the token of the panorama; reword it")
     return text
 
 
@@ -81,7 +81,7 @@ class Mask(_Strict):
         size = info.data.get("size")
         if size is not None and sum(runs) != size[0] * size[1]:
             raise ValueError(
-                f"the runs cover {sum(runs)} pixels, size {list(size)} asks for {size[0] * size[1]} (size is [H, W])"
+                f"the runs cover {sum(runs)} pixels, size {list(size)} has {size[0] * size[1]} (size is [H, W])"
             )
         return counts
 

@@ -1,4 +1,4 @@
-"""COCO detection: 360-Indoor in degrees, PANDORA in radians, and what is left out."""
+"""COCO detection: 360-Indoor in degrees, PANDORA in radians, and annotations that are left out."""
 
 import json
 import math

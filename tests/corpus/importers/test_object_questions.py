@@ -19,5 +19,5 @@ def test_a_label_of_several_but_not_all_objects_gets_a_question() -> None:
 
 
 def test_a_label_with_a_reserved_character_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"label 'a; b' holds one of"):
+    with pytest.raises(ValueError, match=r"label 'a; b' contains one of"):
         object_dialogues([{"label": "a; b", "box_deg": [0, 0, 9, 9]}], Random(0))

@@ -295,13 +295,13 @@ def probe(
         features[name] = F.layer_norm(patches[is_object], patches.shape[-1:])
         targets[name] = phrase[is_object] // (len(PART_ROWS) * len(PART_COLUMNS))
     result: dict[str, float] = {}
-    for what, read, classes in (
+    for name, class_of, classes in (
         ("colour", lambda kind: kind // len(SHAPES), COLOURS),
         ("shape", lambda kind: kind % len(SHAPES), SHAPES),
     ):
-        linear = _fit(features["fit"], read(targets["fit"]), len(classes))
-        hit = linear(features["score"]).argmax(-1) == read(targets["score"])
-        result |= {what: hit.float().mean().item(), f"{what}_chance": 1 / len(classes)}
+        linear = _fit(features["fit"], class_of(targets["fit"]), len(classes))
+        hit = linear(features["score"]).argmax(-1) == class_of(targets["score"])
+        result |= {name: hit.float().mean().item(), f"{name}_chance": 1 / len(classes)}
     return result
 
 

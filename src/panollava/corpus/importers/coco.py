@@ -106,7 +106,7 @@ def _checked(coco: Coco) -> tuple[dict[int, str], list[str]]:
     """Return the names of the categories, and the contradictions between the parts of the file."""
     names = {row.id: row.name.strip() for row in coco.categories}
     images = Counter(row.id for row in coco.images)
-    problems = [f"image id {number} comes {count} times" for number, count in images.items() if count > 1]
+    problems = [f"image id {number} occurs {count} times" for number, count in images.items() if count > 1]
     for number, item in enumerate(coco.annotations):
         if item.image_id not in images or item.category_id not in names:
             problems.append(

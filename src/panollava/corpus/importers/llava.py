@@ -47,7 +47,7 @@ def _turns(sample: Sample) -> list[dict[str, Any]]:
     if not sides or sides != ["human", "gpt"] * (len(sides) // 2):
         raise ValueError(f"the sides are {sides}; expected human and gpt in turn, human first, gpt last")
     texts = [message.value for message in sample.conversations]
-    # Within a sentence the marker leaves one space, at the ends nothing.
+    # Within a sentence the marker leaves one space, at the ends none.
     questions = [MARKER.sub(" ", text).strip() for text in texts[::2]]
     return [{"human": human, "assistant": gpt} for human, gpt in zip(questions, texts[1::2], strict=True)]
 

@@ -32,7 +32,7 @@ def object_dialogues(objects: Sequence[dict[str, Any]], rng: Random) -> list[lis
     """
     for item in objects:
         if RESERVED & set(item["label"]):
-            raise ValueError(f"label {item['label']!r} holds one of [ ] ; which separate the objects of an answer")
+            raise ValueError(f"label {item['label']!r} contains one of [ ] ; which separate the objects of an answer")
     targets = [{"label": item["label"], "box_deg": item["box_deg"]} for item in objects if answerable(item)]
     if not targets:
         return []

@@ -73,7 +73,9 @@ def _paired(questions: list[QuestionRow], annotations: list[Annotation]) -> list
     problems = []
     for kind, rows in (("questions", questions), ("annotations", annotations)):
         counts = Counter(row.question_id for row in rows)
-        problems += [f"{kind}: question_id {name!r} comes {count} times" for name, count in counts.items() if count > 1]
+        problems += [
+            f"{kind}: question_id {name!r} occurs {count} times" for name, count in counts.items() if count > 1
+        ]
     answered = {row.question_id: row for row in annotations}
     known = {row.question_id for row in questions}
     problems += [f"question_id {name!r} has annotations but no question" for name in answered if name not in known]

@@ -135,7 +135,7 @@ def _relative_direction(turn: Turn, before: Surroundings, after: Surroundings) -
 
 
 def _relation(turn: Turn, before: Surroundings, after: Surroundings) -> tuple[str, str]:
-    # The phrasing decides which of the two objects is faced, so the stored answer must tell.
+    # The phrasing decides which of the two objects is faced, so the stored answer decides.
     words, pair = WORDS[turn.language], _mentioned(turn, before.objects, 2)
     sides = [side(*(before.objects[index] for index in order)) for order in (pair, pair[::-1])]
     answers = [None if found is None else words[found] for found in sides]
