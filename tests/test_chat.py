@@ -112,7 +112,7 @@ def test_a_question_without_room_or_text_leaves_the_conversation_as_it_was(root:
     context, visual = model.processor.tokenizer.model_max_length, len(conversation.prefix.ids)
     # Longer than the context only together with the panorama, and longer by itself.
     for question in ("9" * (context - visual), "9" * (2 * context)):
-        with pytest.raises(ValueError, match=rf"{visual} of them the panorama, .* context holds {context}"):
+        with pytest.raises(ValueError, match=rf"has \d+ tokens, but the language model.s context holds {context}"):
             conversation.ask(question)
     with pytest.raises(ValueError, match="question is empty"):
         conversation.ask("  ")
@@ -243,14 +243,11 @@ def test_static_decoding_notices_that_layers_have_changed(
     root: Path, image: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Engine, "decode", lambda engine, *batch: decode_static(engine.graphs, *batch))
-    model = opened(root / "base")
-    answers = [model.generate(image, QUESTIONS[0], max_new_tokens=8)]
-    for change in (lambda: model.load_lora_weights(root / "lora"), model.merge_lora_weights):
+    model, question = opened(root / "base"), QUESTIONS[0]
+    lively(model.model)
+    for change in (lambda: None, lambda: model.load_lora_weights(root / "lora"), model.merge_lora_weights):
         change()
-        answers.append(model.generate(image, QUESTIONS[0], max_new_tokens=8))
-    wanted = [opened(root / name).generate(image, QUESTIONS[0], max_new_tokens=8) for name in ("base", "lora")]
-    assert wanted[0] != wanted[1]
-    assert answers == [wanted[0], wanted[1], wanted[1]]
+        assert model.generate(image, question, max_new_tokens=8) == plain(model, image, [question])
 
 
 def test_compiled_decoding_needs_a_gpu(root: Path) -> None:

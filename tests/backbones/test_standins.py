@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_backbones import MODEL
 
 from panollava.backbones.assemble import load_encoder, load_image_processor, load_llm, load_tokenizer
 from panollava.backbones.presets import resolve
@@ -50,7 +51,7 @@ def test_an_encoder_loads_and_is_described_by_its_card(name: str) -> None:
     assert encoder.config.model_type.startswith(name)
     assert sum(parameter.numel() for parameter in encoder.parameters()) == content["parameters"]
     size = encoder.config.image_size
-    images = load_image_processor(backbone, size)
+    images = load_image_processor(backbone, size, MODEL)
     assert list(images.image_mean) == [0.5] * 3
     with torch.no_grad():
         hidden = encoder(pixel_values=torch.zeros(1, 3, size, size)).last_hidden_state

@@ -91,7 +91,7 @@ def test_the_generated_world_has_a_card_that_does_not_change(tmp_path: Path, mon
         (folder / "metrics").mkdir(parents=True)
         monkeypatch.chdir(folder)
         preprocess.main()
-        cards.append((folder / preprocess.STORE / "records" / CARD).read_text("utf-8"))
+        cards.append((folder / preprocess.STORE / CARD).read_text("utf-8"))
     assert cards[0] == cards[1]
     card = DatasetCard(cards[0])
     assert card.data.license == "mit"

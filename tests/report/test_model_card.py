@@ -60,8 +60,8 @@ def test_a_saved_checkpoint_names_its_base_models_and_views(root: Path, tmp_path
         assert data[BASES][part]["fingerprint"] == parts[part]["fingerprint"]
         assert parts[part]["fingerprint"][:12] in card.text
     views = 360 // MODEL.views.stride_deg
-    assert f"| language tokens of a panorama | {views * MODEL['tokens_per_side'] ** 2} |" in card.text
-    assert f"| `view_strategy` | {MODEL['view_strategy']} |" in card.text
+    assert f"| language tokens of a panorama | {views * MODEL.tokens_per_side**2} |" in card.text
+    assert f"| `views.strategy` | {MODEL.views.strategy} |" in card.text
     assert "No scores are recorded" in card.text
     assert "licences of both base models" in card.text
     assert str(root) not in card.content, "a path of this machine is in the card"

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from panollava.params import Launch, load_params
-from panollava.training.trainer import Recipe
+from panollava.training.recipe import Recipe
 from stages.finetune_lora import FinetuneParams
 from stages.language import language_recipe
 from stages.train_resampler import TrainResamplerParams
@@ -47,5 +47,5 @@ def test_no_launch_setting_names_the_scratch_folder() -> None:
 def test_view_settings_are_handed_on_as_one() -> None:
     model = PARAMS.model["standin"]
     settings = model_settings(model)["settings"]
-    assert settings["views"] is model.views
-    assert settings.keys() == set(type(model).model_fields) - {"dtype", "compute"}
+    assert settings.views is model.views
+    assert asdict(settings).keys() == set(type(model).model_fields) - {"dtype", "compute"}
