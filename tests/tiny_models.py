@@ -54,8 +54,7 @@ def prefix_of(graphs: GraphCache, panoramas: int, *, compiled: bool = False) -> 
     size, config = model.config.vision_config.image_size, model.config
     poses = view_poses(config.view_settings).to(model.device)
     pixels = torch.randn(panoramas, len(poses), 3, size, size).to(model.device)
-    ids = [7, *[config.image_token_id] * len(poses) * config.tokens_per_side**2]
-    return prefill(graphs, ids, pixels, poses.expand(panoramas, -1, -1), compiled=compiled)
+    return prefill(graphs, [7], pixels, poses.expand(panoramas, -1, -1), compiled=compiled)
 
 
 def write_resampler_folder(parts: Parts, folder: Path, *, lora: Path | None = None, **changes: Any) -> Path:

@@ -11,12 +11,11 @@ from torch import Tensor
 from transformers import AutoModel, Gemma2Config
 
 from panollava import PanoLlavaForConditionalGeneration, PanoLlavaModel
-from panollava.attention import prefix as prefix_module
-from panollava.attention.last_layer import LastLayer, last_of_rows
+from panollava.attention import shared_prefix as prefix_module
 from panollava.attention.packed import PackedPlan
 from panollava.attention.packing import flatten, pack
-from panollava.attention.plan import use_plans
-from panollava.attention.prefix import PrefixPlan
+from panollava.attention.plan import LastLayer, last_of_rows, use_plans
+from panollava.attention.shared_prefix import PrefixPlan
 from panollava.vlm.labels import IGNORE, needed_positions, next_labels
 
 Make = Callable[..., PanoLlavaForConditionalGeneration]

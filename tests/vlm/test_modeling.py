@@ -102,14 +102,6 @@ def test_packed_dialogues_equal_separate_ones(
         start += len(tail)
 
 
-def test_sequences_beyond_the_context_are_refused(make_model: Make) -> None:
-    model = make_model(text={"max_position_embeddings": 16})
-    ids = torch.randint(3, 300, (1, 17))
-    with pytest.raises(ValueError, match=r"17 tokens.* holds 16"):
-        model(input_ids=ids)
-    model(input_ids=ids[:, :16])
-
-
 def test_poses_default_to_the_configured_strategy(make_model: Make, inputs: BatchFeature) -> None:
     model = make_model()
     given = model.get_image_features(inputs["pixel_values"], inputs["view_poses"]).pooler_output[0]

@@ -17,7 +17,7 @@ COMPILED_SHAPES = 200
 def compile_layers(layers: nn.ModuleList, backend: str = "inductor") -> None:
     """Compile decoder layers but the last when they first run; call it once adapters are in place.
 
-    The last layer does something else (`last_layer.py`) and would need a compilation of its own.
+    The last layer does something else (`plan.py`) and would need a compilation of its own.
     """
     for layer in layers[:-1]:
         layer.compile(fullgraph=True, dynamic=True, backend=backend)

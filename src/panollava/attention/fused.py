@@ -7,15 +7,10 @@ to attention to all (`join`). Backwards, a part takes the output and the normali
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers.integrations.sdpa_attention import repeat_kv
-
-# The kernels want heads of a multiple of so many, and at most so wide.
-ALIGNED, WIDEST = 8, 256
 
 # Where each of N sequences begins and the last one ends, `[N + 1]`, and how long the longest is. A plain tuple, for
 # that is what moves to a device with a batch.
@@ -47,25 +42,6 @@ class PartOutput(NamedTuple):
 def sequences(lengths: Sequence[int]) -> Sequences:
     """Return sequences of these lengths."""
     return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32), max(lengths)
-
-
-def fused_on_gpu(keys: Tensor) -> bool:
-    """Return whether keys `[..., d]` lie where half precision has fused kernels: on a GPU from Ampere on."""
-    half, width = keys.dtype in (torch.bfloat16, torch.float16), keys.shape[-1]
-    fits = width % ALIGNED == 0 and width <= WIDEST
-    return keys.is_cuda and half and fits and torch.cuda.get_device_capability(keys.device) >= (8, 0)
-
-
-def attend_causally(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float = 0.0) -> Tensor:
-    """Return the causal attention of `query` `[B, H, T, d]` to `key` and `value` `[B, G, T, d]`, by the fastest kernel.
-
-    Kernels for other than half precision want as many heads everywhere; without one, all scores would be in memory.
-    """
-    fused = fused_on_gpu(query)
-    if not fused:
-        key, value = (repeat_kv(one, query.shape[1] // one.shape[1]) for one in (key, value))
-    options: dict[str, Any] = {"is_causal": True, "scale": scale, "dropout_p": dropout, "enable_gqa": fused}
-    return F.scaled_dot_product_attention(query, key, value, **options)
 
 
 def attend(part: Part) -> PartOutput:

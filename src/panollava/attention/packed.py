@@ -15,17 +15,16 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 from transformers.integrations.sdpa_attention import repeat_kv
 
+from panollava.attention.causal import KERNELS, attend_causally, fused_on_gpu, near
 from panollava.attention.fused import (
     Part,
     PartOutput,
     Sequences,
     attend,
     attend_backward,
-    fused_on_gpu,
     join,
 )
 from panollava.attention.plan import Plan
-from panollava.attention.prefix import KERNELS, attend_within_prefixes, near
 
 
 class Heads(NamedTuple):
@@ -100,8 +99,8 @@ class PackedPlan(Plan):
         count, length = len(self.lengths), self.prefixes[1]
         if not length:
             return heads.query
-        rows = (one[0].unflatten(1, (count, length)).transpose(0, 1) for one in heads)  # [P, H, L, d]
-        output = attend_within_prefixes(*rows, scale=scale, dropout=dropout, window=window)
+        query, key, value = (one[0].unflatten(1, (count, length)).transpose(0, 1) for one in heads)  # [P, H, L, d]
+        output = attend_causally(query, key, value, scale, dropout, window)
         return output.transpose(0, 1).flatten(1, 2)[None]
 
     def _fused_records(self, heads: Heads, tails: Heads, scale: float) -> Tensor:

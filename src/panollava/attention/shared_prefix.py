@@ -1,4 +1,4 @@
-"""Many questions behind few prefixes: the keys and values of a prefix are stored once, not once for each question.
+"""Prefixes, and many questions behind few of them: the keys and values of a prefix are stored once.
 
 A batch of R rows follows P prefixes of L tokens; row r follows prefix `owners[r]`. An ordinary cache holds the rows'
 own keys and values. Attention to the prefix and to the row's own tokens is computed apart and joined by the
@@ -13,11 +13,27 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from panollava.attention.fused import fused_on_gpu
+from panollava.attention.causal import attend_causally, fused_on_gpu
 from panollava.attention.plan import Plan
 
 # The fused kernel that takes a bias wants a multiple of so many keys.
 ALIGNED = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixPlan(Plan):
+    """How prefixes `[P, L]` attend that are prefilled: each causally to itself.
+
+    Where no position is needed, as when only their keys and values are, they do not attend in the last layer.
+    """
+
+    def attend(
+        self, layer: Any, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, window: int | None
+    ) -> Tensor:
+        """Attend causally within `[P, H, L, d]`."""
+        if self.in_last_layer and self.needed is not None and not len(self.needed):
+            return torch.zeros_like(query).transpose(1, 2)
+        return attend_causally(query, key, value, scale, dropout, window).transpose(1, 2)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Ours:
     def prefill(self, *, compiled: bool = False) -> Prefix:
         """Return the panorama's keys and values."""
         views = self.pair.pixel_values, self.pair.view_poses
-        return prefill(self.graphs, self.pair.prefix, *views, compiled=compiled)
+        return prefill(self.graphs, [], *views, compiled=compiled)
 
     def answer(self, prefix: Prefix, prompts: list[list[int]], count: int, *, compiled: bool = False) -> Tensor:
         """Return `count` tokens `[R, count]` for each of R prompts."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from panollava.attention.last_layer import last_of_rows
+from panollava.attention.plan import last_of_rows
 from panollava.attention.shared_prefix import SharedPlan, SharedPrefix
 from panollava.inference.prompts import Prefix, PromptBatch, Row
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration

@@ -16,10 +16,10 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import StaticLayer
 
+from panollava.attention.causal import fused_on_gpu
 from panollava.attention.compiling import compile_pass
 from panollava.attention.cuda_graphs import GraphCache, ReplayedFunction, limit_bytes
-from panollava.attention.fused import fused_on_gpu
-from panollava.attention.last_layer import last_of_rows
+from panollava.attention.plan import last_of_rows
 from panollava.attention.shared_prefix import SharedPlan, SharedPrefix, table_of_rows
 from panollava.inference.decode import Decoded, Limits, likeliest
 from panollava.inference.prompts import Prefix, PromptBatch, Row

@@ -18,7 +18,6 @@ from panollava.inference.decode import Decoded, Limits, decode_growing
 from panollava.inference.decode_static import decode_static
 from panollava.inference.prefill import prefill
 from panollava.inference.prompts import Prefix, Row, batches, room_for_answer, split_prompts
-from panollava.vlm.context import require_context
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
@@ -52,10 +51,10 @@ class Engine:
             ValueError: the prefix is longer than the context.
         """
         views = self.processor.image_processor(list(panoramas), return_tensors="pt").to(self.model.device)
-        visual = self.processor.tokens_of_panorama(views["view_poses"][0])
-        ids = head + [self.model.config.image_token_id] * visual
-        require_context("the panorama", len(ids), self.processor.context_length)
-        return prefill(self.graphs, ids, views["pixel_values"], views["view_poses"], compiled=self.compiled)
+        self.processor.require_context(
+            "the panorama", len(head) + self.processor.tokens_of_panorama(views["view_poses"][0])
+        )
+        return prefill(self.graphs, head, views["pixel_values"], views["view_poses"], compiled=self.compiled)
 
     @torch.inference_mode()
     def decode(self, prefix: Prefix, batch: Sequence[Row], limits: Limits) -> Decoded:

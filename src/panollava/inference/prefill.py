@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from panollava.attention.compiling import compile_pass
 from panollava.attention.cuda_graphs import GraphCache
-from panollava.attention.prefix import PrefixPlan
+from panollava.attention.shared_prefix import PrefixPlan
 from panollava.inference.prompts import Prefix
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 
@@ -21,18 +21,18 @@ KeysAndValues = list[tuple[Tensor, Tensor]]
 
 
 def prefill(
-    graphs: GraphCache, ids: list[int], pixel_values: Tensor, view_poses: Tensor, *, compiled: bool = False
+    graphs: GraphCache, head: list[int], pixel_values: Tensor, view_poses: Tensor, *, compiled: bool = False
 ) -> Prefix:
-    """Return the prefix `ids` of the P panoramas with views `[P, V, 3, S, S]` at poses `[P, V, 6]`.
+    """Return the prefix of P panoramas with views `[P, V, 3, S, S]` at poses `[P, V, 6]`, behind the tokens `head`.
 
-    `ids` end with one placeholder for each visual token. In inference mode.
+    In inference mode.
     """
     model: Any = graphs.model
     grids, visual = graphs.replay(encode, pixel_values, view_poses)
     # A GPU is not waited for. Only CUDA takes the numbers over at once, before they are gone here.
-    head = torch.tensor(ids[: len(ids) - visual.shape[1]], dtype=torch.long)
-    head = head.to(visual.device, non_blocking=visual.is_cuda)
-    before = model.get_input_embeddings()(head).expand(len(visual), -1, -1)
+    there = torch.tensor(head, dtype=torch.long).to(visual.device, non_blocking=visual.is_cuda)
+    before = model.get_input_embeddings()(there).expand(len(visual), -1, -1)
+    ids = head + [model.config.image_token_id] * visual.shape[1]
     compute = compiled_keys_and_values() if compiled else keys_and_values
     return Prefix(ids, graphs.replay(compute, torch.cat((before, visual), dim=1)), grids, view_poses)
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from panollava.corpus.messages import Message
-from panollava.vlm.context import require_context
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 # Own tokens of all rows of one batch, answers included; keys and values of a 7B model take half a megabyte for each.
@@ -111,7 +110,7 @@ def room_for_answer(processor: PanoLlavaProcessor, dialogue: Sequence[Message], 
         ValueError: there is no room for a single token.
     """
     question = dialogue[-1]["content"][-1]["text"]
-    require_context(f"the prompt that ends with {question[:60]!r}", length + 1, processor.context_length)
+    processor.require_context(f"the prompt that ends with {question[:60]!r}", length + 1)
     return processor.context_length - length
 
 

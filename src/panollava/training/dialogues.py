@@ -33,7 +33,6 @@ from panollava.training.augmentation import (
 )
 from panollava.training.panoramas import epoch_and_panorama, views_of
 from panollava.training.recipe import NO_AUGMENTATION, Augmentation
-from panollava.vlm.context import require_context
 from panollava.vlm.labels import IGNORE
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
@@ -147,8 +146,8 @@ class Collator:
 
     def __init__(self, processor: PanoLlavaProcessor, *, blind: bool = False, patches: int | None = None) -> None:
         self.processor, self.blind, self.patches = processor, blind, patches
-        self.poses = processor.image_processor(_black(), return_tensors="pt")["view_poses"]
-        self.visual_tokens = 0 if blind else processor.tokens_of_panorama(self.poses[0])
+        self.poses = processor.image_processor.poses()
+        self.visual_tokens = 0 if blind else processor.tokens_of_panorama(self.poses)
 
     def __call__(self, draws: Sequence[Draw]) -> dict[str, Any]:
         """Return a row as `flatten` makes it, the positions of its `placeholders`, the views or their grids, and poses.
@@ -179,7 +178,7 @@ class Collator:
 
     def _views_of(self, draw: Draw) -> tuple[Tensor, Tensor]:
         """Return the order of a draw's views `[V]`, and their poses in it `[V, 6]`."""
-        return yawed_views(self.poses[0], draw.rotation)
+        return yawed_views(self.poses, draw.rotation)
 
     def _masks(self, rows: Sequence[Packed], draws: Sequence[Draw], side: int) -> dict[str, Tensor]:
         """Return `mask_queries` `[Q, 3]` (see the model's forward), the tokens before answers with masks.
@@ -193,9 +192,9 @@ class Collator:
                 mask = mask_of(turn, draw.objects)
                 if mask is not None:
                     queries.append((0, offset + start - 1, number))
-                    covered = patch_coverage(tilted_mask(decoded(mask), draw.rotation), self.poses[0], side, side)
+                    covered = patch_coverage(tilted_mask(decoded(mask), draw.rotation), self.poses, side, side)
                     targets.append(covered[self._views_of(draw)[0]])
-        nothing = torch.zeros(0, self.poses.shape[1], side, side)
+        nothing = torch.zeros(0, len(self.poses), side, side)
         return {
             "mask_queries": torch.tensor(queries, dtype=torch.long).view(-1, 3),
             "mask_targets": torch.stack(targets) if targets else nothing,
@@ -215,7 +214,7 @@ class Collator:
                 raise ValueError(f"{record.image_id}: the chat template does not keep the panorama as a common prefix")
             prefix = head
             what = f"{record.image_id}: the record that begins with {record.conversations[0].human[:60]!r}"
-            require_context(what, len(head) + len(ids), self.processor.context_length)
+            self.processor.require_context(what, len(head) + len(ids))
             packed.append((ids, labels))
         assert prefix is not None
         return pack(prefix, packed)
@@ -225,7 +224,3 @@ class Collator:
         position, ids, labels = encoded(self.processor, dialogue_of(record))
         head, after = [*ids[:position], *[ids[position]] * self.visual_tokens], position + 1
         return head, ids[after:], labels[after:]
-
-
-def _black() -> Image.Image:
-    return Image.new("RGB", (64, 32))

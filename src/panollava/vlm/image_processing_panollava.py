@@ -145,6 +145,12 @@ class PanoLlavaImageProcessor(PilBackend):
         """Take the settings that `PanoLlavaImagesKwargs` names."""
         super().__init__(**kwargs)
 
+    def poses(self) -> Tensor:
+        """Return the poses `[V, 6]` of the views of a panorama."""
+        return view_poses(
+            ViewSettings(**self.views), view_size=self.size["height"], tokens_per_side=self.tokens_per_side
+        )
+
     def _preprocess(  # type: ignore[override] # only the settings that matter here, by name
         self,
         images: list[np.ndarray],

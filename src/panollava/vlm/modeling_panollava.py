@@ -18,7 +18,6 @@ from transformers.utils.generic import can_return_tuple
 
 from .c_abstractor import DepthwiseConv, LastNorm
 from .configuration_panollava import PanoLlavaConfig
-from .context import require_context
 from .labels import needed_positions, next_labels
 from .mask_head import MaskHead
 from .perceiver import PerceiverBlock, PerceiverTrunk
@@ -220,12 +219,12 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
 
         A 4-D boolean `attention_mask` `[B, 1, S, S]` and `position_ids` reach the language model as they are. For
         `patch_grids` see `get_image_features`. `placeholders` `[P N]` are the positions of all placeholders among the
-        `B S` tokens of `input_ids`, in order; without them they are searched, which makes a GPU wait. With a `plan`
-        the plan decides how tokens attend, and whoever made it has checked that its sequences fit the context.
+        `B S` tokens of `input_ids`, in order; without them they are searched, which makes a GPU wait. A `plan`
+        decides how tokens attend.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`; pixel values twice, or with embeddings; a
-                wrong number of placeholders; a sequence longer than the context.
+                wrong number of placeholders.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -242,10 +241,7 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         elif features is not None:
             raise ValueError("panoramas need input_ids: inputs_embeds do not show where the placeholders are")
         assert inputs_embeds is not None
-        if plan is None:
-            context = self.config.text_config.max_position_embeddings
-            require_context("the sequence", inputs_embeds.shape[1], context)
-        else:
+        if plan is not None:
             attention_mask, kwargs = plan.mask, kwargs | {"plan": plan}
         state = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
         outputs = self.language_model(inputs_embeds=inputs_embeds, **state, **kwargs)

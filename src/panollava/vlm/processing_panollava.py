@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from .context import require_context
 from .image_processing_panollava import PanoLlavaImageProcessor
 
 PANORAMA_TOKEN = "<pano>"
@@ -91,6 +90,18 @@ class PanoLlavaProcessor(ProcessorMixin):
         """Return how many tokens the language model's context holds."""
         return self.tokenizer.model_max_length
 
+    def require_context(self, what: str, tokens: int) -> None:
+        """Refuse a sequence that the language model's context does not hold; `what` names it in the message.
+
+        Raises:
+            ValueError: with the length, the context and what helps.
+        """
+        if tokens > self.context_length:
+            raise ValueError(
+                f"{what} has {tokens} tokens, but the language model's context holds {self.context_length}; "
+                "shorten the text, lower tokens_per_side or choose a view strategy with fewer views"
+            )
+
     def tokens_of_panorama(self, poses: Tensor) -> int:
         """Return how many visual tokens the model makes of a panorama that is seen at `poses` `[V, 6]`."""
         return len(poses) * self.tokens_per_side**2
@@ -107,5 +118,5 @@ class PanoLlavaProcessor(ProcessorMixin):
         """
         inputs = super().__call__(*args, **kwargs)
         for index, ids in enumerate(inputs.get("input_ids", [])):
-            require_context(f"prompt {index}", len(ids), self.context_length)
+            self.require_context(f"prompt {index}", len(ids))
         return inputs
