@@ -17,8 +17,10 @@ help:  ## list the targets
 repro: $(VENV)/.installed  ## run the pipeline: train, evaluate, draw
 	dvc repro
 
+# Several processes of one thread each; ARGS="-n 0 --pdb" runs the tests in one, for a debugger.
+test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.installed-test  ## run the tests
-	python -m pytest $(ARGS)
+	python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: $(VENV)/.installed-test  ## ruff and mypy
 	ruff check .

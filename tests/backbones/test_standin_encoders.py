@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_backbones import MODEL
 from torch import Tensor
 
 from panollava.backbones.assemble import load_encoder, load_image_processor
@@ -174,7 +175,7 @@ def test_training_writes_a_checkpoint_that_loads(
     assert all(torch.isfinite(value).all() for value in encoder.state_dict().values())
     states = encoder(pixel_values=torch.randn(1, 3, SIZE, SIZE), output_hidden_states=True).hidden_states
     assert states[-1].shape[1] in (GRID * GRID, GRID * GRID + 1)
-    processor: Any = load_image_processor(backbone, SIZE)
+    processor: Any = load_image_processor(backbone, SIZE, MODEL)
     assert list(processor.image_mean) == [standin_encoders.MEAN] * 3
 
 

@@ -22,6 +22,11 @@ def test_experiments_are_compared_from_the_cache(miniature, monkeypatch, capsys)
     assert miniature.git("status", "--porcelain") == status
     assert (miniature.root / predictions).read_bytes() == content
 
+    assert main(["compare", "workspace", "vicuna", "--draws", "500"]) == 0
+    output = capsys.readouterr().out
+    assert "A: workspace. B: vicuna." in output
+    assert "| 0.375 | 0.500 | +0.125 |" in output
+
     # A file beside a revision, and several runs of one side.
     assert main(["compare", f"{predictions},vicuna", "HEAD", "--draws", "500"]) == 0
     assert "| 0.438 | 0.375 | -0.062 |" in capsys.readouterr().out

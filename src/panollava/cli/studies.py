@@ -12,8 +12,9 @@ BENCHMARKS, SIZES = ("train", "ask", "views", "all"), ("tiny", "7b")
 def compare(options: argparse.Namespace) -> int:
     """Test whether two runs differ, question by question.
 
-    A and B are git revisions, DVC experiments or predictions.jsonl files. Commas separate several seeds of one model
-    (A1,A2,A3 B1,B2,B3), which are averaged per question. Predictions come from the DVC cache; nothing is checked out.
+    A and B are git revisions, DVC experiments, predictions.jsonl files, or `workspace`: the run in this folder. Commas
+    separate several seeds of one model (A1,A2,A3 B1,B2,B3), which are averaged per question. Predictions come from the
+    DVC cache; nothing is checked out.
     Intervals and p values resample panoramas; p (Holm) is corrected for the number of rows.
     """
     from panollava.experiments.compare import compare_sources

@@ -209,11 +209,11 @@ def with_paired_tests(rows: tuple[Row, ...], base: str | None, root: Path) -> tu
         return rows
     # Imported here: only a paired rule needs it, and it takes seconds.
     from panollava.experiments.compare import compare_runs
-    from panollava.experiments.runs import read_revision_run
+    from panollava.experiments.runs import WORKSPACE, read_revision_run
 
     try:
         before = read_revision_run(accepting_commit(root) if base is None else base, root)
-        found = compare_runs([before], [read_revision_run(None, root)], only=wanted)
+        found = compare_runs([before], [read_revision_run(WORKSPACE, root)], only=wanted)
     except ValueError as error:
         return tuple(replace(row, problem=str(error)) if row.metric in wanted else row for row in rows)
     tests = {test.metric: test for test in found.rows}

@@ -18,6 +18,8 @@ from panollava.tasks.prediction import Prediction, QuestionKey
 from panollava.tasks.prediction_files import parse_predictions
 
 PREDICTIONS = "data/evaluate/predictions.jsonl"
+# How a user calls the finished run of the workspace, as in DVC.
+WORKSPACE = "workspace"
 _NAMED = 3
 
 
@@ -31,6 +33,8 @@ class Run:
 
 def read_runs(sources: str, root: Path) -> list[Run]:
     """Return the runs of a comma-separated list: files, git revisions or experiments of the project in `root`.
+
+    `workspace` is the run that the project's folder holds.
 
     Raises:
         ValueError: A name is empty or means nothing, predictions are in no cache, or a line is not one.
@@ -53,13 +57,13 @@ def read_file(source: str) -> str:
     return Path(source).read_text(encoding="utf-8")
 
 
-def read_revision_run(revision: str | None, root: Path) -> Run:
-    """Return the run of a git revision or an experiment, None for the workspace, out of the DVC cache.
+def read_revision_run(name: str, root: Path) -> Run:
+    """Return the run of a git revision, an experiment or the `WORKSPACE`, out of the DVC cache.
 
     Raises:
         ValueError: There is no such revision, no project, or the cache does not hold its predictions.
     """
-    name = revision or "the workspace"
+    revision = None if name == WORKSPACE else name
     try:
         text = dvc.api.read(PREDICTIONS, repo=str(root), rev=revision, encoding="utf-8")
     except RevError as error:
@@ -67,7 +71,7 @@ def read_revision_run(revision: str | None, root: Path) -> Run:
     except (PathMissingError, FileMissingError, DataIndexDirError) as error:
         raise ValueError(
             f"{name}: {PREDICTIONS} is neither in the DVC cache nor in a default remote; get it there with `dvc pull`, "
-            "or run that revision again"
+            "or run that revision again; a run of your own that is not committed yet is called `workspace`"
         ) from error
     except DvcException as error:
         raise ValueError(f"{name}: its predictions cannot be read: {error}") from error
