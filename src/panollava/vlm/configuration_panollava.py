@@ -16,7 +16,8 @@ class PanoLlavaConfig(PreTrainedConfig):
     """Describe a PanoLLaVA model.
 
     Attributes:
-        vision_config, text_config: the two backbones; view size and patch size are the encoder's own.
+        vision_config: the image encoder; view size and patch size are its own.
+        text_config: the language model.
         image_token_id: id of the placeholder token; it may lie beyond the vocabulary, it is never embedded.
         vision_feature_layer: index into the encoder's hidden states; -1 is its last hidden state, final norm included.
         views: the fields of `views.ViewSettings`, those that are left out at their defaults.
