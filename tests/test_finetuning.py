@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_backbones import write_parts as write_backbones
-from tiny_models import write_dataset, write_resampler_folder
+from tiny_models import weights_of, write_dataset, write_resampler_folder
 
 from panollava import PanoDataset, PanoLLaVAModel, PanoLLaVATrainer
 from panollava.corpus.masks import decoded, encoded
@@ -45,7 +45,7 @@ def trainer(root: Path, model: str, **changes: Any) -> PanoLLaVATrainer:
 
 def weights(model: PanoLLaVAModel) -> dict[str, torch.Tensor]:
     model.merge_lora_weights()
-    return {name: value.clone() for name, value in model.model.state_dict().items()}
+    return weights_of(model.model)
 
 
 def test_a_dataset_groups_records_by_panorama_and_opens_images_when_asked(root: Path) -> None:

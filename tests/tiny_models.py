@@ -11,7 +11,7 @@ import torch
 from peft import get_peft_model
 from PIL import Image
 from tiny_backbones import MODEL
-from torch import nn
+from torch import Tensor, nn
 
 from panollava.attention.cuda_graphs import GraphCache, GraphedFunction
 from panollava.backbones.assemble import Parts, assemble, trained_state, write_parts, write_trained
@@ -102,3 +102,8 @@ def write_dataset(folder: Path, count: int, *, seed: int = 0) -> Path:
     ]
     (folder / "annotations.json").write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
     return folder
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a model's parameters and buffers on the CPU, whatever device it is on."""
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

@@ -16,6 +16,7 @@ import tiny_backbones
 import torch
 from safetensors.torch import load_file
 from tiny_backbones import LORA, MODEL, write_panoramas, write_parts
+from tiny_models import weights_of
 from torch import Tensor
 from transformers import DynamicCache, set_seed
 
@@ -63,9 +64,9 @@ def run(parts: Parts, store: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder, states, fit = tmp_path_factory.mktemp("run"), [], fit_module.fit
 
     def watched(model: Any, *args: Any, **kwargs: Any) -> Outcome:
-        before = {name: value.clone() for name, value in model.state_dict().items()}
+        before = weights_of(model)
         outcome = fit(model, *args, **kwargs)
-        states.append((before, {name: value.clone() for name, value in model.state_dict().items()}))
+        states.append((before, weights_of(model)))
         return outcome
 
     with pytest.MonkeyPatch.context() as patch:
@@ -157,7 +158,7 @@ def test_a_finetuned_folder_loads_as_the_model_that_was_trained(
     assert read_parts(run.folder / "finetune_lora") == parts
     trained = {k.removeprefix("base_model.model."): v for k, v in run.states["finetune_lora"][1].items()}
     adapters, processor = load_finetuned(run.folder / "finetune_lora", merge=False)
-    found = adapters.state_dict()
+    found = weights_of(adapters)
     assert {name for name in trained if ".lora_" in name} == {name for name in found if ".lora_" in name}
     for name, value in trained.items():
         if "lm_head" not in name:  # tied to the embeddings
@@ -261,8 +262,9 @@ def test_accumulated_overlap_losses_are_averaged(parts: Parts, store: Path, tmp_
         set_seed(RECIPE.seed)
         drawn = ImageDraws(open_images(store, "train"), seed=RECIPE.seed, count=2)[index]
         model, views = drawn_stage(parts, store)
-        batch = ViewCollator(views)([drawn])
-        losses.append(float(vicreg(model.train()(**batch), batch["view_poses"][0], "exact").detach()))
+        device = next(model.parameters()).device  # a GPU where there is one: the whitening was fitted on it
+        batch = {name: value.to(device) for name, value in ViewCollator(views)([drawn]).items()}
+        losses.append(float(vicreg(model.to(device).train()(**batch), batch["view_poses"][0], "exact").detach()))
     assert losses[0] != losses[1]
     assert first["loss"] == pytest.approx(sum(losses) / 2, rel=1e-3)
 
@@ -302,7 +304,7 @@ def test_without_pairing_the_trunk_is_written_as_it_is_drawn_and_fitted(
     written = load_file(tmp_path / "none" / "trained.safetensors")
     set_seed(RECIPE.seed)
     model, _ = drawn_stage(parts, store)
-    drawn = model.state_dict()
+    drawn = weights_of(model)
     assert set(written) == declared(drawn, *DECLARED["train_vision"])
     assert all(torch.equal(drawn[name], value) for name, value in written.items())
     for loss in OVERLAP_LOSSES:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from full_disk import full_disk
 from safetensors.torch import load_file
+from tiny_models import weights_of
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -65,10 +66,6 @@ def trainer(folder: Path, **changes) -> PanoTrainer:
     return PanoTrainer(model, settings, folder, draws=Rows(), collator=collate)
 
 
-def weights(run: PanoTrainer) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in run.model.state_dict().items()}
-
-
 def test_exactly_the_named_parts_require_gradients() -> None:
     model = Toy()
     assert set_trainable(model, ["resampler."]) == {"resampler.": 20}
@@ -102,10 +99,10 @@ def test_each_group_has_its_learning_rate_and_all_follow_the_schedule(tmp_path: 
 
 def test_only_the_named_parts_move(tmp_path: Path) -> None:
     run = trainer(tmp_path)
-    before = weights(run)
+    before = weights_of(run.model)
     losses = run.run()
     assert len(losses) == 6
-    for name, value in weights(run).items():
+    for name, value in weights_of(run.model).items():
         assert torch.equal(value, before[name]) == name.startswith("frozen"), name
 
 
@@ -116,8 +113,8 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
     for one, other in zip(*histories, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
-    for name, value in weights(large).items():
-        assert torch.allclose(value, weights(small)[name], atol=1e-5), name
+    for name, value in weights_of(large.model).items():
+        assert torch.allclose(value, weights_of(small.model)[name], atol=1e-5), name
 
 
 def test_a_checkpoint_holds_the_trained_parameters_alone(tmp_path: Path) -> None:
@@ -125,7 +122,7 @@ def test_a_checkpoint_holds_the_trained_parameters_alone(tmp_path: Path) -> None
     run.run()
     saved = load_file(tmp_path / "checkpoint-6" / WEIGHTS)
     assert set(saved) == {"tower.weight", "tower.bias", "resampler.weight", "resampler.bias"}
-    assert all(torch.equal(value, run.model.state_dict()[name]) for name, value in saved.items())
+    assert all(torch.equal(value, weights_of(run.model)[name]) for name, value in saved.items())
     assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
 
 
@@ -154,8 +151,8 @@ def test_an_interrupted_run_continues_to_the_same_weights(tmp_path: Path) -> Non
     again = trainer(tmp_path / "cut")
     again.run()
     assert not torn.exists()
-    for name, value in weights(whole).items():
-        assert torch.equal(value, weights(again)[name]), name
+    for name, value in weights_of(whole.model).items():
+        assert torch.equal(value, weights_of(again.model)[name]), name
 
 
 def test_a_full_disk_while_a_checkpoint_is_written_loses_nothing(tmp_path: Path) -> None:
@@ -169,8 +166,8 @@ def test_a_full_disk_while_a_checkpoint_is_written_loses_nothing(tmp_path: Path)
     assert last_checkpoint(tmp_path / "cut") is None
     again = trainer(tmp_path / "cut")
     again.run()
-    for name, value in weights(whole).items():
-        assert torch.equal(value, weights(again)[name]), name
+    for name, value in weights_of(whole.model).items():
+        assert torch.equal(value, weights_of(again.model)[name]), name
 
 
 def checkpoint(folder: Path, number: int, state: str | None) -> Path:
