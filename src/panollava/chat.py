@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from PIL import Image
 
-from panollava.backbones.assemble import ADAPTER, PARTS, TRAINED, load_finetuned, load_trained, read_parts
+from panollava.backbones.assemble import ADAPTER, NO_CODE, PARTS, TRAINED, load_finetuned, load_trained, read_parts
 from panollava.backbones.matching import Origin, check_checkpoint, check_lora, trained_names
 from panollava.corpus.images import open_panorama
 from panollava.corpus.messages import Message, with_answer, with_question
@@ -94,8 +94,8 @@ class PanoLLaVAModel:
                 origin = Origin(read_parts(folder), trained_names(folder))
         else:
             check_checkpoint(path)
-            model = PanoLlavaForConditionalGeneration.from_pretrained(path, dtype=dtype or "auto")
-            processor = PanoLlavaProcessor.from_pretrained(path)
+            model = PanoLlavaForConditionalGeneration.from_pretrained(path, dtype=dtype or "auto", **NO_CODE)
+            processor = PanoLlavaProcessor.from_pretrained(path, **NO_CODE)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model = model.to(place)  # type: ignore[arg-type] # transformers decorates `to`
         return cls(model, processor, origin, card=read_card_data(path), compiled=compiled)

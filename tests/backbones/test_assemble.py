@@ -1,5 +1,6 @@
 """Checkpoints as a hub has them, full CLIP and SigLIP models among them, become one model, for every pair."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_backbones import CONTEXT, ENCODERS, LLMS, MEANS, MODEL, write_encoder, write_llm
 from transformers import AutoModel, AutoModelForCausalLM
 
+from panollava import PanoLLaVAModel
 from panollava.backbones.assemble import (
     TRAINED,
     Parts,
@@ -119,6 +121,47 @@ def test_parts_survive_the_round_trip(backbones: dict[str, Backbone], tmp_path: 
     assert read_parts(tmp_path) == parts
     with pytest.raises(ValueError, match=r"nowhere has no parts\.json: it is not a folder that a training stage"):
         read_parts(tmp_path / "nowhere")
+
+
+def test_backbones_are_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    monkeypatch.chdir(tmp_path)
+    write_encoder("clip", home / "backbones/clip"), write_llm("llama", home / "backbones/llama")
+    monkeypatch.chdir(home)
+    parts = Parts(resolve("clip", "backbones/clip"), resolve("llama", "backbones/llama"))
+    (home / "data/trained").mkdir(parents=True)
+    write_parts(parts, home / "data/trained")
+    assert read_parts(Path("data/trained")) == parts
+    monkeypatch.chdir(tmp_path)
+    found = read_parts(Path("home/data/trained"))
+    assert Path(found.encoder.source) == home / "backbones/clip"
+    load_encoder(found.encoder, torch.float32)
+    load_tokenizer(found.llm)
+    (home / "backbones").rename(home / "moved")
+    with pytest.raises(ValueError, match=r"clip: there is no folder backbones/clip, .*`panollava merge`"):
+        load_encoder(read_parts(Path("home/data/trained")).encoder, torch.float32)
+
+
+@pytest.mark.parametrize("consent", ["y", "n"])
+def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, consent: str) -> None:
+    monkeypatch.setattr("builtins.input", lambda prompt="": consent)
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n"
+    encoder, llm = tmp_path / "encoder", tmp_path / "llm"
+    write_llm("llama", llm)
+    encoder.mkdir()
+    (encoder / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}')
+    settings = json.loads((llm / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    (llm / "tokenizer_config.json").write_text(json.dumps(settings))
+    for folder in (encoder, llm):
+        (folder / "evil.py").write_text(code)
+    with pytest.raises(ValueError, match="encoder needs Python code of its own, and code in a checkpoint is never run"):
+        load_encoder(resolve("clip", str(encoder)), torch.float32)
+    with pytest.raises(ValueError, match="llm needs Python code of its own"):
+        load_tokenizer(resolve("llama", str(llm)))
+    with pytest.raises(ValueError, match="encoder needs Python code of its own, and code in a checkpoint is never run"):
+        PanoLLaVAModel.from_pretrained(encoder)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_trained_parameters_survive_the_round_trip(backbones: dict[str, Backbone], tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_cards_do_not_count_and_names_do(folder: Path) -> None:
 def test_a_folder_that_is_gone_is_refused(folder: Path) -> None:
     backbone = resolve("llama", str(folder))
     folder.rename(folder.with_name("moved"))
-    with pytest.raises(ValueError, match=r"llama: the folder .*checkpoint is gone"):
+    with pytest.raises(ValueError, match=r"llama: there is no folder .*checkpoint, .*`panollava merge`"):
         check_unchanged(backbone)
 
 
@@ -72,7 +72,10 @@ def test_pointers_survive_the_round_trip(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_hub_checkpoint_is_known_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub, "model_info", lambda source: SimpleNamespace(sha=f"commit of {source}"))
+    def model_info(source: str, timeout: float) -> SimpleNamespace:
+        return SimpleNamespace(sha=f"commit of {source}")
+
+    monkeypatch.setattr(huggingface_hub, "model_info", model_info)
     backbone = resolve("clip", "openai/clip-vit-base-patch32", feature_layer=-2)
     assert backbone.revision == backbone.fingerprint == "commit of openai/clip-vit-base-patch32"
     check_unchanged(backbone)  # a commit cannot change
@@ -80,7 +83,7 @@ def test_a_hub_checkpoint_is_known_by_its_commit(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("error", [OSError("no route"), OfflineModeIsEnabled("offline"), HTTPError("no name")])
 def test_an_unreachable_hub_is_said_clearly(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def fail(source: str) -> None:
+    def fail(source: str, timeout: float) -> None:
         raise error
 
     monkeypatch.setattr(huggingface_hub, "model_info", fail)
@@ -100,3 +103,17 @@ def test_an_offline_hub_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"clip: 'openai/clip-vit-base-patch32' is neither .*the network"):
         resolve("clip", "openai/clip-vit-base-patch32")
+
+
+def test_a_cached_checkpoint_is_used_where_the_hub_is_out_of_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit, cache = "0123456789" * 4, tmp_path / "models--some--encoder"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs/main").write_text(commit)
+    (cache / "snapshots" / commit).mkdir(parents=True)
+    (cache / "snapshots" / commit / "config.json").write_text("{}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert resolve("clip", "some/encoder").revision == commit
+    assert f"some/encoder is taken from the cache, at commit {commit[:12]}" in capsys.readouterr().out

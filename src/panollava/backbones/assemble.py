@@ -7,7 +7,9 @@ The backbones themselves stay where they are and are checked against their finge
 
 import importlib.util
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +41,8 @@ from panollava.vlm.views import ViewSettings
 
 TRAINED, PARTS = "trained.safetensors", "parts.json"
 ADAPTER = "adapter_config.json"
+# Code in a checkpoint is never run. Left out, transformers would ask on standard input, where a question may stand.
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,9 @@ def write_parts(parts: Parts, folder: Path) -> None:
 def read_parts(folder: Path) -> Parts:
     """Return the backbones that a trained folder belongs to.
 
+    Paths are those of the working directory. Where one leads nowhere, it is tried from the folders above the trained
+    one: the project's folder is among them.
+
     Raises:
         ValueError: the folder holds no trained PanoLLaVA.
     """
@@ -96,15 +103,44 @@ def read_parts(folder: Path) -> Parts:
     if not path.is_file():
         raise ValueError(f"{folder} has no {PARTS}: it is not a folder that a training stage of PanoLLaVA wrote")
     content = json.loads(path.read_text(encoding="utf-8"))
-    return Parts(Backbone(**content["encoder"]), Backbone(**content["llm"]))
+    encoder, llm = (_found_from(folder, Backbone(**content[name])) for name in ("encoder", "llm"))
+    return Parts(encoder, llm)
+
+
+def _found_from(folder: Path, backbone: Backbone) -> Backbone:
+    """Return a backbone whose local path also holds in another working directory, if one above `folder` has it."""
+    if backbone.revision is not None or Path(backbone.source).is_dir():
+        return backbone
+    places = (above / backbone.source for above in folder.resolve().parents)
+    return replace(backbone, source=next((str(place) for place in places if place.is_dir()), backbone.source))
+
+
+@contextmanager
+def without_code(source: str | Path) -> Iterator[None]:
+    """Refuse a checkpoint that loads by its own code only; transformers' message would advise an option of its own.
+
+    Raises:
+        ValueError: with the checkpoint and what would be right.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"{source} needs Python code of its own, and code in a checkpoint is never run; choose a checkpoint of a "
+            "family that transformers knows"
+        ) from error
 
 
 def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
     """Return the image half of an encoder checkpoint; full CLIP and SigLIP checkpoints hold a text half as well."""
     check_unchanged(encoder)
-    config = AutoConfig.from_pretrained(encoder.source, revision=encoder.revision)
+    options: dict[str, Any] = {"revision": encoder.revision, **NO_CODE}
+    with without_code(encoder.source):
+        config = AutoConfig.from_pretrained(encoder.source, **options)
     vision_config = config.vision_config if "vision_config" in config.sub_configs else config
-    return AutoModel.from_pretrained(encoder.source, config=vision_config, revision=encoder.revision, dtype=dtype)
+    return AutoModel.from_pretrained(encoder.source, config=vision_config, dtype=dtype, **options)
 
 
 def four_bit_config(compute: torch.dtype) -> BitsAndBytesConfig:
@@ -133,18 +169,20 @@ def load_llm(llm: Backbone, dtype: torch.dtype, *, four_bit: torch.dtype | None 
         ValueError: a changed checkpoint; bitsandbytes is not installed.
     """
     check_unchanged(llm)
-    options: dict[str, Any] = {"revision": llm.revision, "dtype": dtype}
-    if four_bit is None:
-        return AutoModelForCausalLM.from_pretrained(llm.source, **options)
-    quantisation = four_bit_config(four_bit)
-    model = AutoModelForCausalLM.from_pretrained(llm.source, quantization_config=quantisation, **options)
-    del model.config.quantization_config
+    options: dict[str, Any] = {"revision": llm.revision, "dtype": dtype, **NO_CODE}
+    if four_bit is not None:
+        options["quantization_config"] = four_bit_config(four_bit)
+    with without_code(llm.source):
+        model = AutoModelForCausalLM.from_pretrained(llm.source, **options)
+    if four_bit is not None:
+        del model.config.quantization_config
     return model
 
 
 def load_tokenizer(llm: Backbone) -> PreTrainedTokenizerBase:
     """Return a language model's tokenizer with the chat template of its preset."""
-    tokenizer = AutoTokenizer.from_pretrained(llm.source, revision=llm.revision)
+    with without_code(llm.source):
+        tokenizer = AutoTokenizer.from_pretrained(llm.source, revision=llm.revision, **NO_CODE)
     if llm.chat_template is not None:
         tokenizer.chat_template = chat_template(llm.chat_template)
     return tokenizer

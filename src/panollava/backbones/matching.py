@@ -12,7 +12,16 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig
 
-from panollava.backbones.assemble import ADAPTER, PARTS, TRAINED, ModelSettings, Parts, read_parts
+from panollava.backbones.assemble import (
+    ADAPTER,
+    NO_CODE,
+    PARTS,
+    TRAINED,
+    ModelSettings,
+    Parts,
+    read_parts,
+    without_code,
+)
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 
@@ -50,7 +59,8 @@ def check_checkpoint(path: str | Path) -> None:
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ValueError(f"{path} has no config.json; it must be a checkpoint's folder or that of a finished stage")
     try:
-        config = AutoConfig.from_pretrained(path)
+        with without_code(path):
+            config = AutoConfig.from_pretrained(path, **NO_CODE)
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} is neither a folder nor a checkpoint that the hub gives us: {reason}") from error

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
 from panollava.io import replacing
 
 # What decides the behaviour of a checkpoint; cards and READMEs do not.
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.jinja")
+# Seconds that the hub may take to name a commit.
+HUB_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,11 @@ def folder_fingerprint(folder: Path) -> str:
 def resolve(name: str, source: str, *, feature_layer: int | None = None, chat_template: str | None = None) -> Backbone:
     """Return the backbone of a preset; `source` is a folder, or a hub id if there is no such folder.
 
+    Where the hub cannot be reached, a checkpoint in the Hugging Face cache is used, and its commit is printed.
+
     Raises:
-        ValueError: a folder without config.json; a hub id that the hub does not know or that cannot be reached.
+        ValueError: a folder without config.json; a hub id that the hub does not know, or that is not cached where the
+            hub cannot be reached.
     """
     folder = Path(source)
     extras: dict[str, Any] = {"feature_layer": feature_layer, "chat_template": chat_template}
@@ -54,14 +59,25 @@ def resolve(name: str, source: str, *, feature_layer: int | None = None, chat_te
         if not (folder / "config.json").is_file():
             raise ValueError(f"{name}: the folder {source} has no config.json; it must be a checkpoint's folder")
         return Backbone(name, source, None, folder_fingerprint(folder), **extras)
+    revision = _hub_commit(name, source)
+    return Backbone(name, source, revision, revision, **extras)
+
+
+def _hub_commit(name: str, source: str) -> str:
+    """Return the commit of a hub id: the newest, or the cached one where the hub cannot be reached."""
     try:
-        revision = huggingface_hub.model_info(source).sha
+        return str(huggingface_hub.model_info(source, timeout=HUB_TIMEOUT).sha)
     except (HFValidationError, HTTPError, OSError) as error:
+        answered = isinstance(error, HFValidationError | HfHubHTTPError)
+        cached = None if answered else huggingface_hub.try_to_load_from_cache(source, "config.json")
+        if isinstance(cached, str):
+            commit = Path(cached).parent.name
+            print(f"{name}: the hub cannot be reached; {source} is taken from the cache, at commit {commit[:12]}")
+            return commit
         raise ValueError(
             f"{name}: {source!r} is neither a folder nor a checkpoint that the hub gives us ({error}); "
             "check the preset in params.yaml, the network and your access rights"
         ) from error
-    return Backbone(name, source, revision, str(revision), **extras)
 
 
 def write_pointer(backbone: Backbone, path: Path) -> None:
@@ -86,7 +102,10 @@ def check_unchanged(backbone: Backbone) -> None:
         return
     folder = Path(backbone.source)
     if not folder.is_dir():
-        raise ValueError(f"{backbone.name}: the folder {folder} is gone; it held the backbone that was trained on")
+        raise ValueError(
+            f"{backbone.name}: there is no folder {folder}, which held the backbone that was trained on; put it back, "
+            "or run `panollava merge` where it is: a full checkpoint needs no other folder"
+        )
     found = folder_fingerprint(folder)
     if found != backbone.fingerprint:
         raise ValueError(
