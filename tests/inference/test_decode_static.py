@@ -134,6 +134,7 @@ def test_a_step_is_one_graph_for_each_shape(make_model: Make, monkeypatch: pytes
         assert_equal(questions(0, 0, 1), prefix_of(graphs, 2))
         assert len(compiled) == 2  # the prompt's and the step's
     rows, prefix = questions(0, 0, 1), prefix_of(graphs, 2)
-    for number in range(1, 10):  # more shapes than are compiled by default
-        assert_equal([replace(row, ids=row.ids * (2 * number)) for row in rows], prefix)
-    assert len(compiled) > 10
+    with torch._dynamo.config.patch(recompile_limit=2):  # PyTorch's own limit is no limit here
+        for number in range(1, 4):
+            assert_equal([replace(row, ids=row.ids * (2 * number)) for row in rows], prefix)
+    assert len(compiled) > 4

@@ -121,12 +121,12 @@ def finetune_rounded(parts: Parts, store: Path, previous: Path) -> Outcome:
     )
 
 
-def killed_and_resumed(*folders: Any, **options: Any) -> Outcome:
-    """Finetune, be stopped after the checkpoint of step 2, and finetune again."""
+def killed_and_resumed(*folders: Any, compiled: bool = False) -> Outcome:
+    """Finetune, be stopped after the checkpoint of step 2, and finetune again, now perhaps compiled."""
     try:
-        finetune(*folders, killed=True, **options)
+        finetune(*folders, killed=True)
     except KilledError:
-        return finetune(*folders, **options)
+        return finetune(*folders, compiled=compiled)
     raise AssertionError("the run was not stopped")
 
 
@@ -174,9 +174,8 @@ def main() -> None:
     each_drew = gather_object([list(drawn)])
     shard_on_cpus()
     split = count_split_parameters()
-    language_stages.compile_layers = partial(
-        compile_layers, backend="aot_eager"
-    )  # code for a CPU takes a while to make
+    # Code for a CPU takes a while to make.
+    language_stages.compile_layers = partial(compile_layers, backend="aot_eager")
     folders = (parts, shared / "store", earlier / "train_resampler", Path("data/sharded"))
     outcomes["sharded"] = killed_and_resumed(*folders, compiled=True)
     compilations = counters["stats"]["unique_graphs"]

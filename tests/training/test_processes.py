@@ -108,9 +108,8 @@ def test_only_the_main_process_writes_and_prints(runs: SimpleNamespace) -> None:
     assert any("predictions.jsonl" in file for file in main)
     # But for the sharded optimizer, of which each writes its part.
     assert all("/checkpoint-" in file and "/optimizer_0/" in file for file in other)
-    assert (
-        runs.printed.count("parameters train") == 8
-    )  # four stages, of which one starts twice, and the sharded: two, one twice
+    # Four stages, of which one starts twice, and the sharded: two, one twice.
+    assert runs.printed.count("parameters train") == 8
     assert runs.printed.count("waiting for data") == 6  # those that came to their end
 
 
