@@ -125,8 +125,8 @@ def test_parts_survive_the_round_trip(backbones: dict[str, Backbone], tmp_path: 
 
 def test_backbones_are_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
-    monkeypatch.chdir(tmp_path)
-    write_encoder("clip", home / "backbones/clip"), write_llm("llama", home / "backbones/llama")
+    write_encoder("clip", home / "backbones/clip")
+    write_llm("llama", home / "backbones/llama")
     monkeypatch.chdir(home)
     parts = Parts(resolve("clip", "backbones/clip"), resolve("llama", "backbones/llama"))
     (home / "data/trained").mkdir(parents=True)
