@@ -34,11 +34,6 @@ PARAMS = stage.EvaluateParams(
 
 
 @pytest.fixture
-def model(make_model: Callable[..., PanoLlavaForConditionalGeneration]) -> PanoLlavaForConditionalGeneration:
-    return make_model()
-
-
-@pytest.fixture
 def prepared(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

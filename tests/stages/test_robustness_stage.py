@@ -36,11 +36,6 @@ PARAMS = stage.RobustnessParams(seed=1, weights="standin", encoder="clip", llm="
 
 
 @pytest.fixture
-def model(make_model: Callable[..., PanoLlavaForConditionalGeneration]) -> PanoLlavaForConditionalGeneration:
-    return make_model()
-
-
-@pytest.fixture
 def prepared(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
