@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,26 @@ from in_processes import ACCUMULATED, LORA, SETTINGS
 from safetensors.torch import load_file
 from tiny_backbones import write_llm, write_panoramas, write_parts
 
-from panollava.backbones import assemble as loading
 from panollava.backbones.assemble import four_bit_config, load_finetuned, load_llm
 from panollava.training import language_stages, vision_stage
 from panollava.training.fit import Outcome
 from panollava.training.lora import FusedLinear
 
+find_spec = importlib.util.find_spec
 installed = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 RECIPE = replace(ACCUMULATED, steps=2)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, spec: ModuleSpec | None) -> None:
+    """Let bitsandbytes be found as `spec`, and every other module as it is: coverage looks for modules too."""
+    found = lambda name, *args: spec if name == "bitsandbytes" else find_spec(name, *args)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", found)
 
 
 def test_without_bitsandbytes_the_extra_that_brings_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    pretend(monkeypatch, None)
     with pytest.raises(ValueError, match=r"4 bits need bitsandbytes; pip install 'panollava\[gpu\]' brings it"):
         load_llm(write_llm("llama", tmp_path), torch.float32, four_bit=torch.float32)
 
@@ -43,7 +50,7 @@ def test_a_model_divided_by_fsdp_is_refused(tmp_path: Path, monkeypatch: pytest.
 def test_weights_are_nf4_and_compute_in_the_dtype_of_the_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compute: torch.dtype
 ) -> None:
-    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: object())
+    pretend(monkeypatch, ModuleSpec("bitsandbytes", None))
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.50.2")
     wanted = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     found = four_bit_config(compute).to_dict()
