@@ -8,7 +8,7 @@ VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test check fresh standins grid ablation robustness bench results documents gate accept clean
+.PHONY: help repro test faults check fresh standins grid ablation robustness bench results documents gate accept clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -21,6 +21,10 @@ repro: $(VENV)/.installed  ## run the pipeline: train, evaluate, draw
 test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.installed-test  ## run the tests
 	python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+
+faults: export OMP_NUM_THREADS = 1
+faults: $(VENV)/.installed-test  ## kill, fill disks, damage files, fuzz (FULL=1: all of it, about an hour)
+	python -W ignore tests/faults/suite.py $(if $(FULL),--full)
 
 check: $(VENV)/.installed-test  ## ruff and mypy
 	ruff check .

@@ -28,8 +28,7 @@ class Plan(ABC):
     """How the tokens of one pass attend.
 
     needed: the positions `[K]` among the `B S` tokens of the batch, each once, whose last hidden states are needed;
-    None
-        for all. The hidden states of the others then mean nothing.
+        None for all. The hidden states of the others then mean nothing.
     in_last_layer: whether it is the plan of the last layer, where tokens that are not needed need not attend.
     """
 

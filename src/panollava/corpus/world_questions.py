@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from random import Random
 from typing import Any
 
@@ -50,20 +51,17 @@ def _existence(scene: Scene, rng: Random) -> WorldQuestion | None:
     return WorldQuestion("existence", "choice", False, {"object": rng.choice(absent)})
 
 
-def _colour(scene: Scene, rng: Random) -> WorldQuestion | None:
-    candidates = _unique(scene, lambda o: o.shape)
-    if not candidates:
-        return None
-    item = rng.choice(candidates)
-    return WorldQuestion("colour", "choice", item.colour, {"shape": item.shape})
+def _attribute(asked: str, given: str) -> Callable[[Scene, Random], WorldQuestion | None]:
+    """Return the generator that asks for an attribute of an object, named by another one that it alone has."""
 
+    def draw(scene: Scene, rng: Random) -> WorldQuestion | None:
+        candidates = _unique(scene, attrgetter(given))
+        if not candidates:
+            return None
+        item = rng.choice(candidates)
+        return WorldQuestion(asked, "choice", attrgetter(asked)(item), {given: attrgetter(given)(item)})
 
-def _shape(scene: Scene, rng: Random) -> WorldQuestion | None:
-    candidates = _unique(scene, lambda o: o.colour)
-    if not candidates:
-        return None
-    item = rng.choice(candidates)
-    return WorldQuestion("shape", "choice", item.shape, {"colour": item.colour})
+    return draw
 
 
 def _count(scene: Scene, rng: Random) -> WorldQuestion:
@@ -197,8 +195,8 @@ def _description(scene: Scene, rng: Random) -> WorldQuestion:
 
 GENERATORS: dict[str, Callable[[Scene, Random], WorldQuestion | None]] = {
     "existence": _existence,
-    "colour": _colour,
-    "shape": _shape,
+    "colour": _attribute("colour", given="shape"),
+    "shape": _attribute("shape", given="colour"),
     "count": _count,
     "direction8": _direction8,
     "relation": _relation,
