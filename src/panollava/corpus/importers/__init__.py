@@ -32,12 +32,13 @@ def import_dataset(
     licence: str | None = None,
     allow_any_aspect: bool = False,
     drop_bad_images: bool = False,
+    drop_bad_records: bool = False,
 ) -> ImportReport:
     """Read a public data set and write it as a dataset folder; `source` and `licence` replace the importer's own.
 
     Raises:
-        ValueError: an unknown name, another layout, images that are missing or unusable, or a folder that exists. The
-            message lists every problem, and nothing is written.
+        ValueError: an unknown name, another layout, samples or images that cannot be used (unless they are to be
+            dropped), or a folder that exists. The message lists the problems by kind, and nothing is written.
     """
     if name not in IMPORTERS:
         raise ValueError(f"no importer {name!r}; there are {', '.join(IMPORTERS)}")
@@ -51,4 +52,5 @@ def import_dataset(
         layout=name,
         allow_any_aspect=allow_any_aspect,
         drop_bad_images=drop_bad_images,
+        drop_bad_records=drop_bad_records,
     )
