@@ -22,9 +22,10 @@ from transformers import set_seed
 
 from panollava.backbones.assemble import trained_state, write_parts, write_trained
 from panollava.chat import PanoLLaVAModel
+from panollava.corpus.image_paths import image_file
 from panollava.corpus.images import open_panorama, to_working_size
 from panollava.corpus.masks import mask_of
-from panollava.corpus.reading import image_file, record_file
+from panollava.corpus.reading import record_file
 from panollava.corpus.records import Record
 from panollava.corpus.splits import image_contents
 from panollava.corpus.validation import read_dataset

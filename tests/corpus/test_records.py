@@ -20,8 +20,8 @@ from panollava.corpus.records import (
     Turn,
     records_from_json,
     records_to_json,
-    rle_runs,
 )
+from panollava.corpus.run_lengths import rle_runs
 from panollava.corpus.validation import read_dataset, validate_dataset
 from panollava.vlm.processing_panollava import PANORAMA_TOKEN
 
@@ -121,7 +121,7 @@ def test_run_lengths_agree_with_pycocotools() -> None:
     counts = coco.encode(numpy.asfortranarray(mask.astype("uint8")))["counts"].decode()
     flat = mask.T.reshape(-1).astype(int)  # COCO goes down the columns
     edges = numpy.flatnonzero(numpy.diff(flat, prepend=0, append=1 - flat[-1]))
-    assert rle_runs(counts) == numpy.diff(edges, prepend=0).tolist()
+    assert rle_runs(counts).tolist() == numpy.diff(edges, prepend=0).tolist()
 
 
 # One row per kind of invalid value: the keys that replace those of record 1, and the field and value in the message.
@@ -228,7 +228,7 @@ def test_links_out_of_the_folder_and_loops_are_refused(tmp_path: Path) -> None:
     (inside / "images" / "out.png").symlink_to(tmp_path / "secret.png")
     (inside / "images" / "loop.png").symlink_to(inside / "images" / "loop.png")
     text = message(path)
-    assert f"record 0: image_path: 'images/out.png' leads to {(tmp_path / 'secret.png').resolve()}, outside" in text
+    assert f"record 0: image_path: 'images/out.png' leads to '{(tmp_path / 'secret.png').resolve()}', outside" in text
     assert "record 1: image_path: 'images/loop.png'" in text
     # A link that stays inside is a path like any other, also when the dataset folder itself is a link.
     (inside / "images" / "out.png").unlink()
@@ -241,9 +241,9 @@ def test_links_out_of_the_folder_and_loops_are_refused(tmp_path: Path) -> None:
 def test_invalid_json_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "annotations.json"
     path.write_text('[\n  {"image_id": "a",\n   "image_path": }\n]')
-    assert f"{path}: line 3 column 18: invalid JSON" in message(path)
+    assert f"{path}: line 3 column 18: record 0: invalid JSON" in message(path)
     path.write_text('{"image_id": "a"}')
-    assert f"{path}: expected a list of records, found {{'image_id': 'a'}}" in message(path)
+    assert f"{path}: expected a list of records, found an object with 'image_id'" in message(path)
     path.write_text("[]")
     assert f"{path}: holds no records" in message(path)
     path.write_bytes(b'[\n"\xff"]')
