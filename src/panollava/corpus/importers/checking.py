@@ -45,13 +45,13 @@ def records_of(entries: Sequence[Entry], origin: Origin, findings: Findings) -> 
         identity = sha256(content.encode()).digest()
         first = seen.setdefault(identity, entry.where)
         if first is not entry.where:
-            findings.leave_out(f"{entry.where}, {first}", "identical to an earlier one", entry.samples)
+            findings.leave_out(f"{entry.where} is {first}", "identical to an earlier one", entry.samples)
             continue
         name = record.metadata.get(entry.id_key)
         if name is not None:
             distinct = _distinct(name, taken)
             if distinct != name:
-                findings.besides[f"{entry.id_key} that an earlier record has (a number was added)"] += 1
+                findings.changed[f"{entry.id_key} that an earlier record has (a number was added)"] += 1
                 record = record.model_copy(update={"metadata": record.metadata | {entry.id_key: distinct}})
             taken.add(distinct)
         kept.append((entry, record))

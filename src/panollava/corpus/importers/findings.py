@@ -63,6 +63,7 @@ class Findings:
     """The counts of an import, and where its bad samples are.
 
     `left_out` and `bad` count samples by reason, `besides` what else is left out: parts of samples, images, files.
+    `changed` counts what is imported otherwise than published.
     """
 
     unit: str
@@ -70,6 +71,7 @@ class Findings:
     left_out: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)
     besides: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
     places: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def reject(self, where: str, error: BadSample, samples: int = 1) -> None:
@@ -111,4 +113,5 @@ class Findings:
         for reason, count in missing.items():
             lines += self._reason(reason, count, "left out: ")
         lines += [f"also left out: {count} {printable(what)}" for what, count in self.besides.items()]
-        return lines if self.counts() else [*lines, "left out: nothing"]
+        lines += [] if self.counts() else ["left out: nothing"]
+        return lines + [f"changed: {count} {printable(what)}" for what, count in self.changed.items() if count]

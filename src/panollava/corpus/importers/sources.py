@@ -15,7 +15,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
 from panollava.corpus.importers.findings import BadSample, Findings, misfit
 from panollava.corpus.json_files import decoded, line_rows, list_rows, read_text, skip_space
 from panollava.corpus.json_values import RepeatedKeys, value_faults
-from panollava.corpus.problems import Problem, shorten
+from panollava.corpus.layouts import RECORD_KEYS
+from panollava.corpus.problems import Problem, RecordErrors, shorten
 
 
 class Source(BaseModel):
@@ -64,9 +65,17 @@ def fitting(shape: type[Shape], row: object, where: str, findings: Findings) -> 
         return None
 
 
+def text_of(file: Path) -> str:
+    """Return the text of a UTF-8 file; raises ValueError with the line of the first invalid byte."""
+    try:
+        return read_text(file)
+    except RecordErrors as error:
+        raise ValueError("; ".join(map(str, error.problems))) from None
+
+
 def read_document(file: Path) -> object:
     """Return the value of a JSON file; raises ValueError with the line of what is no JSON."""
-    text = read_text(file)
+    text = text_of(file)
     try:
         content, end = decoded(text, skip_space(text))
         if skip_space(text, end) < len(text):
@@ -117,13 +126,15 @@ def read_samples(file: Path, findings: Findings) -> Iterator[tuple[str, object]]
     Raises:
         ValueError: the file has another form, or its list is no JSON.
     """
-    text = read_text(file)
+    text = text_of(file)
     _check_form(file, text, findings.unit)
     lines = file.suffix == ".jsonl"
     for row in line_rows(file, text) if lines else list_rows(file, text):
         if not isinstance(row, Problem):
             findings.read += 1
             location, content = row
+            if location.index == 0 and isinstance(content, dict) and content.keys() >= RECORD_KEYS:
+                raise ValueError(f"{file}: holds records already; use it as it is, `panollava validate` checks it")
             yield (
                 f"{file.name} {'entry' if location.line is None else 'line'} {location.line or location.index}",
                 content,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from panollava.corpus.importers.findings import BadSample, Findings
-from panollava.corpus.json_files import read_text
+from panollava.corpus.importers.sources import text_of
 from panollava.corpus.problems import shorten
 
 # A quoted cell with more lines than this is taken for an unbalanced quote; it keeps the reading linear.
@@ -85,7 +85,7 @@ def read_table(file: Path, separator: str, columns: Sequence[str], findings: Fin
         ValueError: the header lacks a column or has it twice.
     """
     # Not `splitlines`: it would also split at U+2028, which texts may contain.
-    lines = [line + "\n" for line in read_text(file).split("\n")]
+    lines = [line + "\n" for line in text_of(file).split("\n")]
     header = _header(file, lines, separator, columns)
     rows: list[TableRow] = []
     number, start = 0, 1

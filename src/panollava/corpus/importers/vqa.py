@@ -86,7 +86,7 @@ def _annotations(rows: list[Any]) -> tuple[dict[str, Annotation], dict[str, BadS
     return found, faults
 
 
-def _turn(question: str, answers: Annotation, besides: Counter[str]) -> dict[str, Any]:
+def _turn(question: str, answers: Annotation, findings: Findings) -> dict[str, Any]:
     """Return a question with its most frequent answer and all answers as references; raises BadSample without any.
 
     As in VQA's evaluation the answers decide, not the file's `multiple_choice_answer`, which need not be one of them.
@@ -96,9 +96,9 @@ def _turn(question: str, answers: Annotation, besides: Counter[str]) -> dict[str
     text = answers.multiple_choice_answer or ""
     if not given and not text.strip():
         raise BadSample("no answer", f"question_id {shorten(answers.question_id)} has no answer with text")
-    besides[NO_TEXT] += len(people) - len(given)
+    findings.besides[NO_TEXT] += len(people) - len(given)
     if given and text not in given:
-        besides[ODD_MAJORITY] += bool(text.strip())
+        findings.changed[ODD_MAJORITY] += bool(text.strip())
         text = Counter(given).most_common(1)[0][0]
     kind = answers.answer_type or "other"
     turn: dict[str, Any] = {"human": question, "assistant": text, "type": f"vqa {kind}"}
@@ -157,7 +157,8 @@ def _questions(file: Path, rows: list[Any], findings: Findings) -> list[tuple[st
             text = "other questions have this question_id; expected a question_id of its own"
             findings.reject(where, BadSample("a question_id of several questions", text))
         elif question.question_id in kept:
-            findings.leave_out(where, "identical to an earlier one")
+            first = kept[question.question_id][0]
+            findings.leave_out(f"{where} is {first}", "identical to an earlier one")
         else:
             kept[question.question_id] = where, question
     return list(kept.values())
@@ -198,7 +199,7 @@ def read(request: Request) -> Imported:
                 ids = f"{shorten(question.image_id)} here, {shorten(answers.image_id)} in the annotations"
                 raise BadSample("two image_ids", f"image_id {ids}; expected the same")
             name = images.name(question.image_id)
-            turn = _turn(question.question, answers, findings.besides)
+            turn = _turn(question.question, answers, findings)
         except BadSample as error:
             findings.reject(where, error)
             continue

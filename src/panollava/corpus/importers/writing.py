@@ -12,11 +12,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from panollava.corpus.data_card import CARD, count, data_card
+from panollava.corpus.image_paths import image_file
 from panollava.corpus.images import ImageError, check_image
 from panollava.corpus.importers.checking import records_of
 from panollava.corpus.importers.common import Entry, Imported, Origin
 from panollava.corpus.importers.findings import BadSample, Findings, listed
-from panollava.corpus.reading import RecordLocation, image_file, parse_records
+from panollava.corpus.problems import RecordLocation
+from panollava.corpus.reading import parse_records
 from panollava.corpus.records import Record
 from panollava.io import new_folder
 
@@ -80,11 +82,12 @@ def _unusable(files: dict[str, Path], *, allow_any_aspect: bool) -> dict[str, st
 
 def _write(folder: Path, kept: Located, files: dict[str, Path], findings: Findings) -> Located:
     """Write records and copies of their images; return the entries that the project's own reader finds right."""
-    for name in dict.fromkeys(entry.image for entry, _ in kept):
+    copied = {entry.image for entry, _ in kept}
+    for name in copied:
         copy = folder / "images" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(files[name], copy)
-    while True:
+    while kept:
         lines = [record.model_dump_json(exclude_unset=True) + "\n" for _, record in kept]
         (folder / RECORD_FILE).write_text("".join(lines), encoding="utf-8")
         _, problems = parse_records(folder / RECORD_FILE)
@@ -92,22 +95,26 @@ def _write(folder: Path, kept: Located, files: dict[str, Path], findings: Findin
         for problem in problems:
             if not isinstance(problem.where, RecordLocation):
                 raise ValueError(str(problem))
-            bad.setdefault(problem.where.index, BadSample(f"a bad {problem.field}", f"{problem.field}: {problem.text}"))
+            names = ".".join(part for part in problem.field.split(".") if not part.isdigit())
+            bad.setdefault(problem.where.index, BadSample(f"a bad {names}", f"{problem.field}: {problem.text}"))
         if not bad:
-            return kept
+            break
         for index, error in bad.items():
             findings.reject(kept[index][0].where, error, kept[index][0].samples)
         kept = [item for index, item in enumerate(kept) if index not in bad]
+    for name in copied - {entry.image for entry, _ in kept}:
+        (folder / "images" / name).unlink()
+    return kept
 
 
-def _refuse(findings: Findings, *, drop_bad_records: bool, unusable: dict[str, str], images: int) -> None:
+def _refuse(findings: Findings, *, drop_bad_records: bool, unusable: Sequence[str] = (), images: int = 0) -> None:
     """Raise ValueError with all problems that are not to be left out."""
     lines = [] if drop_bad_records else findings.problems()
     if unusable:
         lines += [
             f"{len(unusable)} of {images} images are missing or cannot be used; --drop-bad-images leaves them out:"
         ]
-        lines += listed(list(unusable.values()))
+        lines += listed(unusable)
     if lines:
         raise ValueError("\n".join(lines))
 
@@ -134,12 +141,9 @@ def write_dataset(
     names = list(dict.fromkeys(entry.image for entry, _ in kept))
     files, missing = _image_files(imported.folder, names)
     unusable = missing | _unusable(files, allow_any_aspect=allow_any_aspect)
-    _refuse(
-        findings,
-        drop_bad_records=drop_bad_records,
-        unusable={} if drop_bad_images else unusable,
-        images=len(names),
-    )
+    first = {entry.image: entry.where for entry, _ in reversed(kept)}
+    problems = [] if drop_bad_images else [f"{first[name]}: {unusable[name]}" for name in names if name in unusable]
+    _refuse(findings, drop_bad_records=drop_bad_records, unusable=problems, images=len(names))
     for entry, _ in kept:
         if entry.image in unusable:
             findings.left_out[f"{findings.unit} of images missing or not usable"] += entry.samples
@@ -148,7 +152,7 @@ def write_dataset(
     kept = [(entry, record) for entry, record in kept if entry.image not in unusable]
     with new_folder(dst) as folder:
         kept = _write(folder, kept, files, findings) if kept else []
-        _refuse(findings, drop_bad_records=drop_bad_records, unusable={}, images=0)
+        _refuse(findings, drop_bad_records=drop_bad_records)
         if not kept:
             left = "; ".join(f"{number} {reason}" for reason, number in findings.counts().items())
             raise ValueError(f"{dst}: nothing to write; the source holds no record that can be used ({left or 'none'})")
