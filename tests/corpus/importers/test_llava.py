@@ -101,7 +101,7 @@ def test_lines_are_read_like_a_list(tmp_path: Path) -> None:
     assert (
         "1 samples with invalid JSON:\n  talk.jsonl line 2 column 2: invalid JSON, Expecting property name" in message
     )
-    assert "talk.jsonl line 5: it: got []" in message
+    assert "talk.jsonl line 5: got []; expected an object" in message
     records, report = run(tmp_path, "llava", file, drop_bad_records=True)
     assert [record.metadata["id"] for record in records] == ["0", "1", "2"]
     assert "read: 5 samples, imported: 3, left out: 2" in str(report)

@@ -32,8 +32,8 @@ def misfit(error: ValidationError) -> BadSample:
         if item["type"] != "default_factory_not_called"
     ]
     first = items[0]
-    field_path = ".".join(map(str, first["loc"])) or "it"
-    names = ".".join(part for part in first["loc"] if isinstance(part, str)) or "shape"
+    field_path = ".".join(map(str, first["loc"]))
+    names = ".".join(part for part in first["loc"] if isinstance(part, str))
     more = f" (and {len(items) - 1} more problems)" if len(items) > 1 else ""
     if first["type"] == "missing":
         return BadSample(f"no {names}", f"{field_path} is missing{more}")

@@ -44,12 +44,13 @@ def fitted(shape: type[Shape], row: object) -> Shape:
     Raises:
         BadSample: it has another shape, a key twice, or a value that no record can carry, such as NaN.
     """
-    if isinstance(row, dict):
-        keys = _keys(shape)
-        if isinstance(row, RepeatedKeys) and not keys.isdisjoint(row.repeated):
-            raise BadSample("a key that comes twice", f"{shorten(row.repeated)} comes twice in one object; keep one")
-        for path, text in value_faults({key: value for key, value in row.items() if key in keys}):
-            raise BadSample("a value that no record can carry", f"{'.'.join(map(str, path))}: {text}")
+    if not isinstance(row, dict):
+        raise BadSample("no object", f"got {shorten(row)}; expected an object")
+    keys = _keys(shape)
+    if isinstance(row, RepeatedKeys) and not keys.isdisjoint(row.repeated):
+        raise BadSample("a key that comes twice", f"{shorten(row.repeated)} comes twice in one object; keep one")
+    for path, text in value_faults({key: value for key, value in row.items() if key in keys}):
+        raise BadSample("a value that no record can carry", f"{'.'.join(map(str, path))}: {text}")
     try:
         return shape.model_validate(row)
     except ValidationError as error:

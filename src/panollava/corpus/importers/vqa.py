@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ValidationError
+from pydantic import BeforeValidator
 
 from panollava.corpus.importers.common import Entry, Imported, Origin, Request, TextOrNumber, as_text, image_name
 from panollava.corpus.importers.findings import BadSample, Findings
 from panollava.corpus.importers.sources import Source, fitted, read_object
-from panollava.corpus.problems import shorten
+from panollava.corpus.problems import printable, shorten
 
 SOURCE = "questions and answers in the layout of VQA, https://visualqa.org"
 CLOSED = ("yes/no", "number")
@@ -167,10 +167,12 @@ def _questions(file: Path, rows: list[Any], findings: Findings) -> list[tuple[st
 def _licence(stated: object) -> str:
     """Return the licence that a file states, in VQA's form."""
     try:
-        licence = Licence.model_validate(stated)
-    except ValidationError:
+        licence = fitted(Licence, stated)
+    except BadSample:
         licence = Licence()
-    return ", ".join(text for text in (licence.name, licence.url) if text) or "not stated by the file"
+    return (
+        ", ".join(printable(text) for text in (licence.name, licence.url) if text.strip()) or "not stated by the file"
+    )
 
 
 def read(request: Request) -> Imported:
