@@ -17,14 +17,14 @@ def _record(entry: Entry, origin: Origin) -> Record:
     return Record.model_validate(named | entry.fields | {"metadata": metadata})
 
 
-def _distinct(name: object, taken: set[object]) -> object:
-    """Return the id, with the first free number behind it if it is taken."""
-    if name not in taken:
-        return name
-    number = 2
-    while f"{name}-{number}" in taken:
-        number += 1
-    return f"{name}-{number}"
+def _distinct(name: str, last: dict[str, int]) -> str:
+    """Return the id, with the first free number behind it if it is taken; `last` holds the last number of each id."""
+    distinct = name
+    while distinct in last:
+        last[name] += 1
+        distinct = f"{name}-{last[name]}"
+    last[distinct] = 1
+    return distinct
 
 
 def records_of(entries: Sequence[Entry], origin: Origin, findings: Findings) -> list[tuple[Entry, Record]]:
@@ -34,7 +34,7 @@ def records_of(entries: Sequence[Entry], origin: Origin, findings: Findings) -> 
     """
     kept: list[tuple[Entry, Record]] = []
     seen: dict[bytes, str] = {}
-    taken: set[object] = set()
+    last: dict[str, int] = {}
     for entry in entries:
         try:
             record = _record(entry, origin)
@@ -49,10 +49,9 @@ def records_of(entries: Sequence[Entry], origin: Origin, findings: Findings) -> 
             continue
         name = record.metadata.get(entry.id_key)
         if name is not None:
-            distinct = _distinct(name, taken)
+            distinct = _distinct(name, last)
             if distinct != name:
                 findings.changed[f"{entry.id_key} that an earlier record has (a number was added)"] += 1
                 record = record.model_copy(update={"metadata": record.metadata | {entry.id_key: distinct}})
-            taken.add(distinct)
         kept.append((entry, record))
     return kept

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from panollava.corpus.problems import printable, shorten
 
 SHOWN = 5
+# If so many samples are read and all are bad, the file has another layout, and the rest is not read.
+MOST_BAD = 100_000
 LINE_CHARACTERS = 400
 
 
@@ -75,10 +77,16 @@ class Findings:
     places: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def reject(self, where: str, error: BadSample, samples: int = 1) -> None:
-        """Count a bad sample, and remember its place if it is one of the first of its kind."""
+        """Count a bad sample, and remember its place if it is one of the first of its kind.
+
+        Raises:
+            ValueError: all of very many samples are bad.
+        """
         reason = f"{self.unit} with {error.kind}"
         self.bad[reason] += samples
         self._remember(reason, f"{where}: {error}")
+        if self.read >= MOST_BAD and self.bad.total() >= self.read:
+            raise ValueError("\n".join([*self.problems(), "no sample can be imported, so the rest was not read"]))
 
     def leave_out(self, where: str, reason: str, samples: int = 1) -> None:
         """Count a sample that the layout's rules leave out, and remember its place."""

@@ -94,6 +94,7 @@ def read_table(file: Path, separator: str, columns: Sequence[str], findings: Fin
             start += 1
             continue
         number += 1
+        findings.read += 1
         where, count = f"{file.name} line {start + 1}", 1
         try:
             cells, count = _next_row(lines, start, separator, len(header))
@@ -106,5 +107,4 @@ def read_table(file: Path, separator: str, columns: Sequence[str], findings: Fin
         except BadSample as error:
             findings.reject(where, error)
         start += count
-    findings.read += number
     return rows
