@@ -86,6 +86,7 @@ def test_what_is_left_out_of_a_dialogue_is_counted(tmp_path: Path) -> None:
 
 def test_samples_without_an_image_are_left_out(tmp_path: Path) -> None:
     text_only = {key: value for key, value in sample("t").items() if key != "image"}
+    text_only["conversations"] = [{"from": "tool", "value": 3}]
     rows = [sample("1"), text_only, sample("e", image=""), sample("n", image=None), sample("l", image=[])]
     records, report = run(tmp_path, "llava", talk(tmp_path, *rows))
     assert len(records) == 1

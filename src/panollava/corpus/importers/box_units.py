@@ -15,8 +15,10 @@ LAYOUTS = {
 }
 # Of a file with more boxes off the sphere than this share, the unit is wrong, not the boxes.
 OFF_SPHERE = 0.05
-# Boxes in degrees lie inside their small image, taken as pixels, by chance; below this probability it is no chance.
-CHANCE = 0.01
+# Whole numbers are refused unless pixels would be on the sphere with a lower probability than this.
+CHANCE = 0.05
+# Fractions are refused if the longitudes of that many boxes would be below the image's width so rarely.
+RARE = 0.001
 # Width and height of an image, None if the file does not state them.
 Size = tuple[int, int] | None
 Box = list[float]
@@ -40,32 +42,49 @@ def _inside(bbox: Box, size: Size) -> bool:
     return size is not None and 0 <= bbox[0] < size[0] and 0 <= bbox[1] < size[1]
 
 
-def _sign(boxes: Sequence[tuple[Box, Size]]) -> str | None:
-    """Return the sign that the boxes are in another unit, or None."""
-    largest = max(abs(number) for bbox, _ in boxes for number in bbox[:4])
-    if largest <= 1:
-        return "no number of any box is above 1, so the boxes seem to be normalised"
-    four = len(boxes[0][0]) == 4
-    extent = max(number for bbox, _ in boxes for number in bbox[2:4])
-    if (largest if four else extent) <= 2 * math.pi:
-        return "no extent of any box is above 2 pi, so the boxes seem to be in radians"
+def _may_be_pixels(boxes: Sequence[tuple[Box, Size]]) -> str | None:
+    """Return the sign that boxes on the sphere may be pixels just as well, or None.
+
+    Degrees exceed a small image, pixels of a large one exceed the sphere. Where neither happens and the numbers are
+    whole, as pixels are, few boxes do not decide. Many boxes that all lie in a small image are pixels, whole or not.
+    """
+    sized = [(bbox, size) for bbox, size in boxes if size is not None]
+    if not sized or not all(_inside(*item) for item in sized):
+        return None
+    whole = all(number.is_integer() for bbox, _ in sized for number in bbox)
+    as_pixels = math.prod(min(1, 360 / width) * min(1, 180 / height) for _, (width, height) in sized)
+    as_degrees = math.prod(min(1, width / 360) for _, (width, _) in sized)
+    if as_pixels < CHANCE or not (whole or as_degrees < RARE):
+        return None
+    return (
+        f"all {len(sized)} boxes of images of stated size begin inside their image in pixels, so they may be pixels "
+        "(if they are degrees, leave width and height of the images out of the file)"
+    )
+
+
+def _off_sphere(boxes: Sequence[tuple[Box, Size]], four: bool) -> str | None:
+    """Return the sign that boxes off the sphere are in another unit, or None if few are off."""
     off = [(bbox, size) for bbox, size in boxes if not on_sphere(bbox)]
     # Of few boxes, a single one may be a mistake, unless it lies inside its image.
-    if len(off) > OFF_SPHERE * len(boxes) and (len(off) > 1 or _inside(*off[0])):
-        unit = "pixels" if four else "degrees or pixels"
-        example = [round(number, 3) for number in off[0][0]]
-        return (
-            f"{len(off)} of {len(boxes)} boxes, such as {example}, have their centre off the sphere; they may be {unit}"
-        )
-    small = [(bbox, size) for bbox, size in boxes if size is not None and size[0] < 360 and size[1] < 180]
-    if four and small and all(_inside(*item) for item in small):
-        chance = math.prod(size[0] / 360 for _, size in small if size is not None)
-        if chance < CHANCE or all(number.is_integer() for bbox, _ in small for number in bbox):
-            return (
-                f"all {len(small)} boxes of images below 360x180 begin inside their image in pixels, so they may be "
-                "pixels (if they are degrees, leave width and height of the images out of the file)"
-            )
-    return None
+    if len(off) <= OFF_SPHERE * len(boxes) or (len(off) == 1 and not _inside(*off[0])):
+        return None
+    unit = "pixels" if four else "degrees or pixels"
+    if four and any(min(bbox[:2]) < 0 for bbox, _ in off):
+        unit = "angles from the centre of the image"
+    example = [round(number, 3) for number in off[0][0]]
+    return f"{len(off)} of {len(boxes)} boxes, such as {example}, have their centre off the sphere; they may be {unit}"
+
+
+def _sign(boxes: Sequence[tuple[Box, Size]]) -> str | None:
+    """Return the sign that the boxes are in another unit, or None."""
+    four = len(boxes[0][0]) == 4
+    largest = max(abs(number) for bbox, _ in boxes for number in bbox[:4])
+    extent = max(number for bbox, _ in boxes for number in bbox[2:4])
+    if largest <= 1:
+        return "no number of any box is above 1, so the boxes seem to be normalised"
+    if largest <= 2 * math.pi if four else extent <= math.pi:
+        return f"no extent of any box is above {2 if four else 1} pi, so the boxes seem to be in radians"
+    return _off_sphere(boxes, four) or (_may_be_pixels(boxes) if four else None)
 
 
 def check_units(file: Path, boxes: Sequence[tuple[Box, Size]]) -> None:

@@ -37,8 +37,7 @@ PANDORA = Origin(
     "PANDORA (Xu et al., ECCV 2022), https://github.com/tdsuper/SphericalObjectDetection",
     "not stated in the repository",
 )
-
-
+# Of flags in lower case; null is none.
 FLAGS = {"none": False, "": False, "0": False, "false": False, "1": True, "true": True}
 
 

@@ -85,6 +85,10 @@ def _message(number: int, row: object, images: list[object]) -> Said:
     return side, _without_markers("\n".join(part.text or "" for part in parts if part.type == "text"))
 
 
+def _has_parts(message: object) -> bool:
+    return isinstance(message, dict) and isinstance(message.get("content"), list)
+
+
 def _turns(said: list[Said], findings: Findings) -> list[dict[str, Any]]:
     """Return the turns; raises BadSample unless human and gpt alternate between the parts that LLaVA leaves out."""
     answer_first = bool(said) and said[0][0] == "gpt"
@@ -121,7 +125,10 @@ def _entry(request: Request, where: str, row: object, findings: Findings) -> Ent
     """Return the record of a sample, None if it has no image; raises BadSample."""
     sample = fitted(Sample, row)
     in_parts: list[object] = []
-    said = [_message(number, message, in_parts) for number, message in enumerate(sample.conversations)]
+    # A dialogue without an image is left out whatever its messages are.
+    named = _image(sample, []) is not None or any(map(_has_parts, sample.conversations))
+    messages = sample.conversations if named else []
+    said = [_message(number, message, in_parts) for number, message in enumerate(messages)]
     image = _image(sample, in_parts)
     if image is None:
         findings.leave_out(where, "without an image")
