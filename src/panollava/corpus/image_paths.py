@@ -19,14 +19,14 @@ HINT_PARTS = 8
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 
-def _normal(name: str) -> str:
-    """Return the key of names that are equal but for their Unicode form."""
+def normal(name: str) -> str:
+    """Return a name in the Unicode form that stands for all of them (NFC)."""
     return unicodedata.normalize("NFC", name)
 
 
 def _folded(name: str) -> str:
     """Return the key of names that are equal but for case and spaces around them."""
-    return _normal(name).casefold().strip()
+    return normal(name).casefold().strip()
 
 
 def _folded_stem(name: str) -> str:
@@ -71,7 +71,7 @@ def as_on_disk(path: Path) -> Path:
     """Return a path as the disk spells it in another Unicode form, or as it is if nothing lies there."""
     if os.path.lexists(path):
         return path
-    return _below(Path(path.anchor or "."), path.relative_to(path.anchor).parts, _normal) or path
+    return _below(Path(path.anchor or "."), path.relative_to(path.anchor).parts, normal) or path
 
 
 def _meant(folder: Path, image_path: str) -> str:
@@ -105,7 +105,7 @@ def _found(folder: Path, image_path: str) -> Path:
     file = folder / image_path
     exists = file.is_file()
     if not exists and not os.path.lexists(file) and ".." not in file.parts:
-        file = _below(folder, PurePosixPath(image_path).parts, _normal) or file
+        file = _below(folder, PurePosixPath(image_path).parts, normal) or file
         exists = file.is_file()
     if not file.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"leads to {str(file.resolve())!r}, outside the dataset folder {str(folder)!r}")

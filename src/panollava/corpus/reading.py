@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ValidationError
 
-from panollava.corpus.image_paths import as_on_disk, image_file
+from panollava.corpus.image_paths import as_on_disk, image_file, normal
 from panollava.corpus.json_files import Row, line_rows, list_rows, read_text, skip_space, syntax_problem
 from panollava.corpus.json_values import holds_more, value_faults
 from panollava.corpus.layouts import folder_hint, foreign_row, foreign_text, table_hint
@@ -89,7 +89,7 @@ def _cross_problems(located: list[Located], folder: Path) -> list[Problem]:
     """Return the problems between records: duplicates, one image_id with two paths, paths without a file."""
     problems: list[Problem] = []
     seen: dict[bytes, RecordLocation] = {}
-    paths: dict[str, tuple[PurePosixPath, RecordLocation]] = {}
+    paths: dict[str, tuple[str, RecordLocation]] = {}
     faults: dict[str, str | None] = {}
     for location, record in located:
         identity = hashlib.sha256(json.dumps(record.model_dump(mode="json"), sort_keys=True).encode()).digest()
@@ -97,10 +97,11 @@ def _cross_problems(located: list[Located], folder: Path) -> list[Problem]:
         if first is not location:
             text = f"{shorten(record.image_id)} is identical to record {first.index}; remove one of the two"
             problems.append(Problem(location, "image_id", text))
-        path, path_location = paths.setdefault(record.image_id, (PurePosixPath(record.image_path), location))
-        if path != PurePosixPath(record.image_path):
+        path = normal(str(PurePosixPath(record.image_path)))
+        first_path, path_location = paths.setdefault(record.image_id, (path, location))
+        if path != first_path:
             text = (
-                f"{record.image_path!r}, but image_id {shorten(record.image_id)} has {str(path)!r} in record "
+                f"{record.image_path!r}, but image_id {shorten(record.image_id)} has {first_path!r} in record "
                 f"{path_location.index}; one image_id means one image"
             )
             problems.append(Problem(location, "image_path", text))

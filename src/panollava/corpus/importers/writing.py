@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from panollava.corpus.data_card import CARD, count, data_card
+from panollava.corpus.image_paths import as_on_disk
 from panollava.corpus.images import ImageError, check_image
 from panollava.corpus.importers.common import Entry, Imported, Origin, refuse, schema_problems
 from panollava.corpus.reading import parse_records
@@ -51,11 +52,12 @@ def _image_files(entries: Sequence[Entry]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     problems = []
     for item in entries:
-        first = files.setdefault(item.name, item.image)
+        image = as_on_disk(item.image)
+        first = files.setdefault(item.name, image)
         if ".." in PurePosixPath(item.name).parts or not item.name.strip("./"):
             problems.append(f"{item.where}: image {item.name!r}; expected the path of a file below the image folder")
-        elif first != item.image:
-            problems.append(f"{item.where}: image {item.name!r} is {item.image}, but was {first} before")
+        elif first != image:
+            problems.append(f"{item.where}: image {item.name!r} is {image}, but was {first} before")
     refuse("image names cannot be used", problems)
     return files
 
