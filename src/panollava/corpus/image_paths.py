@@ -19,14 +19,14 @@ HINT_PARTS = 8
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 
-def _normal(name: str) -> str:
-    """Return the key of names that are equal but for their Unicode form."""
+def normal(name: str) -> str:
+    """Return a name in the Unicode form that stands for all of them (NFC)."""
     return unicodedata.normalize("NFC", name)
 
 
 def _folded(name: str) -> str:
     """Return the key of names that are equal but for case and spaces around them."""
-    return _normal(name).casefold().strip()
+    return normal(name).casefold().strip()
 
 
 def _folded_stem(name: str) -> str:
@@ -44,23 +44,26 @@ def _names(folder: str, changed: int, key: Callable[[str], str]) -> dict[str, li
     return names
 
 
-def _alike(folder: Path, name: str, key: Callable[[str], str]) -> list[str]:
-    return _names(str(folder), folder.stat().st_mtime_ns, key).get(key(name), [])
+def _below(folder: Path, parts: tuple[str, ...], *keys: Callable[[str], str]) -> Path | None:
+    """Return what lies at these parts below a folder, where each part may be another name of the same key.
 
-
-def _below(folder: Path, parts: tuple[str, ...], key: Callable[[str], str]) -> Path | None:
-    """Return what lies at these parts below a folder, where each part may be another name of the same key."""
+    Of several keys, all but the first are for the last part, where the ones before find nothing.
+    """
     path = folder
-    for part in parts:
-        if not path.is_dir():
-            return None
+    for number, part in enumerate(parts, start=1):
         if os.path.lexists(path / part):
             path /= part
             continue
-        names = _alike(path, part, key)
-        if not names:
+        if not path.is_dir():
             return None
-        path /= names[0]
+        changed = path.stat().st_mtime_ns
+        for key in keys if number == len(parts) else keys[:1]:
+            names = _names(str(path), changed, key).get(key(part))
+            if names:
+                path /= names[0]
+                break
+        else:
+            return None
     return path
 
 
@@ -68,7 +71,7 @@ def as_on_disk(path: Path) -> Path:
     """Return a path as the disk spells it in another Unicode form, or as it is if nothing lies there."""
     if os.path.lexists(path):
         return path
-    return _below(Path(path.anchor or "."), path.relative_to(path.anchor).parts, _normal) or path
+    return _below(Path(path.anchor or "."), path.relative_to(path.anchor).parts, normal) or path
 
 
 def _meant(folder: Path, image_path: str) -> str:
@@ -76,43 +79,53 @@ def _meant(folder: Path, image_path: str) -> str:
     # A Windows path also reads slashes, so its parts are right for both.
     written = PureWindowsPath(image_path.strip().rpartition("://")[2])
     parts = tuple(part for part in written.parts if part not in (written.anchor, ".."))
-    tails = [parts, *(parts[start:] for start in range(-min(HINT_PARTS, len(parts)), 0))]
-    for tail in filter(None, tails):
-        for base in (folder, folder / "images"):
-            for key in (_folded, _folded_stem):
-                found = _below(base, tail, key)
-                if found is not None and found.is_file():
-                    return f"; did you mean {found.relative_to(folder).as_posix()!r}?"
+    tails = [parts[start:] for start in range(max(0, len(parts) - HINT_PARTS), len(parts))]
+    candidates = [(folder, tail) for tail in [parts, *tails]] + [(folder / "images", tail) for tail in tails[-1:]]
+    for base, tail in candidates:
+        found = _below(base, tail, _folded, _folded_stem)
+        if found is not None and found.is_file():
+            return f"; did you mean {found.relative_to(folder).as_posix()!r}?"
     return ""
 
 
-def _reason(file: Path) -> str:
+def _fault(file: Path) -> str:
     """Return why a path inside the dataset folder is no image file."""
     if file.is_dir():
         return "is a folder; expected an image file"
-    if os.path.lexists(file):
-        return "is no regular file, or a link to nothing"
-    return "is missing"
+    return "is no regular file" if os.path.lexists(file) else "is missing"
 
 
-def image_file(folder: Path, image_path: str) -> Path:
-    """Return the image file of a record; raises ValueError if it is outside the dataset folder or missing."""
-    shown = repr(image_path)
+def _found(folder: Path, image_path: str) -> Path:
+    """Return the image file; raises ValueError without the path and without a hint."""
+    # A Windows path is refused on every system, so that a dataset is equally valid everywhere.
+    if "://" in image_path:
+        raise ValueError(f"is a URL, and nothing is downloaded; expected a path below {str(folder)!r}")
+    if PurePosixPath(image_path).is_absolute() or PureWindowsPath(image_path).drive:
+        raise ValueError(f"is not a relative path; expected one below the dataset folder {str(folder)!r}")
+    file = folder / image_path
+    exists = file.is_file()
+    if not exists and not os.path.lexists(file) and ".." not in file.parts:
+        file = _below(folder, PurePosixPath(image_path).parts, normal) or file
+        exists = file.is_file()
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"leads to {str(file.resolve())!r}, outside the dataset folder {str(folder)!r}")
+    if not exists:
+        raise ValueError(f"{_fault(file)} below {str(folder)!r}")
+    return file
+
+
+def image_file(folder: Path, image_path: str, *, hint: bool = True) -> Path:
+    """Return the image file of a record; without `hint`, the error does not look for the file that was meant.
+
+    Raises:
+        ValueError: the path leads out of the dataset folder, or to no file.
+    """
     if len(image_path) > MAX_PATH or "\0" in image_path:
         raise ValueError(f"{shorten(image_path)} is no path; expected at most {MAX_PATH} characters without U+0000")
     try:
-        # A Windows path is refused on every system, so that a dataset is equally valid everywhere.
-        if PurePosixPath(image_path).is_absolute() or PureWindowsPath(image_path).drive or "://" in image_path:
-            what = "is a URL, and nothing is downloaded" if "://" in image_path else "is not a relative path"
-            hint = _meant(folder, image_path)
-            raise ValueError(f"{shown} {what}; expected a path below the dataset folder {str(folder)!r}{hint}")
-        file = folder / image_path
-        if not os.path.lexists(file) and ".." not in file.parts:
-            file = _below(folder, PurePosixPath(image_path).parts, _normal) or file
-        if not file.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{shown} leads to {str(file.resolve())!r}, outside the dataset folder {str(folder)!r}")
-        if not file.is_file():
-            raise ValueError(f"{shown} {_reason(file)} below {str(folder)!r}{_meant(folder, image_path)}")
+        try:
+            return _found(folder, image_path)
+        except ValueError as error:
+            raise ValueError(f"{image_path!r} {error}{_meant(folder, image_path) if hint else ''}") from None
     except (OSError, RuntimeError) as error:  # a name too long, or a loop of links
-        raise ValueError(f"{shown} cannot be looked up: {error}") from None
-    return file
+        raise ValueError(f"{image_path!r} cannot be looked up: {error}") from None

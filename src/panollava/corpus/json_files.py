@@ -18,6 +18,14 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
+def _is_cp949(content: bytes) -> bool:
+    try:
+        content.decode("cp949")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def read_text(file: Path) -> str:
     """Return the text of a UTF-8 file; raises RecordErrors with the line of the first invalid byte."""
     content = file.read_bytes()
@@ -27,6 +35,8 @@ def read_text(file: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         known = "the file looks like UTF-16; " if content.startswith(UTF_16) else ""
+        if not known and _is_cp949(content):
+            known = "the file looks like cp949, which Korean Windows writes; "
         text = f"byte {content[error.start]:#04x} is not UTF-8; {known}save it as UTF-8"
         raise RecordErrors([Problem(str(file), f"line {line}", text)]) from None
     if "\0" in text[:4]:
@@ -52,7 +62,7 @@ def decoded(text: str, position: int = 0) -> tuple[object, int]:
         raise ValueError(f"nested far more than {MAX_DEPTH} levels deep") from None
 
 
-def _problem(file: Path, text: str, start: int, error: ValueError, *, line: int = 1, what: str = "") -> Problem:
+def syntax_problem(file: Path, text: str, start: int, error: ValueError, *, line: int = 1, what: str = "") -> Problem:
     """Return the problem of a value that starts at a position of a text; the text starts at `line`."""
     reason, at = "holds an integer of thousands of digits; write it as text, in quotes", start
     if isinstance(error, json.JSONDecodeError):
@@ -83,7 +93,7 @@ def list_rows(file: Path, text: str) -> Iterator[Row]:
         if end < len(text):
             raise json.JSONDecodeError("Extra data", text, end)
     except ValueError as error:
-        yield _problem(file, text, position, error, what=f"record {index}: ")
+        yield syntax_problem(file, text, position, error, what=f"record {index}: ")
 
 
 def line_rows(file: Path, text: str) -> Iterator[Row]:
@@ -108,5 +118,5 @@ def _line_row(location: RecordLocation, line: str) -> Row:
         if skip_space(line, end) < len(line):
             raise json.JSONDecodeError("Extra data", line, end)
     except ValueError as error:
-        return _problem(location.file, line, start, error, line=location.line or 1)
+        return syntax_problem(location.file, line, start, error, line=location.line or 1)
     return location, row

@@ -73,3 +73,16 @@ def _container_faults(value: dict | list | tuple, path: JsonPath, depth: int) ->
         if fault is not None:
             yield (*path, key), f"the key: {fault}"
         yield from value_faults(item, (*path, key), depth + 1)
+
+
+def holds_more(value: object, limit: int) -> bool:
+    """Return whether a JSON value holds more than so many values; counts no further than the limit."""
+    waiting, count = [value], 0
+    while waiting:
+        value = waiting.pop()
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        count += len(inner)
+        if count > limit:
+            return True
+        waiting.extend(inner)
+    return False

@@ -6,15 +6,16 @@ the record file and never lead out of it. Record indices count from 0, lines and
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ValidationError
 
-from panollava.corpus.image_paths import as_on_disk, image_file
-from panollava.corpus.json_files import Row, line_rows, list_rows, read_text
-from panollava.corpus.json_values import value_faults
+from panollava.corpus.image_paths import as_on_disk, image_file, normal
+from panollava.corpus.json_files import Row, line_rows, list_rows, read_text, skip_space, syntax_problem
+from panollava.corpus.json_values import holds_more, value_faults
 from panollava.corpus.layouts import folder_hint, foreign_row, foreign_text, table_hint
 from panollava.corpus.problems import SHOWN_CHARACTERS, Problem, RecordErrors, RecordLocation, shorten
 from panollava.corpus.records import ObjectAnnotation, Record, Turn
@@ -23,6 +24,8 @@ RECORD_FILES = ("annotations.json", "annotations.jsonl", "records.json", "record
 KNOWN_KEYS: dict[str, type[BaseModel]] = {"": Record, "conversations": Turn, "objects": ObjectAnnotation}
 # Reading ends there: a file with so many is not worth the memory.
 MAX_PROBLEMS = 100_000
+# Of a record, about 5,000 objects: every value may be a problem.
+MAX_VALUES = 50_000
 
 Located = tuple[RecordLocation, Record]
 
@@ -37,7 +40,7 @@ def record_file(path: Path) -> Path:
         return path
     names = " or ".join(RECORD_FILES)
     if not path.is_dir():
-        what = "is neither a file nor a folder" if path.exists() else "no such file or folder"
+        what = "is neither a file nor a folder" if os.path.lexists(path) else "no such file or folder"
         raise RecordErrors([Problem(str(path), "", f"{what}; expected a record file or {names} in it")])
     found = [path / name for name in RECORD_FILES if (path / name).is_file()]
     if len(found) != 1:
@@ -74,28 +77,39 @@ def _schema_problems(location: RecordLocation, error: ValidationError) -> Iterat
             yield Problem(location, field, f"got {shorten(item['input'])}: {message}", f"{field}: {message}")
 
 
+def _image_fault(folder: Path, image_path: str) -> str | None:
+    try:
+        image_file(folder, image_path)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _cross_problems(located: list[Located], folder: Path) -> list[Problem]:
     """Return the problems between records: duplicates, one image_id with two paths, paths without a file."""
     problems: list[Problem] = []
     seen: dict[bytes, RecordLocation] = {}
-    paths: dict[str, tuple[PurePosixPath, RecordLocation]] = {}
+    paths: dict[str, tuple[str, RecordLocation]] = {}
+    faults: dict[str, str | None] = {}
     for location, record in located:
         identity = hashlib.sha256(json.dumps(record.model_dump(mode="json"), sort_keys=True).encode()).digest()
         first = seen.setdefault(identity, location)
         if first is not location:
             text = f"{shorten(record.image_id)} is identical to record {first.index}; remove one of the two"
             problems.append(Problem(location, "image_id", text))
-        path, path_location = paths.setdefault(record.image_id, (PurePosixPath(record.image_path), location))
-        if path != PurePosixPath(record.image_path):
+        path = normal(str(PurePosixPath(record.image_path)))
+        first_path, path_location = paths.setdefault(record.image_id, (path, location))
+        if path != first_path:
             text = (
-                f"{record.image_path!r}, but image_id {shorten(record.image_id)} has {str(path)!r} in record "
+                f"{record.image_path!r}, but image_id {shorten(record.image_id)} has {first_path!r} in record "
                 f"{path_location.index}; one image_id means one image"
             )
             problems.append(Problem(location, "image_path", text))
-        try:
-            image_file(folder, record.image_path)
-        except ValueError as error:
-            problems.append(Problem(location, "image_path", str(error)))
+        if record.image_path not in faults:
+            faults[record.image_path] = _image_fault(folder, record.image_path)
+        fault = faults[record.image_path]
+        if fault is not None:
+            problems.append(Problem(location, "image_path", fault))
     return problems
 
 
@@ -103,6 +117,9 @@ def _record(location: RecordLocation, row: object) -> Record | list[Problem]:
     """Return the record of a row, or everything that is wrong in it."""
     if not isinstance(row, dict):
         return [Problem(location, "", f"got {shorten(row)}: expected an object", "no object")]
+    if holds_more({key: value for key, value in row.items() if key != "metadata"}, MAX_VALUES):
+        text = f"holds more than {MAX_VALUES} values besides the metadata; divide it into several records"
+        return [Problem(location, "", text)]
     problems = list(islice(_value_problems(location, row), MAX_PROBLEMS))
     try:
         record = Record.model_validate(row)
@@ -119,8 +136,8 @@ def _rows(file: Path) -> Iterator[Row]:
     text = read_text(file)
     try:
         foreign = foreign_text(file, text)
-    except ValueError:
-        foreign = None  # no JSON at all; reading the list tells where
+    except ValueError as error:
+        raise RecordErrors([syntax_problem(file, text, skip_space(text), error)]) from None
     rows = line_rows(file, text) if file.suffix == ".jsonl" else list_rows(file, text)
     first = next(rows, None) if foreign is None else None
     if isinstance(first, tuple):

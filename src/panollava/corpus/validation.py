@@ -56,7 +56,7 @@ def check_images(
     sizes: dict[Path, tuple[int, int]] = {}
     for location, record in located:
         try:
-            file = image_file(folder, record.image_path)
+            file = image_file(folder, record.image_path, hint=False)
         except ValueError:
             continue
         if file not in checked:

@@ -107,9 +107,11 @@ def test_source_and_licence_can_be_replaced(tmp_path: Path) -> None:
 
 def test_unicode_forms_of_a_name_are_one_image(tmp_path: Path) -> None:
     name = "파노라마.png"
-    write_image(tmp_path / unicodedata.normalize("NFD", name))
+    folder = tmp_path / unicodedata.normalize("NFD", "사진")
+    write_image(folder / unicodedata.normalize("NFD", name))
     samples = [SAMPLE | {"id": form, "image": unicodedata.normalize(form, name)} for form in ("NFC", "NFD")]
-    records, report = run(tmp_path, "llava", write_json(tmp_path / "talk.json", samples))
+    write_json(folder / "talk.json", samples)
+    records, report = run(tmp_path, "llava", tmp_path / "사진/talk.json", images=tmp_path / "사진")
     assert [record.image_id for record in records] == [name, name]
     assert report.images == 1
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from panollava.corpus.image_paths import as_on_disk
 from panollava.corpus.importers import bench360, coco, imagefolder, llava, quic360, stanford2d3d, vqa
 from panollava.corpus.importers.common import Imported, Origin, Request
 from panollava.corpus.importers.writing import ImportReport, write_dataset
@@ -43,7 +44,8 @@ def import_dataset(
     if name not in IMPORTERS:
         raise ValueError(f"no importer {name!r}; there are {', '.join(IMPORTERS)}")
     check_vacant(dst)
-    imported = IMPORTERS[name](request)
+    images = None if request.images is None else as_on_disk(request.images)
+    imported = IMPORTERS[name](replace(request, src=as_on_disk(request.src), images=images))
     known = imported.origin
     origin = Origin(source or known.source, licence or known.licence)
     return write_dataset(

@@ -16,7 +16,7 @@ from panollava.corpus.image_paths import image_file
 from panollava.corpus.images import ImageError, check_image
 from panollava.corpus.importers.checking import records_of
 from panollava.corpus.importers.common import Entry, Imported, Origin
-from panollava.corpus.importers.findings import BadSample, Findings, listed
+from panollava.corpus.importers.findings import SHOWN, BadSample, Findings, listed
 from panollava.corpus.problems import RecordLocation
 from panollava.corpus.reading import parse_records
 from panollava.corpus.records import Record
@@ -63,7 +63,7 @@ def _image_files(folder: Path, names: Sequence[str]) -> tuple[dict[str, Path], d
         try:
             # A link that the image folder holds may lead anywhere: caches of data sets consist of such links.
             file = folder / name
-            files[name] = file if file.is_file() else image_file(folder, name)
+            files[name] = file if file.is_file() else image_file(folder, name, hint=len(problems) < SHOWN)
         except (ValueError, OSError) as error:
             problems[name] = str(error)
     return files, problems
