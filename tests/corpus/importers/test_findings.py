@@ -16,6 +16,9 @@ def test_counts_add_up_and_are_shown_by_reason() -> None:
     assert lines[1:4] == ["left out: 1 rows without an image:", "  line 8", "left out: 7 rows with a fault:"]
     assert lines[4 + SHOWN :] == ["  ... and 2 more", "also left out: 3 images"]
     assert findings.counts().total() == 11
+    findings.reject("image 3", BadSample("a fault", "is odd"), samples=0)
+    assert findings.report(imported=2)[0] == lines[0]
+    assert findings.report(imported=2)[-1] == "also left out: 1 records with a fault"
     assert Findings("rows", read=1).report(imported=1)[1:] == ["left out: nothing"]
 
 

@@ -116,6 +116,12 @@ def test_unicode_forms_of_a_name_are_one_image(tmp_path: Path) -> None:
     assert report.images == 1
 
 
+def test_a_missing_image_folder_is_told_at_once(tmp_path: Path) -> None:
+    file = write_json(tmp_path / "talk.json", [SAMPLE])
+    message = refused(tmp_path, "llava", file, images=tmp_path / "gone")
+    assert message.startswith(f"--images {tmp_path / 'gone'}: no such folder")
+
+
 def test_images_may_be_links_to_another_folder(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set/a.png").symlink_to(write_image(tmp_path / "cache/blob.png"))

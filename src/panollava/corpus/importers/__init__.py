@@ -45,6 +45,8 @@ def import_dataset(
         raise ValueError(f"no importer {name!r}; there are {', '.join(IMPORTERS)}")
     check_vacant(dst)
     images = None if request.images is None else as_on_disk(request.images)
+    if images is not None and not images.is_dir():
+        raise ValueError(f"--images {images}: no such folder; expected the one that image names are relative to")
     imported = IMPORTERS[name](replace(request, src=as_on_disk(request.src), images=images))
     known = imported.origin
     origin = Origin(source or known.source, licence or known.licence)

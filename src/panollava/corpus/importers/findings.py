@@ -79,11 +79,14 @@ class Findings:
     def reject(self, where: str, error: BadSample, samples: int = 1) -> None:
         """Count a bad sample, and remember its place if it is one of the first of its kind.
 
+        A record that carries no sample of its own, as the questions behind the first one of an image, counts besides.
+
         Raises:
             ValueError: all of very many samples are bad.
         """
         reason = f"{self.unit} with {error.kind}"
         self.bad[reason] += samples
+        self.besides[f"records with {error.kind}"] += not samples
         self._remember(reason, f"{where}: {error}")
         if self.read >= MOST_BAD and self.bad.total() >= self.read:
             raise ValueError("\n".join([*self.problems(), "no sample can be imported, so the rest was not read"]))
@@ -112,7 +115,7 @@ class Findings:
 
     def counts(self) -> Counter[str]:
         """Return all counts of what is left out, by reason."""
-        return self.left_out + self.bad + self.besides
+        return self.left_out + self.bad + self.besides  # a sum of counters holds no zeros
 
     def report(self, imported: int) -> list[str]:
         """Return the lines of the report: the sum, and what was left out."""
@@ -120,6 +123,6 @@ class Findings:
         lines = [f"read: {self.read} {self.unit}, imported: {imported}, left out: {missing.total()}"]
         for reason, count in missing.items():
             lines += self._reason(reason, count, "left out: ")
-        lines += [f"also left out: {count} {printable(what)}" for what, count in self.besides.items()]
+        lines += [f"also left out: {count} {printable(what)}" for what, count in (+self.besides).items()]
         lines += [] if self.counts() else ["left out: nothing"]
-        return lines + [f"changed: {count} {printable(what)}" for what, count in self.changed.items() if count]
+        return lines + [f"changed: {count} {printable(what)}" for what, count in (+self.changed).items()]

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+from pydantic import ValidationError
+
 from panollava.corpus.directions import whole_box
 from panollava.corpus.importers.common import Entry, Request
-from panollava.corpus.importers.findings import BadSample, Findings
+from panollava.corpus.importers.findings import BadSample, Findings, misfit
 from panollava.corpus.problems import shorten
+from panollava.corpus.records import LabelledBox
 from panollava.corpus.vocabulary import box_text, detection_text
 from panollava.corpus.wording import TEMPLATES
 
@@ -28,10 +31,13 @@ def answerable(item: dict[str, Any]) -> bool:
 
 def check_label(label: str) -> str:
     """Return a label that questions and answers can hold; raises BadSample."""
-    if not label.strip() or RESERVED & set(label):
+    if RESERVED & set(label):
         text = f"label {shorten(label)}; expected a text without [ ] ; which separate the objects of an answer"
         raise BadSample("a bad label", text)
-    return label
+    try:
+        return LabelledBox(label=label, box_deg=(0, 0, 1, 1)).label
+    except ValidationError as error:
+        raise misfit(error) from None
 
 
 def object_dialogues(objects: Sequence[dict[str, Any]], rng: Random) -> list[list[dict[str, Any]]]:

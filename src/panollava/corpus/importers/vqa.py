@@ -209,6 +209,5 @@ def read(request: Request) -> Imported:
         entries.append(Entry(where, name, fields))
     known = {question.question_id for _, question in questions}
     findings.besides["annotations without a question"] += sum(name not in known for name in annotations)
-    findings.besides = +findings.besides
     origin = Origin(SOURCE, _licence(content.get("license")))
     return Imported(origin, request.image_folder, entries, findings)
