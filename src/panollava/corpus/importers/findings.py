@@ -86,7 +86,8 @@ class Findings:
         """
         reason = f"{self.unit} with {error.kind}"
         self.bad[reason] += samples
-        self.besides[f"records with {error.kind}"] += not samples
+        if not samples:
+            self.besides[f"records with {error.kind}"] += 1
         self._remember(reason, f"{where}: {error}")
         if self.read >= MOST_BAD and self.bad.total() >= self.read:
             raise ValueError("\n".join([*self.problems(), "no sample can be imported, so the rest was not read"]))
