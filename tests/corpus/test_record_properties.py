@@ -22,7 +22,7 @@ from panollava.corpus.validation import validate_dataset
 FILES = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # Any code point, halves of surrogate pairs and terminal escapes among them.
-texts = st.text(st.characters(codec=None), max_size=12)
+texts = st.text(st.characters(codec=None) | st.sampled_from("\ud83d\udc00\0\x1b\u202e\n"), max_size=12)
 numbers = st.integers() | st.floats() | st.sampled_from([10**400, 2**64, -(2**63) - 1])
 values = st.recursive(
     st.none() | st.booleans() | numbers | texts,

@@ -14,7 +14,7 @@ SHOWN_CHARACTERS = 100
 # A problem in a message: a path and a few values.
 SHOWN_LINE = 1000
 # Of a message: the places of one kind, all lines, the kinds.
-SHOWN_PLACES, SHOWN_LINES, SHOWN_KINDS = 5, 60, 40
+SHOWN_PLACES, SHOWN_LINES, SHOWN_KINDS = 5, 60, 60
 # What differs between two problems of one kind: quoted values and numbers.
 _VALUES = re.compile(r"'(?:[^'\\…]|\\.)*['…]|\"(?:[^\"\\…]|\\.)*[\"…]|\d+")
 

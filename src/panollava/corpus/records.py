@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from pydantic_core import PydanticCustomError
 
 from panollava.corpus.json_values import text_fault, value_faults
-from panollava.corpus.problems import shorten
+from panollava.corpus.problems import printable, shorten
 from panollava.corpus.run_lengths import MASK_PIXELS, rle_runs
 
 # The processor's panorama token, repeated here so that reading records needs no model.
@@ -38,7 +38,7 @@ def _has_text(text: str) -> str:
 
 def _is_storable(metadata: dict[str, Any]) -> dict[str, Any]:
     for path, fault in value_faults(metadata, depth=2):
-        raise ValueError(f"{'.'.join(map(str, path))}: {fault}")
+        raise ValueError(printable(f"{'.'.join(map(str, path))}: {fault}"))
     return metadata
 
 
