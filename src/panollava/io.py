@@ -92,6 +92,34 @@ def remove_left_over(folder: Path) -> None:
 
 
 @contextmanager
+def naming(path: Path, inside: Path) -> Iterator[None]:
+    """Name `path` where files that begin with the path `inside` cannot be written, instead of them or of nothing.
+
+    Raises:
+        OSError: the disk is full, or it fails.
+    """
+    try:
+        yield
+    except Exception as error:  # a full disk comes as errors of many classes
+        if (number := _of_writing(error, str(inside))) is None:
+            raise
+        raise OSError(number, f"{os.strerror(number)}; nothing was written", str(path)) from error
+
+
+def _of_writing(error: Exception, inside: str) -> int | None:
+    if isinstance(error, OSError):
+        ours = any(str(name).startswith(inside) for name in (error.filename, error.filename2))
+        broken = error.errno == errno.EIO and error.filename is None
+        return error.errno if ours or broken or error.errno in FULL else None
+    # PyTorch gives no reason why a file is shorter than what was written to it.
+    if "inline_container" in str(error):
+        return errno.ENOSPC
+    # The libraries in Rust, safetensors and tokenizers, have classes of their own for it.
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found and int(found[1]) in (*FULL, errno.EIO) else None
+
+
+@contextmanager
 def _temporary(folder: Path, path: Path) -> Iterator[Path]:
     """Give a temporary folder in `folder`, made where there is none, to write `path` in; it is removed at the end.
 
@@ -100,18 +128,15 @@ def _temporary(folder: Path, path: Path) -> Iterator[Path]:
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_left_over(folder)
-        temporary, lock = _locked(folder)
-        try:
-            yield temporary
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            lock.release()
-    except Exception as error:  # a full disk comes as errors of many classes
-        if (number := _of_writing(error, folder)) is None:
-            raise
-        raise OSError(number, f"{os.strerror(number)}; nothing was written", str(path)) from error
+        with naming(path, folder / PREFIX):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_left_over(folder)
+            temporary, lock = _locked(folder)
+            try:
+                yield temporary
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+                lock.release()
     finally:
         for each in made:
             with suppress(OSError):  # it is not empty: all went well
@@ -125,18 +150,6 @@ def _locked(folder: Path) -> tuple[Path, FileLock]:
         with suppress(Timeout, FileNotFoundError):  # until it is locked, another process may think it is left over
             lock.acquire()
             return temporary, lock
-
-
-def _of_writing(error: Exception, folder: Path) -> int | None:
-    """Return the number of an error that comes from writing to a temporary folder in `folder`, else None."""
-    if isinstance(error, OSError):
-        start = str(folder / PREFIX)
-        inside = any(str(name).startswith(start) for name in (error.filename, error.filename2))
-        broken = error.errno == errno.EIO and error.filename is None
-        return error.errno if inside or broken or error.errno in FULL else None
-    # The libraries in Rust, safetensors and tokenizers, have classes of their own for it.
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found and int(found[1]) in (*FULL, errno.EIO) else None
 
 
 @contextmanager

@@ -64,7 +64,13 @@ def _listed(name: Path) -> bool:
 
 def damage(folder: Path, *, hashed_bytes: float = HASHED_BYTES) -> str | None:
     """Return what is wrong with the first file that is not as `files.json` lists it, or None; it must be there."""
-    for name, entry in read_json(folder / FILES).items():
+    try:
+        listed = read_json(folder / FILES)
+    except ValueError as error:
+        return str(error)
+    if not listed:
+        return f"{folder / FILES} lists no file"
+    for name, entry in listed.items():
         match entry:
             case {"bytes": int(size), "sha256": str(digest)} if ".." not in name and not name.startswith("/"):
                 if problem := _difference(folder / name, size, digest, hashed_bytes):
