@@ -64,13 +64,12 @@ def check_vacant(out: Path) -> Path:
 
 def _check_place(target: Path, path: Path) -> None:
     """Refuse a file or folder that cannot be made, for an error about `path`; nothing stays behind."""
-    above, missing = target.parent, target.name
-    with suppress(FileNotFoundError):
-        target.stat()
+    above, missing = target.parent, [target.name]
     while not above.exists():
-        above, missing = above.parent, above.name
+        above, missing = above.parent, [*missing, above.name]
+    for name in missing:
         with suppress(FileNotFoundError):  # a name that is too long is another error
-            (above / missing).stat()
+            (above / name).stat()
     try:
         with tempfile.TemporaryFile(dir=above):
             pass
@@ -147,7 +146,7 @@ def _locked(folder: Path) -> tuple[Path, FileLock]:
     while True:
         temporary = Path(tempfile.mkdtemp(SUFFIX, PREFIX, folder))
         lock = FileLock(temporary / "lock", timeout=0)
-        with suppress(Timeout, FileNotFoundError):  # until it is locked, another process may think it is left over
+        with suppress(Timeout):  # until it is locked, another process may lock it to remove it
             lock.acquire()
             return temporary, lock
 
