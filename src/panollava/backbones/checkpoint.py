@@ -1,18 +1,24 @@
 """Load a full checkpoint, a folder or a hub id: one that plain transformers opens, with all weights in it."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig
 
 from panollava.backbones.adapter import ADAPTER
 from panollava.backbones.files import check_files
-from panollava.backbones.loading import NO_CODE, check_loaded, reading
+from panollava.backbones.loading import NO_CODE, TELLING, check_loaded, reading
 from panollava.backbones.trained import PARTS
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
+
+# A full checkpoint holds one of each; large weights are divided among files with an index.
+NEEDED = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("processor_config.json",),
+    ("tokenizer.json", "tokenizer.model"),
+)
 
 
 def load_checkpoint(
@@ -25,13 +31,13 @@ def load_checkpoint(
     """
     _check_kind(path)
     with reading(path):
-        loaded: Any = PanoLlavaForConditionalGeneration.from_pretrained(
-            path, dtype=dtype or "auto", output_loading_info=True, use_safetensors=True, **NO_CODE
+        loaded = PanoLlavaForConditionalGeneration.from_pretrained(
+            path, dtype=dtype or "auto", use_safetensors=True, **TELLING
         )
         processor = PanoLlavaProcessor.from_pretrained(path, **NO_CODE)
-    model, info = loaded
-    check_loaded(model, info["missing_keys"], path)
-    return model, processor
+    if not processor.chat_template:
+        raise ValueError(f"{path} has no chat template; a checkpoint of PanoLLaVA keeps it in chat_template.jinja")
+    return check_loaded(loaded, path, exact=True), processor
 
 
 def _check_kind(path: str | Path) -> None:
@@ -61,3 +67,6 @@ def _check_folder(folder: Path) -> None:
         )
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json; it must be a checkpoint's folder or that of a finished stage")
+    for names in NEEDED:
+        if not any((folder / name).is_file() for name in names):
+            raise ValueError(f"{folder} has no {names[0]}; copy the folder anew")

@@ -22,8 +22,9 @@ HASHED_BYTES = 2**30
 # Of these a checkpoint may hold any; whatever else they hold, it is an object.
 OBJECTS = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "adapter_config.json", "model.safetensors.index.json",
+    "tokenizer_config.json", "special_tokens_map.json", "adapter_config.json",
 )  # fmt: skip
+INDEX = "model.safetensors.index.json"
 POINTER = b"version https://git-lfs"
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 
@@ -113,9 +114,25 @@ def check_files(folder: Path, *, hashed_bytes: float = HASHED_BYTES) -> None:
             read_json(folder / name)
     for path in sorted(folder.glob("*.safetensors")):
         check_weights(path)
-    for path in sorted(folder.glob("*.bin")):
+    for path in sorted(file for pattern in ("*.bin", "*.model", "*.jinja") for file in folder.glob(pattern)):
         if problem := _pointer(path):
             raise ValueError(problem)
+    if (index := folder / INDEX).is_file():
+        check_index(index)
+
+
+def check_index(path: Path) -> None:
+    """Refuse the index of weights that are divided among files, if one of these is missing.
+
+    Raises:
+        ValueError: with the file.
+    """
+    match read_json(path):
+        case {"weight_map": dict(places)} if all(isinstance(name, str) for name in places.values()):
+            for name in sorted(set(places.values())):
+                check_weights(path.parent / name)
+        case _:
+            raise ValueError(f"{path} has no weight_map, which names the file of each tensor")
 
 
 def check_weights(path: Path) -> None:
