@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 # Around the random part of a temporary folder's name.
 PREFIX, SUFFIX = ".panollava-", ".tmp"
+LOCK = f"{PREFIX}lock"
 # What a new file system holds before anybody has written to it.
 OF_THE_DISK = {"lost+found"}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -86,7 +87,7 @@ def left_over(folder: Path) -> list[Path]:
 def remove_left_over(folder: Path) -> None:
     """Remove the temporary folders that killed processes left in `folder`: those whose lock nobody holds."""
     for path in left_over(folder):
-        with suppress(OSError, Timeout), FileLock(path / "lock", timeout=0):
+        with suppress(OSError, Timeout), FileLock(path / LOCK, timeout=0):
             shutil.rmtree(path)
 
 
@@ -145,7 +146,7 @@ def _temporary(folder: Path, path: Path) -> Iterator[Path]:
 def _locked(folder: Path) -> tuple[Path, FileLock]:
     while True:
         temporary = Path(tempfile.mkdtemp(SUFFIX, PREFIX, folder))
-        lock = FileLock(temporary / "lock", timeout=0)
+        lock = FileLock(temporary / LOCK, timeout=0)
         with suppress(Timeout):  # until it is locked, another process may lock it to remove it
             lock.acquire()
             return temporary, lock
@@ -163,7 +164,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     target = check_writable(path)
     with _temporary(target.parent, path) as temporary:
-        content = temporary / "content"
+        content = temporary / target.name
         with content.open("wb") as file:
             yield file
             file.flush()
@@ -219,7 +220,8 @@ def new_folder(out: Path, *, last: str) -> Iterator[Path]:
     place = check_vacant(out)
     filled = place.is_dir()
     with _temporary(place if filled else place.parent, out) as temporary:
-        content = _content(temporary)
+        content = temporary / place.name
+        content.mkdir()
         yield content
         _make_plain(content)
         if filled:
@@ -237,18 +239,13 @@ def replacing_folder(out: Path) -> Iterator[Path]:
     """
     place = Path(os.path.realpath(out))
     with _temporary(place.parent, out) as temporary:
-        content = _content(temporary)
+        content = temporary / place.name
+        content.mkdir()
         yield content
         _make_plain(content)
         if place.exists():
-            place.replace(temporary / "old")
+            place.replace(temporary / f"{PREFIX}old")
         content.replace(place)
-
-
-def _content(temporary: Path) -> Path:
-    content = temporary / "content"
-    content.mkdir()
-    return content
 
 
 def _make_plain(folder: Path) -> None:

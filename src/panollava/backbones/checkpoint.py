@@ -56,6 +56,9 @@ def _check_kind(path: str | Path) -> None:
         raise ValueError(f"{path} is neither a folder nor a checkpoint available from the hub: {reason}") from error
     if not isinstance(config, PanoLlavaConfig):
         raise ValueError(f"{path} is a checkpoint of {config.model_type!r}, not of {PanoLlavaConfig.model_type!r}")
+    for names in NEEDED if folder.is_dir() else ():
+        if not any((folder / name).is_file() for name in names):
+            raise ValueError(f"{folder} has no {names[0]}; copy the folder anew")
 
 
 def _check_folder(folder: Path) -> None:
@@ -67,6 +70,3 @@ def _check_folder(folder: Path) -> None:
         )
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json; it must be a checkpoint's folder or that of a finished stage")
-    for names in NEEDED:
-        if not any((folder / name).is_file() for name in names):
-            raise ValueError(f"{folder} has no {names[0]}; copy the folder anew")
