@@ -51,7 +51,7 @@ def reading(source: str | Path) -> Iterator[None]:
         raise ValueError(f"{source} cannot be read: {type(error).__name__}: {reason}") from error
 
 
-# With these, `from_pretrained` returns what it found besides the model, instead of printing it.
+# With these, `from_pretrained` returns the model and what it found missing, of another shape, or too much.
 TELLING: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, **NO_CODE}
 
 
