@@ -150,14 +150,15 @@ def write_dataset(
     if unusable:
         findings.besides["images missing or not usable"] = len(unusable)
     kept = [(entry, record) for entry, record in kept if entry.image not in unusable]
-    with new_folder(dst) as folder:
+    # Without its records nobody takes a folder for a dataset.
+    with new_folder(dst, last=RECORD_FILE) as folder:
         kept = _write(folder, kept, files, findings) if kept else []
         _refuse(findings, drop_bad_records=drop_bad_records)
         if not kept:
             left = "; ".join(f"{number} {reason}" for reason, number in findings.counts().items())
             raise ValueError(f"{dst}: nothing to write; the source holds no record that can be used ({left or 'none'})")
         records = [record for _, record in kept]
-        card = data_card(dst.name, ABOUT.format(layout=layout), count(records), dropped=findings.counts())
+        card = data_card(dst.resolve().name, ABOUT.format(layout=layout), count(records), dropped=findings.counts())
         (folder / CARD).write_text(card, encoding="utf-8")
     turns = sum(len(record.conversations) for record in records)
     used = {entry.image for entry, _ in kept}
