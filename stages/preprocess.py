@@ -10,7 +10,9 @@ from typing import Any
 from tqdm import tqdm
 
 from panollava.corpus.data_card import CARD, Counts, data_card
+from panollava.corpus.image_paths import image_file
 from panollava.corpus.images import open_panorama, to_working_size
+from panollava.corpus.reading import record_file
 from panollava.corpus.records import Record
 from panollava.corpus.splits import split_by_panorama
 from panollava.corpus.store import PanoramaRow, write_store
@@ -87,8 +89,9 @@ def _from_world(params: PreprocessParams, settings: Preprocess) -> dict[str, Ite
 
 
 def _from_records(params: PreprocessParams, settings: Preprocess) -> dict[str, Iterator[PanoramaRow]]:
-    folder = Path(params.dataset.path)
-    records = read_dataset(folder, allow_any_aspect=params.dataset.allow_any_aspect)
+    file = record_file(Path(params.dataset.path))
+    folder = file.parent
+    records = read_dataset(file, allow_any_aspect=params.dataset.allow_any_aspect)
     splits = split_by_panorama(records, folder, shares=params.dataset.shares.model_dump(), seed=params.seed)
     return {split: _rows(splits[split], folder, params, settings) for split in SPLITS}
 
@@ -98,7 +101,7 @@ def _rows(records: list[Record], folder: Path, params: PreprocessParams, setting
     for record in records:
         by_image.setdefault(record.image_id, []).append(record)
     for image_id, group in by_image.items():
-        path = folder / group[0].image_path
+        path = image_file(folder, group[0].image_path)
         image = open_panorama(
             path, allow_any_aspect=params.dataset.allow_any_aspect, working_height=settings.image_height
         )

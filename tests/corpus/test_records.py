@@ -1,6 +1,7 @@
 """Records: valid input, and messages with file, index, field and value for each kind of invalid input."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from panollava.corpus.records import (
     Turn,
     records_from_json,
     records_to_json,
-    rle_runs,
 )
+from panollava.corpus.run_lengths import rle_runs
 from panollava.corpus.validation import read_dataset, validate_dataset
 from panollava.vlm.processing_panollava import PANORAMA_TOKEN
 
@@ -48,7 +49,7 @@ def write(folder: Path, rows: object, name: str = "annotations.json") -> Path:
     path = folder / name
     if name.endswith(".jsonl"):
         assert isinstance(rows, list)
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     else:
         path.write_text(json.dumps(rows), encoding="utf-8")
     return path
@@ -121,7 +122,7 @@ def test_run_lengths_agree_with_pycocotools() -> None:
     counts = coco.encode(numpy.asfortranarray(mask.astype("uint8")))["counts"].decode()
     flat = mask.T.reshape(-1).astype(int)  # COCO goes down the columns
     edges = numpy.flatnonzero(numpy.diff(flat, prepend=0, append=1 - flat[-1]))
-    assert rle_runs(counts) == numpy.diff(edges, prepend=0).tolist()
+    assert rle_runs(counts).tolist() == numpy.diff(edges, prepend=0).tolist()
 
 
 # One row per kind of invalid value: the keys that replace those of record 1, and the field and value in the message.
@@ -169,6 +170,36 @@ BAD_RECORDS: list[tuple[dict[str, Any], str, str]] = [
     ({"conversations": [turn(references=["Here."])]}, "conversations.0.references", "lack the answer of `assistant`"),
     ({"conversations": [turn(references=["There.", ""])]}, "conversations.0.references.1", "''"),
     ({"metadata": "Seoul"}, "metadata", "'Seoul'"),
+    ({"conversations": [turn(human="<image>\nWhat?")]}, "conversations.0.human", "contains <image>, LLaVA's marker"),
+    ({"conversations": [turn(assistant="an <image>")]}, "conversations.0.assistant", "contains <image>"),
+    ({"conversations": [turn(references=["There.", "<image>"])]}, "conversations.0.references.1", "contains <image>"),
+    (
+        {"conversations": [turn(task="choice", assistant="x", answer={"text": "<image>"})]},
+        "conversations.0.answer.text",
+        "contains <image>",
+    ),
+    ({"objects": [{"label": "<image>", "box_deg": [0, 0, 1, 1]}]}, "objects.0.label", "contains <image>"),
+    ({"conversations": [turn(assistant="nice \ud83d")]}, "conversations.0.assistant", "U+D83D at position 5"),
+    ({"conversations": [turn(type="\udc00")]}, "conversations.0.type", "U+DC00 at position 0"),
+    ({"image_id": "a\0b"}, "image_id", "U+0000 at position 1"),
+    ({"metadata": {"a": [{"b\ud83d": 1}]}}, "metadata.a.0.b\\ud83d", "the key: the text holds U+D83D"),
+    ({"metadata": {"a": [0, {"b": "\udfff"}]}}, "metadata.a.1.b", "U+DFFF"),
+    ({"metadata": {"a": [0, float("nan")]}}, "metadata.a.1", "nan is no number of JSON"),
+    ({"metadata": {"b": float("-inf")}}, "metadata.b", "-inf is no number of JSON"),
+    ({"metadata": {"n": 2**64}}, "metadata.n", "an integer of more than 64 bits"),
+    ({"objects": [{"label": "x", "box_deg": [True, 0, 1, 1]}]}, "objects.0.box_deg.0", "True"),
+    ({"objects": [{"label": "x", "box_deg": [2**53 + 1, 0, 1, 1]}]}, "objects.0.box_deg.0", "9007199254740993"),
+    ({"objects": [{"label": "x", "box_deg": [None, 0, 1, 1]}]}, "objects.0.box_deg.0", "None"),
+    (
+        {"objects": [{"label": "x", "box_deg": [0, 0, 1, 1], "mask": {"size": [2**16, 2**16], "counts": "0"}}]},
+        "objects.0.mask.size",
+        "at most 4294967295 pixels",
+    ),
+    (
+        {"objects": [{"label": "x", "box_deg": [0, 0, 1, 1], "mask": {"size": [4, 2], "counts": "PPPPPPP0"}}]},
+        "objects.0.mask.counts",
+        "the number at position 0 has 8 characters; a run has at most 7",
+    ),
     ({"location": "Seoul"}, "location", "known keys: image_id, image_path, conversations, objects, metadata"),
     ({"image_path": "images/none.jpg"}, "image_path", "'images/none.jpg' is missing"),
     ({"image_path": "/etc/passwd"}, "image_path", "'/etc/passwd'"),
@@ -194,10 +225,74 @@ def test_all_invalid_records_are_in_one_error(tmp_path: Path) -> None:
     path = write(tmp_path, [*rows, 3, good_record(0)])
     with pytest.raises(RecordErrors) as error:
         read_records(path)
-    for index, (_, field, _) in enumerate(BAD_RECORDS):
-        assert f"{path}: record {index}: {field}: " in str(error.value)
-    assert f"{path}: record {len(rows)}: got 3: " in str(error.value)
+    lines = [str(problem) for problem in error.value.problems]
+    for index, (_, field, _) in enumerate([*BAD_RECORDS, ({}, "got 3", "")]):
+        assert any(line.startswith(f"{path}: record {index}: {field}: ") for line in lines)
+    assert {problem.group() for problem in error.value.problems} == {
+        problem.group() for problem in error.value.problems if str(problem) in str(error.value)
+    }
     assert len(parse_records(path)[1]) == len(error.value.problems) >= len(BAD_RECORDS) + 1
+
+
+def test_keys_that_come_twice_are_refused_with_their_path(tmp_path: Path) -> None:
+    text = json.dumps(good_record(1))
+    texts = {
+        "conversations": text[:-1] + ', "conversations": []}',
+        "conversations.0.human": text.replace('"assistant"', '"human": "Where?", "assistant"'),
+        "metadata.location": text.replace('"camera_height"', '"location": "Busan", "camera_height"'),
+        "metadata.camera_height.0.a": text.replace("1.7", '[{"a": 1, "b": 2, "a": 1}]'),
+        "objects.0.label": text.replace('"box_deg"', '"label": "chair", "box_deg"'),
+    }
+    path = write(tmp_path, [good_record(0)])
+    for name, ends in (("annotations.json", ("[", "]")), ("annotations.jsonl", ("", ""))):
+        path = path.rename(tmp_path / name)
+        rows = [json.dumps(good_record(0)), *texts.values()]
+        path.write_text(ends[0] + (",\n" if name.endswith("json") else "\n").join(rows) + ends[1])
+        located, problems = parse_records(path)
+        assert len(located) == 1
+        assert [(problem.where.index, problem.field) for problem in problems] == list(enumerate(texts, start=1))
+        assert all("comes more than once" in problem.text for problem in problems)
+
+
+def test_numbers_at_the_edges_are_accepted(tmp_path: Path) -> None:
+    row = good_record(0) | {"objects": [{"label": "x", "box_deg": [-0.0, 90, 359.5, 1e-3]}]}
+    row["metadata"] = {"nanoseconds": 1732800000123456789, "least": -(2**63), "most": 2**64 - 1, "small": 5e-324}
+    found = read_records(write(tmp_path, [row]))
+    assert found[0].metadata == row["metadata"]
+    assert records_from_json(records_to_json(found)) == found
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "annotations.jsonl"])
+def test_what_python_cannot_read_names_its_line_and_record(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, [good_record(0)]).rename(tmp_path / name)
+    first = json.dumps(good_record(0))
+    ends, comma = (("[", "]"), ",") if name.endswith("json") else (("", ""), "")
+    for bad, said in (
+        ('{"image_id": ' + "9" * 5000 + "}", "an integer of thousands of digits"),
+        ('{"image_id": ' + "[" * 20_000, "nested far more than 64 levels deep"),
+        ('{"image_id": oops}', "invalid JSON, Expecting value, at 'oops}"),
+    ):
+        path.write_text(f"{ends[0]}{first}{comma}\n{bad}{ends[1]}\n")
+        located, problems = parse_records(path)
+        assert len(located) == len(problems) == 1
+        assert str(problems[0]).startswith(f"{path}: line 2 column ")
+        assert said in str(problems[0])
+
+
+def test_a_record_made_in_python_is_as_storable_as_one_from_a_file() -> None:
+    for change in ({"metadata": {"a": [float("inf")]}}, {"image_id": "\ud83d"}, {"metadata": {"a": {1: 2}}}):
+        with pytest.raises(ValueError, match=r"metadata|image_id"):
+            Record.model_validate(good_record() | change)
+
+
+def test_more_problems_than_anyone_reads_end_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("panollava.corpus.reading.MAX_PROBLEMS", 10)
+    problems = parse_records(write(tmp_path, [{}] * 100))[1]
+    assert len(problems) == 13
+    assert "more than 10 problems; the rest was not read" in str(problems[-1])
+    monkeypatch.setattr("panollava.corpus.reading.MAX_VALUES", 10)
+    text = message(write(tmp_path, [good_record(0) | {"metadata": {"a": [0] * 100}, "objects": [{}] * 20}]))
+    assert text.endswith("record 0: holds more than 10 values besides the metadata; divide it into several records")
 
 
 def test_identical_records_are_refused_but_one_image_may_have_many(tmp_path: Path) -> None:
@@ -228,7 +323,7 @@ def test_links_out_of_the_folder_and_loops_are_refused(tmp_path: Path) -> None:
     (inside / "images" / "out.png").symlink_to(tmp_path / "secret.png")
     (inside / "images" / "loop.png").symlink_to(inside / "images" / "loop.png")
     text = message(path)
-    assert f"record 0: image_path: 'images/out.png' leads to {(tmp_path / 'secret.png').resolve()}, outside" in text
+    assert f"record 0: image_path: 'images/out.png' leads to '{(tmp_path / 'secret.png').resolve()}', outside" in text
     assert "record 1: image_path: 'images/loop.png'" in text
     # A link that stays inside is a path like any other, also when the dataset folder itself is a link.
     (inside / "images" / "out.png").unlink()
@@ -241,9 +336,9 @@ def test_links_out_of_the_folder_and_loops_are_refused(tmp_path: Path) -> None:
 def test_invalid_json_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "annotations.json"
     path.write_text('[\n  {"image_id": "a",\n   "image_path": }\n]')
-    assert f"{path}: line 3 column 18: invalid JSON" in message(path)
+    assert f"{path}: line 3 column 18: record 0: invalid JSON" in message(path)
     path.write_text('{"image_id": "a"}')
-    assert f"{path}: expected a list of records, found {{'image_id': 'a'}}" in message(path)
+    assert f"{path}: expected a list of records, found an object with 'image_id'" in message(path)
     path.write_text("[]")
     assert f"{path}: holds no records" in message(path)
     path.write_bytes(b'[\n"\xff"]')
@@ -265,6 +360,40 @@ def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     path = write(tmp_path, [good_record(0)])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read_records(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[]".encode("utf-16"), "line 1: byte 0xff is not UTF-8; the file looks like UTF-16; save it as UTF-8"),
+        ("[]".encode("utf-16-le"), "the file looks like UTF-16 or UTF-32; save it as UTF-8"),
+        ('["파노라마"]'.encode("cp949"), "line 1: byte 0xc6 is not UTF-8; the file looks like cp949, which Korean"),
+        (b"\x7fELF", "line 1 column 1: invalid JSON"),
+        (b"[] []", "line 1 column 4: record 0: invalid JSON, Extra data"),
+        (b"[1,]", "line 1 column 4: record 1: invalid JSON, Expecting value"),
+        (b"[1", "line 1 column 3: record 1: invalid JSON, Expecting ',' or ']'"),
+    ],
+)
+def test_no_json_in_utf_8_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "annotations.json"
+    path.write_bytes(content)
+    assert f"{path}: {said}" in message(path)
+
+
+def test_line_ends_of_every_system_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, [good_record(0), good_record(1)], "annotations.jsonl")
+    for end in (b"\r\n", b"\r"):
+        path.write_bytes(path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", end))
+        assert len(read_records(path)) == 2
+
+
+def test_what_is_no_regular_file_is_refused_without_reading_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "records.json")
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    (tmp_path / "annotations.json").mkdir()
+    for path in (tmp_path / "records.json", tmp_path / "loop.json", Path("/dev/zero")):
+        assert f"{path}: is neither a file nor a folder" in message(path)
+    assert "found none of them" in message(tmp_path)
 
 
 def test_a_folder_needs_exactly_one_record_file(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from panollava.corpus.records import Record, Turn
-from panollava.corpus.splits import share_counts, split_by_panorama
+from panollava.corpus.splits import PIPELINE_SHARES, share_counts, split_by_panorama, split_note
 
 SHARES = {"train": 3, "validation": 1, "test": 1}
 
@@ -113,3 +114,25 @@ def test_a_named_split_that_is_empty_is_refused(tmp_path: Path) -> None:
     records = records_of(tmp_path, 2, splits=["train", "test"])
     with pytest.raises(ValueError, match="of 2 panoramas gives train 1, validation 0, test 1: validation is empty"):
         split_by_panorama(records, tmp_path, shares=SHARES, seed=0)
+
+
+def test_the_note_says_what_the_pipeline_lacks(tmp_path: Path) -> None:
+    params = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+    assert params["dataset"]["shares"] == PIPELINE_SHARES
+    for count in range(1, 13):
+        records = records_of(tmp_path, count)
+        note = split_note(records, tmp_path)
+        try:
+            split_by_panorama(records, tmp_path, shares=PIPELINE_SHARES, seed=0)
+        except ValueError:
+            assert note is not None
+            assert f"needs at least 7 different panoramas for its splits (dataset.shares), here: {count};" in note
+        else:
+            assert note is None
+    note = split_note(records_of(tmp_path, 3, splits=["train", "test", "val"]), tmp_path)
+    assert note is not None
+    assert "metadata.split is 'val'; expected one of train, validation, test" in note
+    assert "\n" not in note
+    note = split_note(records_of(tmp_path, 2, splits=["train", "test"]), tmp_path)
+    assert note is not None
+    assert "validation is empty" in note

@@ -15,15 +15,16 @@ def import_(options: argparse.Namespace) -> int:
     NAME is the layout, SRC the download:
 
       quic360       QuIC-360's .tsv or CORA's .csv; or the folder with train, valid and test
-      llava         a JSON list of LLaVA conversations
+      llava         LLaVA conversations, a JSON list or one a line (.jsonl)
       coco          panoramic detection in COCO's JSON: 360-Indoor, PANDORA
       bench360      360Bench.tsv; the options are put in an order drawn with --seed
       vqa           the folder with one *questions.json and one *annotations.json
       imagefolder   OmniCoT: the folder with metadata.jsonl, or the one above train, validation and test
       stanford2d3d  the folder with assets/ and area_*/pano/
 
-    DST must not exist, or be empty; it appears when it is complete. Errors are counted and shown, and nothing is
-    written then. Omissions are counted and shown. Every record's metadata holds source and licence.
+    DST must not exist, or be empty; it appears when it is complete. Bad samples are counted and shown by kind, and
+    nothing is written then, unless --drop-bad-records leaves them out. Omissions are counted and shown. Every record's
+    metadata holds source and licence.
     """
     from panollava.corpus.importers import import_dataset
     from panollava.corpus.importers.common import Request
@@ -36,6 +37,7 @@ def import_(options: argparse.Namespace) -> int:
         licence=options.licence,
         allow_any_aspect=options.allow_any_aspect,
         drop_bad_images=options.drop_bad_images,
+        drop_bad_records=options.drop_bad_records,
     )
     print(report)
     return 0
@@ -75,3 +77,5 @@ def _add_import_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--licence", metavar="TEXT", help="its licence, instead of what is known of NAME")
     text = "leave out images that are missing, damaged or not 2:1, with their records, and count them"
     command.add_argument("--drop-bad-images", action="store_true", help=text)
+    text = "leave out samples that cannot be read, and count them by kind"
+    command.add_argument("--drop-bad-records", action="store_true", help=text)

@@ -9,8 +9,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from panollava.corpus.json_values import text_fault, value_faults
+from panollava.corpus.problems import printable, shorten
+from panollava.corpus.run_lengths import MASK_PIXELS, rle_runs
+
 # The processor's panorama token, repeated here so that reading records needs no model.
 PLACEHOLDER = "<pano>"
+# Where files of LLaVA put the image; a language model would read it as text.
+LLAVA_MARKER = "<image>"
 # (yaw, pitch) and (yaw, pitch, width, height) in degrees.
 DirectionDeg = tuple[float, float]
 BoxDeg = tuple[float, float, float, float]
@@ -22,7 +28,18 @@ def _has_text(text: str) -> str:
         raise PydanticCustomError("empty_text", "the text is empty; expected at least one visible character")
     if PLACEHOLDER in text:
         raise PydanticCustomError("placeholder", "the text contains <pano>, the token of the panorama; reword it")
+    if LLAVA_MARKER in text:
+        raise PydanticCustomError("marker", "the text contains <image>, LLaVA's marker; remove it (importers do)")
+    fault = text_fault(text)
+    if fault is not None:
+        raise ValueError(fault)
     return text
+
+
+def _is_storable(metadata: dict[str, Any]) -> dict[str, Any]:
+    for path, fault in value_faults(metadata, depth=2):
+        raise ValueError(printable(f"{'.'.join(map(str, path))}: {fault}"))
+    return metadata
 
 
 Text = Annotated[str, AfterValidator(_has_text)]
@@ -38,50 +55,28 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-def rle_runs(counts: str) -> list[int]:
-    """Return the run lengths in a compressed COCO run-length string, zeros first.
-
-    The encoding is that of pycocotools' `rleFrString`: 5 bits per character from '0', sign-extended; from the fourth
-    run on, the difference from the run before last. The C decoder reads past the end of a malformed string.
-
-    Raises:
-        ValueError: the string is not such an encoding.
-    """
-    runs: list[int] = []
-    value, shift = 0, 0
-    for position, character in enumerate(counts):
-        code = ord(character) - 48
-        if not 0 <= code < 64:
-            raise ValueError(f"character {character!r} at position {position} is not part of a COCO run-length string")
-        value |= (code & 0x1F) << shift
-        shift += 5
-        if code & 0x20:
-            continue
-        if code & 0x10:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value, shift = 0, 0
-    if shift:
-        raise ValueError("the COCO run-length string ends in the middle of a number")
-    return runs
+def _has_pixels(size: tuple[int, int]) -> tuple[int, int]:
+    if size[0] * size[1] > MASK_PIXELS:
+        raise ValueError(f"a mask has at most {MASK_PIXELS} pixels, as pycocotools counts them")
+    return size
 
 
 class Mask(_Strict):
     """A binary mask over the panorama as compressed COCO RLE; `size` is [H, W]."""
 
-    size: Annotated[tuple[Side, Side], Field(strict=False)]
+    size: Annotated[tuple[Side, Side], Field(strict=False), AfterValidator(_has_pixels)]
     counts: str
 
     @field_validator("counts")
     @classmethod
     def _counts_cover_size(cls, counts: str, info: ValidationInfo) -> str:
         runs = rle_runs(counts)
-        if min(runs, default=0) < 0:
-            raise ValueError("a run is negative; every run counts pixels")
+        if runs.min(initial=0) < 0 or runs.max(initial=0) > MASK_PIXELS:
+            raise ValueError(f"a run is negative or above {MASK_PIXELS}; every run counts pixels")
         size = info.data.get("size")
-        if size is not None and sum(runs) != size[0] * size[1]:
+        if size is not None and runs.sum() != size[0] * size[1]:
             raise ValueError(
-                f"the runs cover {sum(runs)} pixels, size {list(size)} has {size[0] * size[1]} (size is [H, W])"
+                f"the runs cover {runs.sum()} pixels, size {list(size)} has {size[0] * size[1]} (size is [H, W])"
             )
         return counts
 
@@ -161,7 +156,7 @@ class Turn(_Strict):
     def _assistant_is_a_reference(cls, references: list[str], info: ValidationInfo) -> list[str]:
         assistant = info.data.get("assistant")
         if references and assistant is not None and assistant not in references:
-            raise ValueError(f"the references lack the answer of `assistant`, {assistant!r}; it is one of them")
+            raise ValueError(f"the references lack the answer of `assistant`, {shorten(assistant)}; it is one of them")
         return references
 
 
@@ -172,7 +167,7 @@ class Record(_Strict):
     image_path: Text
     conversations: Annotated[list[Turn], Field(min_length=1)]
     objects: list[ObjectAnnotation] = Field(default_factory=list)
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: Annotated[dict[str, Any], AfterValidator(_is_storable)] = Field(default_factory=dict)
 
 
 _RECORDS = TypeAdapter(list[Record])

@@ -5,14 +5,19 @@ names its split in `metadata["split"]`, or none does and the shares decide.
 """
 
 import hashlib
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
-from panollava.corpus.reading import image_file, shorten
+from panollava.corpus.image_paths import image_file
+from panollava.corpus.problems import shorten
 from panollava.corpus.records import Record
+
+# Those of params.yaml as it is delivered; the pipeline reads them there.
+PIPELINE_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
 def image_contents(records: list[Record], folder: Path) -> dict[str, str]:
@@ -108,3 +113,29 @@ def split_by_panorama(
     for record in records:
         splits[split_of[contents[record.image_id]]].append(record)
     return splits
+
+
+def _divisible(total: int) -> bool:
+    """Return whether so many panoramas give a panorama to each split of the pipeline."""
+    try:
+        share_counts(total, PIPELINE_SHARES)
+    except ValueError:
+        return False
+    return True
+
+
+def split_note(records: list[Record], folder: Path) -> str | None:
+    """Return why a run of the pipeline with its default shares would refuse the records; None if it would not."""
+    try:
+        split_by_panorama(records, folder, shares=PIPELINE_SHARES, seed=0)
+    except ValueError as error:
+        if any("split" in record.metadata for record in records):
+            first, *others = str(error).splitlines()
+            more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+            return f"the pipeline refuses this: {first} {others[0] if others else ''}{more}".rstrip()
+        found, least = len(set(image_contents(records, folder).values())), next(filter(_divisible, itertools.count(1)))
+        return (
+            f"the pipeline needs at least {least} different panoramas for its splits (dataset.shares), here: {found}; "
+            "finetuning alone does not"
+        )
+    return None

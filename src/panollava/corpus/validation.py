@@ -7,29 +7,39 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from panollava.corpus.image_paths import image_file
 from panollava.corpus.images import ImageError, check_image, image_size
-from panollava.corpus.reading import Problem, RecordErrors, RecordLocation, image_file, parse_records, record_file
+from panollava.corpus.problems import Problem, RecordErrors, RecordLocation, listed, printable
+from panollava.corpus.reading import parse_records, record_file
 from panollava.corpus.records import Record
+from panollava.corpus.splits import split_note
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """The counts of a dataset's well-formed records, and all its problems."""
+    """The counts of a dataset's well-formed records, and all its problems.
+
+    `note` says what a run of the whole pipeline lacks besides, which training and answering alone do not need.
+    """
 
     file: Path
     records: int
     images: int
     turns: int
-    tasks: dict[str, int]
-    types: dict[str, int]
-    languages: dict[str, int]
+    tasks: Counter[str]
+    types: Counter[str]
+    languages: Counter[str]
     problems: list[Problem]
+    note: str | None
 
     def __str__(self) -> str:
         """Return the report as `panollava validate` prints it."""
-        lines = [f"{self.file}: {self.records} records, {self.images} images, {self.turns} turns"]
+        lines = [f"{printable(str(self.file))}: {self.records} records, {self.images} images, {self.turns} turns"]
         for title, counts in (("tasks", self.tasks), ("types", self.types), ("languages", self.languages)):
-            lines.append(f"{title}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+            if counts:
+                lines.append(f"{title}: {listed(counts)}")
+        if self.note is not None:
+            lines.append(f"note: {self.note}")
         lines.append(str(RecordErrors(self.problems)) if self.problems else "no problems")
         return "\n".join(lines)
 
@@ -46,7 +56,7 @@ def check_images(
     sizes: dict[Path, tuple[int, int]] = {}
     for location, record in located:
         try:
-            file = image_file(folder, record.image_path)
+            file = image_file(folder, record.image_path, hint=False)
         except ValueError:
             continue
         if file not in checked:
@@ -55,10 +65,10 @@ def check_images(
                 check_image(file, allow_any_aspect=allow_any_aspect)
                 sizes[file] = image_size(file)
             except ImageError as error:
-                problems.append(Problem(location, "image_path", str(error)))
+                problems.append(Problem(location, "image_path", str(error), str(error).replace(str(file), "")))
         for number, item in enumerate(record.objects):
             if item.mask is not None and file in sizes and item.mask.size != sizes[file]:
-                text = f"size is {list(item.mask.size)}, but {file} is {list(sizes[file])} ([height, width])"
+                text = f"size is {list(item.mask.size)}, but {str(file)!r} is {list(sizes[file])} ([height, width])"
                 problems.append(Problem(location, f"objects.{number}.mask.size", text))
     return problems
 
@@ -82,7 +92,7 @@ def read_dataset(path: Path, *, allow_any_aspect: bool = False) -> list[Record]:
 
 
 def validate_dataset(path: Path, *, allow_any_aspect: bool = False) -> ValidationReport:
-    """Return the counts of a dataset and all its problems; raises RecordErrors if there is no record file to read."""
+    """Return the counts of a dataset and all its problems; raises RecordErrors if there is no file of records."""
     file, records, problems = _inspect(path, allow_any_aspect=allow_any_aspect)
     turns = [turn for record in records for turn in record.conversations]
     return ValidationReport(
@@ -90,8 +100,9 @@ def validate_dataset(path: Path, *, allow_any_aspect: bool = False) -> Validatio
         records=len(records),
         images=len({record.image_id for record in records}),
         turns=len(turns),
-        tasks=dict(Counter(turn.task for turn in turns).most_common()),
-        types=dict(Counter(turn.type for turn in turns).most_common()),
-        languages=dict(Counter(turn.language for turn in turns).most_common()),
+        tasks=Counter(turn.task for turn in turns),
+        types=Counter(turn.type for turn in turns),
+        languages=Counter(turn.language for turn in turns),
         problems=problems,
+        note=None if problems else split_note(records, file.parent),
     )

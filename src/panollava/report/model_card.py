@@ -5,6 +5,7 @@ text is written from the metadata and the configuration, so it survives loading 
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
+from yaml import YAMLError
 
-from panollava.backbones.assemble import PARTS, Parts, read_parts
+from panollava.backbones.assemble import Parts
 from panollava.backbones.presets import Backbone
+from panollava.backbones.trained import PARTS, read_parts
 from panollava.corpus.data_card import count, origin_lines
 from panollava.corpus.records import Record
 from panollava.io import replacing
@@ -44,6 +47,7 @@ With transformers alone; the checkpoint brings its own code:
 
 ```python
 from PIL import Image
+from yaml import YAMLError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 path = "..."  # this folder or its hub id
@@ -98,13 +102,22 @@ def read_card_data(path: str | Path) -> ModelCardData:
     folder = Path(path)
     if folder.is_dir():
         card = folder / CARD
-        found = ModelCard.load(card).data if card.is_file() else ModelCardData()
+        found = _metadata(card) if card.is_file() else ModelCardData()
         if (folder / PARTS).is_file() and BASES not in found.to_dict():  # the card is the one that PEFT writes
             return card_data(read_parts(folder))
         return found
     try:
         return ModelCard.load(hf_hub_download(str(path), CARD)).data
     except EntryNotFoundError:  # not on the hub, or not in the cache of a machine without network
+        return ModelCardData()
+
+
+def _metadata(card: Path) -> ModelCardData:
+    """Return the metadata of a card; it may have been edited, and a model does not depend on it."""
+    try:
+        return ModelCard.load(card).data
+    except (ValueError, YAMLError) as error:
+        print(f"{card} is no model card, and is left out: {' '.join(str(error).split())}", file=sys.stderr)
         return ModelCardData()
 
 

@@ -78,7 +78,8 @@ def test_the_order_of_the_options_depends_on_seed_and_question_only(tmp_path: Pa
         ("['A. ", "'A. ", "expected a Python list of texts"),
         ("B. Far from", "B. Behind the woman.', 'C. Far from", "expected texts that begin"),
         ("Far from", "Behind", "expected a letter of options that all differ"),
-        ('"[{""bbox_2d', '"{""bbox_2d', "is not JSON"),
+        ('"[{""bbox_2d', '"[""bbox_2d', "is not JSON"),
+        ('"[{""bbox_2d', '"{""bbox_2d', "expected a list of boxes"),
         (BOX, "3", "expected a list of boxes"),
     ],
 )
@@ -88,5 +89,21 @@ def test_malformed_rows_are_refused_by_number(tmp_path: Path, old: str, new: str
     assert old in text
     file.write_text(text.replace(old, new, 1) + "\n".join(bench_rows("Why?")) + "\n")
     found = refused(tmp_path, "bench360", file)
-    assert found.startswith(f"1 rows of {file} cannot be read:\n360Bench.tsv row 1 below the header: ")
+    assert found.startswith("1 of 5 rows cannot be imported")
+    assert "\n  360Bench.tsv line 2: " in found
     assert message in found
+    records, report = run(tmp_path, "bench360", file, drop_bad_records=True)
+    assert [record.metadata["rows"] for record in records] == [[2, 3, 4, 5]]
+    assert "read: 5 rows, imported: 1, left out: 4" in str(report)
+
+
+@pytest.mark.parametrize("options", ["[" * 9_000, "-" * 9_000 + "1", "['A. ' + 'x', 'B. y']", "9" * 20_000])
+def test_hostile_options_are_refused(tmp_path: Path, options: str) -> None:
+    file = bench_file(tmp_path, [f"1\ta.jpg\tWhere?\tSR\tOs\t{BOX}\t#1\t{options}\tA"])
+    assert "expected a Python list of texts" in refused(tmp_path, "bench360", file)
+
+
+@pytest.mark.parametrize("box", ["[NaN]", "[" * 50_000, "9" * 5_000])
+def test_boxes_that_no_record_can_carry_are_refused(tmp_path: Path, box: str) -> None:
+    row = bench_rows("Where?")[0].replace(BOX, box)
+    assert "360Bench.tsv line 2: bbox '" in refused(tmp_path, "bench360", bench_file(tmp_path, [row]))

@@ -75,13 +75,21 @@ def test_pandora_boxes_are_radians_and_rotated_ones_get_an_upright_box_around_th
     assert "PANDORA" in records[0].metadata["source"]
 
 
-def test_annotations_that_are_left_out_are_counted(tmp_path: Path) -> None:
-    file = coco_file(
-        tmp_path, (1, 5, [1, 90, 20, 0]), (1, 9, [1, 90, 200, 90]), (1, 5, [1, 90, 20, 10]), (2, 5, [1, 9, 9, 9])
-    )
+def changed(file: Path, *annotations: dict[str, Any]) -> Path:
+    """Change the annotations of a file in order."""
     content = json.loads(file.read_text())
-    content["annotations"][3]["iscrowd"] = 1
-    records, report = run(tmp_path, "coco", write_json(file, content), images=tmp_path / "images")
+    for row, changes in zip(content["annotations"], annotations, strict=False):
+        row |= changes
+    file.write_text(json.dumps(content))
+    return file
+
+
+GOOD = (1, 5, [1, 90, 20, 10])
+
+
+def test_annotations_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    file = coco_file(tmp_path, (1, 5, [1, 90, 20, 0]), (1, 9, [1, 90, 200, 90]), GOOD, (2, 5, [1, 9, 9, 9]))
+    records, report = run(tmp_path, "coco", changed(file, {}, {}, {}, {"iscrowd": 1}), images=tmp_path / "images")
     assert dict(report.dropped) == {
         "annotations without an extent in (0, 360) degrees": 1,
         "annotations marked iscrowd or ignore": 1,
@@ -90,18 +98,107 @@ def test_annotations_that_are_left_out_are_counted(tmp_path: Path) -> None:
     }
     assert [item.box_deg[2] for item in records[0].objects] == [200, 20]
     assert [record.conversations[0].task for record in records] == ["detection", "grounding"]
+    assert "read: 4 annotations, imported: 2, left out: 2" in str(report)
 
 
-def test_all_problems_of_the_boxes_are_in_one_error(tmp_path: Path) -> None:
-    file = coco_file(tmp_path, (1, 5, [960, 480, 20, 10]), (3, 5, [1, 1, 9, 9]), (1, 5, [90, 45, 9, 9, 0]))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"iscrowd": None},
+        {"iscrowd": "0", "ignore": 0.0},
+        {"iscrowd": False, "area": float("nan")},
+        {"image_id": "1", "category_id": "5"},
+        {"image_id": 1.0, "category_id": 5.0},
+    ],
+)
+def test_other_spellings_of_flags_and_ids_are_read(tmp_path: Path, changes: dict[str, Any]) -> None:
+    file = changed(coco_file(tmp_path, GOOD), changes)
+    records, report = run(tmp_path, "coco", file, images=tmp_path / "images")
+    assert records[0].objects[0].box_deg == (-179, 0, 20, 10)
+    assert report.samples == 1
+
+
+@pytest.mark.parametrize("box", [[], None])
+def test_an_annotation_without_a_box_is_left_out(tmp_path: Path, box: list[float] | None) -> None:
+    file = changed(coco_file(tmp_path, GOOD, GOOD), {"bbox": box})
+    _, report = run(tmp_path, "coco", file, images=tmp_path / "images")
+    assert report.findings.left_out == {"annotations without a box": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"bbox": [1, 90, float("nan"), 10]}, "a value that no record can carry"),
+        ({"bbox": [1, 90, float("inf"), 10]}, "a value that no record can carry"),
+        ({"bbox": [1, 90, 10]}, "a bad bbox"),
+        ({"bbox": {"x": 1}}, "a bad bbox"),
+        ({"bbox": [1, 90, "10", True]}, "a bad bbox"),
+        ({"bbox": [1, -1, 10, 10]}, "a box off the sphere"),
+        ({"image_id": 3}, "an unknown image"),
+        ({"image_id": None}, "a bad image_id"),
+        ({"category_id": 6}, "an unknown category"),
+        ({"iscrowd": "maybe"}, "a bad iscrowd"),
+    ],
+)
+def test_bad_annotations_are_named_by_their_place_or_left_out(
+    tmp_path: Path, changes: dict[str, Any], kind: str
+) -> None:
+    file = changed(coco_file(tmp_path, GOOD, GOOD), {}, changes)
     message = refused(tmp_path, "coco", file)
-    assert message.startswith(f"4 problems in {file}")
-    assert "annotations.1: image_id 3 or category_id 5 is not in the file" in message
-    assert "boxes of four numbers (2) and of five (1); expected one kind" in message
     assert (
-        "annotations.0: bbox [960.0, 480.0, 20.0, 10.0] has its centre off the sphere; 4 numbers are read as" in message
+        f"1 of 2 annotations cannot be imported; --drop-bad-records leaves them out:\n1 annotations with {kind}:\n"
+        in message
     )
-    assert "annotations.2: bbox" in message
-    message = refused(tmp_path, "coco", coco_file(tmp_path, (1, 5, [1, 2, 3]), images=[{"id": 1}]))
-    assert "train.json.images.0.file_name: Field required" in message
-    assert "train.json.annotations.0.bbox: got [1, 2, 3]" in message
+    assert "  train.json annotations.1 (id 1): " in message
+    records, report = run(tmp_path, "coco", file, images=tmp_path / "images", drop_bad_records=True)
+    assert len(records[0].objects) == 1
+    assert report.findings.bad == {f"annotations with {kind}": 1}
+
+
+def test_faults_of_an_image_are_faults_of_its_annotations(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "1.png"}, {"id": 2}, {"id": 3, "file_name": "../1.png"}]
+    images += [{"id": 4, "file_name": "1.png"}, {"id": 4, "file_name": "2.png"}]
+    file = coco_file(tmp_path, GOOD, *((n, 5, GOOD[2]) for n in (2, 3, 4)), images=images)
+    message = refused(tmp_path, "coco", file)
+    assert "3 annotations with an image that cannot be used" in message
+    for text in (
+        "images.1: file_name is missing",
+        "images.2: image '../1.png'; expected",
+        "images.4: id '4' is '1.png' and",
+    ):
+        assert text in message
+    _, report = run(tmp_path, "coco", file, images=tmp_path / "images", drop_bad_records=True)
+    assert "read: 4 annotations, imported: 1, left out: 3" in str(report)
+
+
+def test_two_ids_of_one_image_give_one_list_of_objects(tmp_path: Path) -> None:
+    images = [{"id": number, "file_name": "1.png"} for number in (1, 2)]
+    file = coco_file(tmp_path, GOOD, (2, 9, [90, 90, 20, 10]), images=images)
+    records, _ = run(tmp_path, "coco", file, images=tmp_path / "images")
+    assert [item.label for item in records[0].objects] == ["chair", "door"]
+
+
+def test_a_category_of_two_names_is_always_refused(tmp_path: Path) -> None:
+    categories = [{"id": 5, "name": "door"}, {"id": 5, "name": "window"}]
+    file = coco_file(tmp_path, GOOD, categories=categories)
+    message = refused(tmp_path, "coco", file, drop_bad_records=True)
+    assert message == f"{file}: categories.1 (id 5): id '5' is 'door' and 'window'; expected one name"
+    coco_file(tmp_path, GOOD, categories=[{"id": 5, "name": "a; b"}])
+    assert "1 annotations with a bad label" in refused(tmp_path, "coco", file)
+
+
+@pytest.mark.parametrize("content", [[], {"images": []}, {"images": [], "annotations": {}, "categories": []}, 3])
+def test_a_file_of_another_form_is_refused(tmp_path: Path, content: Any) -> None:
+    message = refused(tmp_path, "coco", write_json(tmp_path / "train.json", content), drop_bad_records=True)
+    assert "expected an object with the lists 'images', 'annotations', 'categories'" in message
+    assert "\n" not in message
+
+
+def test_lists_that_come_twice_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "train.json"
+    file.write_text('{"images": [], "annotations": [], "annotations": [], "categories": []}')
+    assert "['annotations'] comes twice in the object" in refused(tmp_path, "coco", file)
+    file.write_text('{"images": [}')
+    assert f"{file}: line 1 column 13: invalid JSON" in refused(tmp_path, "coco", file)
+    file.write_text('{"images":' * 50_000)
+    assert f"{file}: nested" in refused(tmp_path, "coco", file)

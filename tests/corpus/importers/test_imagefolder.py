@@ -51,12 +51,41 @@ def test_splits_have_separate_images(tmp_path: Path) -> None:
 
 
 def test_malformed_lines_are_counted(tmp_path: Path) -> None:
-    folder = omnicot_split(tmp_path / "test", omnicot_line(1), omnicot_line(2, answer=3), {"question": "?"})
+    folder = omnicot_split(tmp_path / "test", omnicot_line(1), omnicot_line(2, answer=[3]), {"question": "?"})
     with (folder / "metadata.jsonl").open("a") as file:
         file.write("{oops\n")
     message = refused(tmp_path, "imagefolder", folder)
-    assert message.startswith(f"5 problems in {folder / 'metadata.jsonl'}:")
-    assert "metadata.jsonl line 2.answer: got 3" in message
-    assert "metadata.jsonl line 3.file_name: Field required" in message
+    assert message.startswith("3 of 4 lines cannot be imported")
+    assert "metadata.jsonl line 2: answer: got [3]" in message
+    assert "metadata.jsonl line 3: file_name is missing (and 1 more problems)" in message
+    assert "metadata.jsonl line 4 column 2: invalid JSON" in message
+    records, report = run(tmp_path, "imagefolder", folder, drop_bad_records=True)
+    assert len(records) == 1
+    assert "read: 4 lines, imported: 1, left out: 3" in str(report)
+    (tmp_path / "out").rename(tmp_path / "kept")
     assert "leave the option out" in refused(tmp_path, "imagefolder", folder, images=tmp_path)
     assert "no such file" in refused(tmp_path, "imagefolder", tmp_path / "none")
+
+
+def test_numbers_null_and_single_texts_are_read(tmp_path: Path) -> None:
+    lines = [
+        omnicot_line(1, answer=3, qa_id=7, scene_id=4.0, cot="Alone.", random_objects=None, subtype=None),
+        omnicot_line(2, qa_id=7, type=None),
+        omnicot_line(2, qa_id="7", type=None),
+    ]
+    records, report = run(tmp_path, "imagefolder", omnicot_split(tmp_path / "test", *lines))
+    assert records[0].conversations[0].answer.text == "3"
+    assert records[0].metadata["cot"] == ["Alone."]
+    assert [record.metadata["qa_id"] for record in records] == ["7", "7-2"]
+    assert records[0].metadata["scene_id"] == "4"
+    assert records[1].conversations[0].type == "choice"
+    assert report.dropped == {"lines identical to an earlier one": 1}
+
+
+def test_a_file_name_never_leads_out_of_its_split(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    for split in ("train", "validation", "test"):
+        omnicot_split(folder / split, omnicot_line(1, file_name="../train/images/s.png"))
+    message = refused(tmp_path, "imagefolder", folder)
+    assert "3 lines with a bad image name" in message
+    assert "  train/metadata.jsonl line 1: image '../train/images/s.png'; expected the path of a file below" in message

@@ -4,7 +4,8 @@ from random import Random
 
 import pytest
 
-from panollava.corpus.importers.object_questions import object_dialogues
+from panollava.corpus.importers.findings import BadSample
+from panollava.corpus.importers.object_questions import check_label, object_dialogues
 
 
 def test_a_label_of_several_but_not_all_objects_gets_a_question() -> None:
@@ -19,5 +20,8 @@ def test_a_label_of_several_but_not_all_objects_gets_a_question() -> None:
 
 
 def test_a_label_with_a_reserved_character_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"label 'a; b' contains one of"):
-        object_dialogues([{"label": "a; b", "box_deg": [0, 0, 9, 9]}], Random(0))
+    for label in ("a; b", "[a", " ", "a <pano>", "<image>", "\0"):
+        with pytest.raises(BadSample, match="label") as error:
+            check_label(label)
+        assert error.value.kind == "a bad label"
+    assert check_label("a, b") == "a, b"

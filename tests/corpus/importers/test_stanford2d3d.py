@@ -53,18 +53,35 @@ def test_instances_become_objects_with_masks(tmp_path: Path) -> None:
 def test_pictures_and_labels_must_match(tmp_path: Path) -> None:
     root = stanford_folder(tmp_path, size=(32, 16))
     message = refused(tmp_path, "stanford2d3d", root)
-    assert message.startswith("1 of 1 panoramas cannot be read:")
-    assert "(32, 16) pixels, the picture has (64, 32); expected the same size" in message
+    assert message.startswith("1 of 1 panoramas cannot be imported")
+    assert "(32, 16) pixels, the picture (64, 32); expected the same size" in message
     semantic = root / f"area_1/pano/semantic/{PANO}_semantic.png"
     Image.new("RGB", (64, 32), (0, 9, 0)).save(semantic)
-    assert f"{semantic}: index 2304 has no label" in refused(tmp_path, "stanford2d3d", root)
+    assert f"{semantic.name}: index 2304 has no label" in refused(tmp_path, "stanford2d3d", root)
     semantic.write_bytes(b"no image")
     assert "not a readable image" in refused(tmp_path, "stanford2d3d", root)
     semantic.rename(semantic.with_name("other_semantic.png"))
     message = refused(tmp_path, "stanford2d3d", root)
-    assert message.startswith("2 images below")
-    assert f"{PANO}_rgb.png has no semantic image" in message
+    assert message.startswith("2 of 2 panoramas cannot be imported")
+    assert f"{PANO}_rgb.png: has no semantic image" in message
     write_json(root / "assets/semantic_labels.json", ["chair"])
     assert "label 0: 'chair'" in refused(tmp_path, "stanford2d3d", root)
     assert "SRC is the folder that holds assets/" in refused(tmp_path, "stanford2d3d", root / "area_1")
     assert "leave the option out" in refused(tmp_path, "stanford2d3d", root, images=root)
+
+
+def test_bad_panoramas_are_left_out(tmp_path: Path) -> None:
+    root = stanford_folder(tmp_path)
+    write_image(root / "area_2/pano/rgb/alone_rgb.png", (64, 32))
+    records, report = run(tmp_path, "stanford2d3d", root, drop_bad_records=True)
+    assert len(records) == 3
+    assert report.findings.bad == {"panoramas with no semantic image": 1}
+    assert "read: 2 panoramas, imported: 1, left out: 1" in str(report)
+
+
+@pytest.mark.parametrize("content", [{}, [3], "x", None])
+def test_labels_of_another_form_are_refused(tmp_path: Path, content: object) -> None:
+    root = stanford_folder(tmp_path)
+    write_json(root / "assets/semantic_labels.json", content)
+    message = refused(tmp_path, "stanford2d3d", root, drop_bad_records=True)
+    assert "semantic_labels.json" in message

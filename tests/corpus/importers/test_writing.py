@@ -1,13 +1,18 @@
 """Writing an imported dataset, for every importer: images, names, folders, source and licence."""
 
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from importer_cases import refused, run, write_image, write_json, write_table
 
+from panollava.cli import main
 from panollava.cli.data import FORMATS
 from panollava.corpus.importers import IMPORTERS, import_dataset
 from panollava.corpus.importers.common import Request
+from panollava.corpus.problems import Problem
+from panollava.corpus.reading import parse_records
 
 SAMPLE = {
     "id": 1,
@@ -29,14 +34,15 @@ def test_missing_images_are_counted_and_named_at_once(tmp_path: Path) -> None:
     write_image(folder / "square.jpg", (8, 8))
     file = write_table(tmp_path / "train.tsv", [*rows, ("square.jpg", "art", "A wall.")])
     message = refused(tmp_path, "quic360", file, images=folder)
-    assert message.startswith("8 of 10 images are missing or cannot be used:\n")
-    assert all(f"{folder / f'gone_{number}.jpg'}: no such image file" in message for number in range(5))
+    assert message.startswith("8 of 10 images are missing or cannot be used; --drop-bad-images leaves them out:\n")
+    assert all(f"train.tsv line {number + 5}: 'gone_{number}.jpg' is missing below" in message for number in range(5))
     assert "gone_5" not in message
     assert message.endswith("... and 3 more")
     records, report = run(tmp_path, "quic360", file, images=folder, drop_bad_images=True)
     assert len(records) == 3
-    assert dict(report.dropped) == {"images missing or not usable": 8, "records of such images": 8}
-    assert "left out: 8 images missing or not usable" in str(report)
+    assert report.dropped == {"rows of images missing or not usable": 8, "images missing or not usable": 8}
+    assert "also left out: 8 images missing or not usable" in str(report)
+    assert "read: 11 rows, imported: 3, left out: 8\n" in str(report)
 
 
 def test_images_of_another_aspect_need_the_option(tmp_path: Path) -> None:
@@ -56,11 +62,17 @@ def test_image_names_keep_their_folders_and_stay_inside(tmp_path: Path) -> None:
     assert [record.image_path for record in records] == ["images/x/1.png", "images/y/1.png"]
     (tmp_path / "out").rename(tmp_path / "kept")
     absolute = [(str(tmp_path / "set/x/1.png"), "art", "A"), (str(tmp_path / "set/y/1.png"), "art", "B")]
-    rows = [*absolute, ("../set/x/1.png", "art", "C"), ("", "art", "D")]
+    records, _ = run(tmp_path, "quic360", write_table(tmp_path / "set/train.tsv", absolute))
+    assert [record.image_path for record in records] == ["images/x/1.png", "images/y/1.png"]
+    (tmp_path / "out").rename(tmp_path / "kept_too")
+    write_image(tmp_path / "secret.png")
+    names = ["../set/x/1.png", "", str(tmp_path / "secret.png"), "C:\\secret.png", "s3://b/1.png", "x/../../secret.png"]
+    rows = [(name, "art", "C") for name in names]
     message = refused(tmp_path, "quic360", write_table(tmp_path / "set/train.tsv", rows))
-    assert message.startswith("3 image names cannot be used:")
-    assert f"row 2 below the header: image '1.png' is {tmp_path / 'set/y/1.png'}, but was" in message
-    assert "'../set/x/1.png'; expected the path of a file below the image folder" in message
+    assert message.startswith("6 of 6 rows cannot be imported")
+    assert "train.tsv line 2: image '../set/x/1.png'; expected the path of a file below the image folder" in message
+    assert "name the folder that holds it with --images" in message
+    assert "image 's3://b/1.png' is a link; download it" in message
 
 
 def test_a_folder_that_is_not_empty_and_an_unknown_importer_are_refused(tmp_path: Path) -> None:
@@ -89,5 +101,71 @@ def test_source_and_licence_can_be_replaced(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     file = write_json(tmp_path / "talk.json", [SAMPLE])
     records, report = run(tmp_path, "llava", file, source="our walks", licence="CC0")
-    assert records[0].metadata == {"source": "our walks", "licence": "CC0", "id": 1}
+    assert records[0].metadata == {"source": "our walks", "licence": "CC0", "id": "1"}
     assert "licence: CC0" in str(report)
+
+
+def test_unicode_forms_of_a_name_are_one_image(tmp_path: Path) -> None:
+    name = "파노라마.png"
+    folder = tmp_path / unicodedata.normalize("NFD", "사진")
+    write_image(folder / unicodedata.normalize("NFD", name))
+    samples = [SAMPLE | {"id": form, "image": unicodedata.normalize(form, name)} for form in ("NFC", "NFD")]
+    write_json(folder / "talk.json", samples)
+    records, report = run(tmp_path, "llava", tmp_path / "사진/talk.json", images=tmp_path / "사진")
+    assert [record.image_id for record in records] == [name, name]
+    assert report.images == 1
+
+
+def test_a_missing_image_folder_is_told_at_once(tmp_path: Path) -> None:
+    file = write_json(tmp_path / "talk.json", [SAMPLE])
+    message = refused(tmp_path, "llava", file, images=tmp_path / "gone")
+    assert message.startswith(f"--images {tmp_path / 'gone'}: no such folder")
+
+
+def test_images_may_be_links_to_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/a.png").symlink_to(write_image(tmp_path / "cache/blob.png"))
+    run(tmp_path, "llava", write_json(tmp_path / "set/talk.json", [SAMPLE]))
+    assert not (tmp_path / "out/images/a.png").is_symlink()
+
+
+def test_what_only_the_reader_refuses_is_named_by_its_place_in_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parsed(path: Path) -> Any:
+        located, problems = parse_records(path)
+        found = [where for where, record in located if "bad" in record.metadata["id"]]
+        return located, problems + [Problem(where, "conversations.0.human", "is odd") for where in found]
+
+    monkeypatch.setattr("panollava.corpus.importers.writing.parse_records", parsed)
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / name)
+    samples = [SAMPLE | {"id": "good"}, SAMPLE | {"id": "bad", "image": "b.png"}]
+    file = write_json(tmp_path / "talk.json", samples)
+    expected = (
+        "1 samples with a bad conversations.human:\n  talk.json entry 1 (id 'bad'): conversations.0.human: is odd"
+    )
+    assert expected in refused(tmp_path, "llava", file)
+    records, report = run(tmp_path, "llava", file, drop_bad_records=True)
+    assert [record.metadata["id"] for record in records] == ["good"]
+    assert "left out: " + expected in str(report)
+    assert [image.name for image in (tmp_path / "out/images").iterdir()] == ["a.png"]
+
+
+def test_bad_samples_and_bad_images_are_in_one_message(tmp_path: Path) -> None:
+    file = write_json(tmp_path / "talk.json", [SAMPLE, SAMPLE | {"image": ["a", "b"]}])
+    message = refused(tmp_path, "llava", file)
+    assert "1 samples with several images" in message
+    assert "1 of 1 images are missing or cannot be used" in message
+    assert "1 of 1 images" in refused(tmp_path, "llava", file, drop_bad_records=True)
+    assert "1 samples with" in refused(tmp_path, "llava", file, drop_bad_images=True)
+    message = refused(tmp_path, "llava", file, drop_bad_images=True, drop_bad_records=True)
+    assert "nothing to write; the source holds no record that can be used (1 samples of images" in message
+
+
+def test_the_command_leaves_out_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "a.png")
+    file = write_json(tmp_path / "talk.json", [SAMPLE, SAMPLE | {"image": ["a", "b"]}])
+    assert main(["import", "llava", str(file), str(tmp_path / "out")]) == 1
+    assert main(["import", "llava", str(file), str(tmp_path / "out"), "--drop-bad-records"]) == 0
+    assert "read: 2 samples, imported: 1, left out: 1\n" in capsys.readouterr().out

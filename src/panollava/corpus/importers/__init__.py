@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from panollava.corpus.image_paths import as_on_disk
 from panollava.corpus.importers import bench360, coco, imagefolder, llava, quic360, stanford2d3d, vqa
 from panollava.corpus.importers.common import Imported, Origin, Request
 from panollava.corpus.importers.writing import ImportReport, write_dataset
@@ -32,17 +33,21 @@ def import_dataset(
     licence: str | None = None,
     allow_any_aspect: bool = False,
     drop_bad_images: bool = False,
+    drop_bad_records: bool = False,
 ) -> ImportReport:
     """Read a public data set and write it as a dataset folder; `source` and `licence` replace the importer's own.
 
     Raises:
-        ValueError: an unknown name, another layout, images that are missing or unusable, or a folder that exists. The
-            message lists every problem, and nothing is written.
+        ValueError: an unknown name, another layout, samples or images that cannot be used (unless they are to be
+            dropped), or a folder that exists. The message lists the problems by kind, and nothing is written.
     """
     if name not in IMPORTERS:
         raise ValueError(f"no importer {name!r}; there are {', '.join(IMPORTERS)}")
     check_vacant(dst)
-    imported = IMPORTERS[name](request)
+    images = None if request.images is None else as_on_disk(request.images)
+    if images is not None and not images.is_dir():
+        raise ValueError(f"--images {images}: no such folder; expected the one that image names are relative to")
+    imported = IMPORTERS[name](replace(request, src=as_on_disk(request.src), images=images))
     known = imported.origin
     origin = Origin(source or known.source, licence or known.licence)
     return write_dataset(
@@ -51,4 +56,5 @@ def import_dataset(
         layout=name,
         allow_any_aspect=allow_any_aspect,
         drop_bad_images=drop_bad_images,
+        drop_bad_records=drop_bad_records,
     )

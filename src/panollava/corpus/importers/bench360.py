@@ -7,13 +7,16 @@ order of its options, and the letter of the answer follows.
 """
 
 import ast
-import json
-from collections import Counter
 from random import Random
 from string import ascii_uppercase
 from typing import Any
 
-from panollava.corpus.importers.common import Imported, Origin, Request, annotation_file, entry, read_table, refuse
+from panollava.corpus.importers.common import Entry, Imported, Origin, Request, annotation_file, image_name
+from panollava.corpus.importers.findings import BadSample, Findings
+from panollava.corpus.importers.tables import TableRow, read_table
+from panollava.corpus.json_files import decoded
+from panollava.corpus.json_values import value_faults
+from panollava.corpus.problems import shorten
 
 ORIGIN = Origin(
     "360Bench (Tran et al., ECCV 2026), https://github.com/TranHuyen1191/360Bench-Free360",
@@ -24,32 +27,54 @@ COLUMNS = ("image_file", "question", "category", "l2-category", "bbox", "multi-c
 QuestionKey = tuple[str, str, tuple[str, ...], str]
 
 
+# More than any options have; the parser of Python lists takes memory by nesting.
+LONGEST_OPTIONS = 10_000
+
+
 def _options(row: dict[str, str]) -> tuple[list[str], str]:
-    """Return the options without their letters, and the right one; raises ValueError."""
+    """Return the options without their letters, and the right one; raises BadSample."""
     text = row["multi-choice options"]
+    kind, shown = "bad options", shorten(text)
     try:
-        listed = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        raise ValueError(f"options {text!r}; expected a Python list of texts") from None
-    lettered = isinstance(listed, list) and all(isinstance(option, str) for option in listed)
+        listed = ast.literal_eval(text) if len(text) <= LONGEST_OPTIONS else None
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        listed = None
+    if not isinstance(listed, list):
+        raise BadSample(kind, f"options {shown}; expected a Python list of texts")
+    lettered = all(isinstance(option, str) for option in listed)
     letters = ascii_uppercase[: len(listed)] if lettered else ""
-    if len(letters) < 2 or any(option[:2] != f"{letter}." for option, letter in zip(listed, letters, strict=True)):
-        raise ValueError(f"options {text!r}; expected texts that begin with 'A.', 'B.' and so on")
+    if not 2 <= len(listed) == len(letters) or any(
+        option[:2] != f"{letter}." for option, letter in zip(listed, letters, strict=True)
+    ):
+        raise BadSample(kind, f"options {shown}; expected texts that begin with 'A.', 'B.' and so on")
     options = [option[2:].strip() for option in listed]
     if len(set(options)) < len(options) or row["answer"] not in tuple(letters):
-        raise ValueError(f"answer {row['answer']!r} to options {text!r}; expected a letter of options that all differ")
+        text = f"answer {shorten(row['answer'])} to options {shown}; expected a letter of options that all differ"
+        raise BadSample("a bad answer", text)
     return options, options[letters.index(row["answer"])]
 
 
 def _boxes(row: dict[str, str]) -> list[Any]:
-    """Return the relevant objects as published, `bbox_2d` in pixels and `label`; raises ValueError."""
+    """Return the relevant objects as published, `bbox_2d` in pixels and `label`; raises BadSample."""
+    text = row["bbox"].strip() or "[]"
+    kind, shown = "a bad bbox", shorten(text)
     try:
-        boxes = json.loads(row["bbox"] or "[]")
-    except json.JSONDecodeError as error:
-        raise ValueError(f"bbox {row['bbox']!r} is not JSON: {error}") from None
-    if not isinstance(boxes, list):
-        raise ValueError(f"bbox {row['bbox']!r}; expected a list of boxes")
+        boxes, end = decoded(text)
+    except ValueError as error:
+        raise BadSample(kind, f"bbox {shown} is not JSON: {error}") from None
+    if not isinstance(boxes, list) or end < len(text):
+        raise BadSample(kind, f"bbox {shown}; expected a list of boxes")
+    for _, fault in value_faults(boxes):
+        raise BadSample(kind, f"bbox {shown}: {fault}")
     return boxes
+
+
+def _key(request: Request, row: TableRow) -> QuestionKey:
+    """Return what the rotations of a question have in common; raises BadSample."""
+    options, right = _options(row.cells)
+    _boxes(row.cells)
+    image = image_name(request.image_folder, row.cells["image_file"])
+    return image, row.cells["question"], tuple(sorted(options)), right
 
 
 def _fields(question: QuestionKey, row: dict[str, str], numbers: list[int], seed: int) -> dict[str, Any]:
@@ -68,22 +93,16 @@ def _fields(question: QuestionKey, row: dict[str, str], numbers: list[int], seed
 def read(request: Request) -> Imported:
     """Return one record per question, its options in seeded order."""
     file = annotation_file(request.src, ".tsv")
-    rows = read_table(file, "\t", COLUMNS)
-    numbers: dict[QuestionKey, list[int]] = {}
-    problems = []
-    for number, row in enumerate(rows, start=1):
+    findings = Findings("rows")
+    rows: dict[QuestionKey, list[TableRow]] = {}
+    for row in read_table(file, "\t", COLUMNS, findings):
         try:
-            options, right = _options(row)
-            _boxes(row)
-        except ValueError as error:
-            problems.append(f"{file.name} row {number} below the header: {error}")
-            continue
-        key = row["image_file"], row["question"], tuple(sorted(options)), right
-        numbers.setdefault(key, []).append(number)
-    refuse(f"rows of {file} cannot be read", problems)
+            rows.setdefault(_key(request, row), []).append(row)
+        except BadSample as error:
+            findings.reject(row.where, error)
     entries = []
-    for question, found in numbers.items():
-        fields = _fields(question, rows[found[0] - 1], found, request.seed)
-        entries.append(entry(request, f"{file.name} row {found[0]} below the header", question[0], fields))
-    dropped = Counter({"rows that rotate the options of a question": len(rows) - len(entries)})
-    return Imported(ORIGIN, entries, +dropped)
+    for question, found in rows.items():
+        fields = _fields(question, found[0].cells, [row.number for row in found], request.seed)
+        entries.append(Entry(found[0].where, question[0], fields))
+        findings.left_out["rows that rotate the options of a question"] += len(found) - 1
+    return Imported(ORIGIN, request.image_folder, entries, findings)

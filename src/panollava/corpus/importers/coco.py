@@ -6,24 +6,28 @@ PANDORA: [longitude, latitude (radians, up positive), width, height, rotation (d
 https://github.com/tdsuper/SphericalObjectDetection. A rotated box becomes the smallest upright box around it.
 """
 
-import math
-from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator
 
 from panollava.corpus.importers.box_geometry import upright_box
+from panollava.corpus.importers.box_units import Box, Size, check_units, direction, on_sphere
 from panollava.corpus.importers.common import (
     Entry,
     Imported,
     Origin,
     Request,
-    Source,
+    TextOrNumber,
     annotation_file,
-    read_json,
-    refuse,
+    as_text,
+    image_name,
 )
-from panollava.corpus.importers.object_questions import object_entries
+from panollava.corpus.importers.findings import BadSample, Findings
+from panollava.corpus.importers.object_questions import check_label, object_entries
+from panollava.corpus.importers.sources import Source, fitted, read_object
+from panollava.corpus.problems import shorten
 
 INDOOR = Origin(
     "360-Indoor (Chou et al., WACV 2020), https://aliensunmin.github.io/project/360-dataset/",
@@ -33,68 +37,140 @@ PANDORA = Origin(
     "PANDORA (Xu et al., ECCV 2022), https://github.com/tdsuper/SphericalObjectDetection",
     "not stated in the repository",
 )
-SLACK_DEG = 1e-4
-Flag = bool | int
+# Of flags in lower case; null is none.
+FLAGS = {"none": False, "": False, "0": False, "false": False, "1": True, "true": True}
+
+
+def _as_flag(value: object) -> object:
+    """Return a flag as public files write it: a boolean, 0 or 1 as number or text, null for false."""
+    return FLAGS.get(str(as_text(value)).lower(), value)
+
+
+Flag = Annotated[bool, BeforeValidator(_as_flag)]
 
 
 class ImageRow(Source):
-    """An image."""
+    """An image; its size is in pixels."""
 
-    id: int
+    id: TextOrNumber
     file_name: str
+    width: Any = None
+    height: Any = None
 
 
 class Category(Source):
     """A class of objects."""
 
-    id: int
+    id: TextOrNumber
     name: str
 
 
 class Annotation(Source):
     """One box, and whether the source marks it as ignored."""
 
-    image_id: int
-    category_id: int
-    bbox: Annotated[list[float], Field(min_length=4, max_length=5)]
+    image_id: TextOrNumber
+    category_id: TextOrNumber
+    bbox: Any = None
     iscrowd: Flag = False
     ignore: Flag = False
 
 
-class Coco(Source):
-    """A COCO file."""
+@dataclass
+class Images:
+    """The images of a file by id: name and size of each, and the fault of each that cannot be used."""
 
-    images: list[ImageRow]
-    annotations: list[Annotation]
-    categories: list[Category]
+    names: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, Size] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
 
 
-def _degrees(bbox: list[float]) -> list[float]:
-    """Return [yaw, pitch, width, height], or [.., angle], in degrees of our frame.
+@dataclass(frozen=True)
+class Found:
+    """An annotation with a box: its place, image id, label and box as published."""
 
-    Raises:
-        ValueError: the centre is off the sphere, so the file has another layout. A wrong width or height does not
-            raise: it is only a wrong box.
-    """
-    if len(bbox) == 5:
-        yaw, pitch, layout = math.degrees(bbox[0]), math.degrees(bbox[1]), "PANDORA's (radians, radians, degrees ...)"
-    else:
-        yaw, pitch, layout = bbox[0] - 180, 90 - bbox[1], "360-Indoor's (0..360, 0..180, width, height, all degrees)"
-    if not (abs(yaw) <= 180 + SLACK_DEG and abs(pitch) <= 90 + SLACK_DEG):
-        raise ValueError(f"bbox {bbox} has its centre off the sphere; {len(bbox)} numbers are read as {layout}")
+    where: str
+    image: str
+    label: str
+    bbox: Box
+
+
+def _place(row: object) -> str:
+    name = row.get("id") if isinstance(row, dict) else None
+    return "" if name is None else f" (id {shorten(name)})"
+
+
+def _categories(file: Path, rows: list[Any]) -> dict[str, str]:
+    """Return the name of each category id; raises ValueError for two names of one id."""
+    names: dict[str, str] = {}
+    for number, row in enumerate(rows):
+        where = f"{file}: categories.{number}{_place(row)}"
+        try:
+            category = fitted(Category, row)
+        except BadSample as error:
+            raise ValueError(f"{where}: {error}") from None
+        name = category.name.strip()
+        if names.setdefault(category.id, name) != name:
+            text = f"id {shorten(category.id)} is {shorten(names[category.id])} and {shorten(name)}; expected one name"
+            raise ValueError(f"{where}: {text}")
+    return names
+
+
+def _images(request: Request, rows: list[Any], findings: Findings) -> Images:
+    """Return the images; what is wrong with one is a fault of its annotations."""
+    images = Images()
+    for number, row in enumerate(rows):
+        try:
+            image = fitted(ImageRow, row)
+            name = image_name(request.image_folder, image.file_name)
+        except BadSample as error:
+            findings.besides["images that cannot be read"] += 1
+            if isinstance(row, dict):
+                images.faults[str(as_text(row.get("id")))] = f"images.{number}: {error}"
+            continue
+        first = images.names.setdefault(image.id, name)
+        if first != name:
+            images.faults[image.id] = f"images.{number}: id {shorten(image.id)} is {shorten(first)} and {shorten(name)}"
+        stated = all(isinstance(side, int) and side > 0 for side in (image.width, image.height))
+        images.sizes[image.id] = (image.width, image.height) if stated else None
+    return images
+
+
+def _found(row: object, where: str, images: Images, names: dict[str, str], findings: Findings) -> Found | None:
+    """Return an annotation with its box, None if it is left out; raises BadSample."""
+    item = fitted(Annotation, row)
+    if item.iscrowd or item.ignore:
+        findings.leave_out(where, "marked iscrowd or ignore")
+        return None
+    if item.bbox is None or item.bbox == []:
+        findings.leave_out(where, "without a box")
+        return None
+    if item.image_id in images.faults:
+        raise BadSample("an image that cannot be used", images.faults[item.image_id])
+    if item.image_id not in images.names:
+        raise BadSample("an unknown image", f"image_id {shorten(item.image_id)} is not among the images of the file")
+    if item.category_id not in names:
+        text = f"category_id {shorten(item.category_id)} is not among the categories of the file"
+        raise BadSample("an unknown category", text)
+    label = check_label(names[item.category_id])
+    numbers = item.bbox if isinstance(item.bbox, list) else []
+    if len(numbers) not in (4, 5) or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+        raise BadSample("a bad bbox", f"bbox {shorten(item.bbox)}; expected four or five numbers")
+    bbox = [float(number) for number in numbers]
+    if not all(0 < extent < 360 for extent in bbox[2:4]):
+        findings.leave_out(where, "without an extent in (0, 360) degrees")
+        return None
+    return Found(where, item.image_id, label, bbox)
+
+
+def _box(bbox: Box) -> Box:
+    """Return [yaw, pitch, width, height], or [.., angle], in degrees of our frame; raises BadSample off the sphere."""
+    if not on_sphere(bbox):
+        raise BadSample("a box off the sphere", f"bbox {shorten(bbox)} has its centre off the sphere")
+    yaw, pitch = direction(bbox)
     return [min(max(yaw, -180.0), 180.0), min(max(pitch, -90.0), 90.0), *bbox[2:]]
 
 
-def _fault(item: Annotation) -> str | None:
-    """Return the reason for leaving an annotation out, or None."""
-    if item.iscrowd or item.ignore:
-        return "annotations marked iscrowd or ignore"
-    if not all(0 < extent < 360 for extent in item.bbox[2:4]):
-        return "annotations without an extent in (0, 360) degrees"
-    return None
-
-
-def _object(label: str, box: list[float]) -> dict[str, Any]:
+def _object(label: str, box: Box) -> dict[str, Any]:
     extents = box[2:4]
     # A box of 180 degrees or more has no tangent plane to be rotated in; no question asks for it.
     if len(box) == 5 and max(extents) < 180:
@@ -102,38 +178,28 @@ def _object(label: str, box: list[float]) -> dict[str, Any]:
     return {"label": label, "box_deg": [*box[:2], *extents]}
 
 
-def _checked(coco: Coco) -> tuple[dict[int, str], list[str]]:
-    """Return the names of the categories, and the contradictions between the parts of the file."""
-    names = {row.id: row.name.strip() for row in coco.categories}
-    images = Counter(row.id for row in coco.images)
-    problems = [f"image id {number} occurs {count} times" for number, count in images.items() if count > 1]
-    for number, item in enumerate(coco.annotations):
-        if item.image_id not in images or item.category_id not in names:
-            problems.append(
-                f"annotations.{number}: image_id {item.image_id} or category_id {item.category_id} is not in the file"
-            )
-    sizes = Counter(len(item.bbox) for item in coco.annotations)
-    if len(sizes) > 1:
-        problems.append(f"boxes of four numbers ({sizes[4]}) and of five ({sizes[5]}); expected one kind")
-    return names, problems
-
-
-def _boxes(coco: Coco, dropped: Counter[str]) -> tuple[dict[int, list[tuple[Annotation, list[float]]]], list[str]]:
-    """Return the annotations of each image with their boxes in degrees, and the problems of the others."""
-    boxes: dict[int, list[tuple[Annotation, list[float]]]] = defaultdict(list)
-    problems = []
-    for number, item in enumerate(coco.annotations):
-        fault = _fault(item)
+def _annotations(
+    file: Path, rows: list[Any], images: Images, names: dict[str, str], findings: Findings
+) -> list[tuple[Found, Box]]:
+    """Return the annotations with their boxes in degrees; raises ValueError for boxes in another unit."""
+    found: list[Found] = []
+    for number, row in enumerate(rows):
+        findings.read += 1
+        where = f"{file.name} annotations.{number}{_place(row)}"
         try:
-            box = _degrees(item.bbox)
-        except ValueError as error:
-            problems.append(f"annotations.{number}: {error}")
+            item = _found(row, where, images, names, findings)
+        except BadSample as error:
+            findings.reject(where, error)
             continue
-        if fault is None:
-            boxes[item.image_id].append((item, box))
-        else:
-            dropped[fault] += 1
-    return boxes, problems
+        found += [item] if item is not None else []
+    check_units(file, [(item.bbox, images.sizes[item.image]) for item in found])
+    boxes = []
+    for item in found:
+        try:
+            boxes.append((item, _box(item.bbox)))
+        except BadSample as error:
+            findings.reject(item.where, error)
+    return boxes
 
 
 def read(request: Request) -> Imported:
@@ -142,17 +208,22 @@ def read(request: Request) -> Imported:
     PANDORA's rotated boxes as published stay in `metadata.rotated_boxes_deg`.
     """
     file = annotation_file(request.src, ".json")
-    coco = read_json(file, Coco)
-    names, problems = _checked(coco)
-    dropped: Counter[str] = Counter()
-    boxes, misplaced = _boxes(coco, dropped)
-    refuse(f"problems in {file} (lists count from 0)", problems + misplaced)
+    content: dict[str, Any] = read_object(file, "images", "annotations", "categories")
+    findings = Findings("annotations")
+    names = _categories(file, content["categories"])
+    images = _images(request, content["images"], findings)
+    boxes = _annotations(file, content["annotations"], images, names, findings)
+    # Two ids may name one file: a question asks for all objects of the image.
+    of_image: dict[str, list[tuple[Found, Box]]] = {name: [] for name in images.names.values()}
+    for item, box in boxes:
+        of_image[images.names[item.image]].append((item, box))
     entries: list[Entry] = []
-    for row in coco.images:
-        objects = [_object(names[item.category_id], box) for item, box in boxes[row.id]]
+    for name, items in of_image.items():
+        objects = [_object(item.label, box) for item, box in items]
         # As published except for the unit, in the order of the objects.
-        rotated = [box for _, box in boxes[row.id] if len(box) == 5]
+        rotated = [box for _, box in items if len(box) == 5]
         metadata = {"rotated_boxes_deg": rotated} if rotated else {}
-        entries += object_entries(request, f"{file.name} image {row.id}", row.file_name, objects, dropped, metadata)
-    rotated_boxes = any(len(item.bbox) == 5 for item in coco.annotations)
-    return Imported(PANDORA if rotated_boxes else INDOOR, entries, dropped)
+        where = f"{file.name} image {shorten(name)}"
+        entries += object_entries(request, where, name, objects, findings, metadata, samples=len(objects))
+    rotated_boxes = any(len(box) == 5 for _, box in boxes)
+    return Imported(PANDORA if rotated_boxes else INDOOR, request.image_folder, entries, findings)

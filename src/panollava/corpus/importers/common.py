@@ -1,28 +1,30 @@
-"""Shared parts of the importers: request, result, and readers that report all problems of a file in one error.
+"""Shared parts of the importers: request, result, and the types that lenient readers of public files need.
 
 An importer reads annotations only and names the images. `importers.writing` opens and checks them.
 """
 
-import io
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Annotated, Any
 
-import pandas as pd
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator
 
-from panollava.corpus.reading import read_text, shorten
+from panollava.corpus.importers.findings import BadSample, Findings
+from panollava.corpus.problems import shorten
 
-SHOWN = 5
-Parsed = TypeVar("Parsed")
+SCHEMES = ("http://", "https://", "s3://", "gs://", "file://", "data:")
 
 
-class Source(BaseModel):
-    """A part of a public file: the declared keys must be present and of their type; other keys are ignored."""
+def as_text(value: object) -> object:
+    """Return a number as its text: 3 and 3.0 both as "3"."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+# Public files write ids and short answers as numbers or as texts; here they are texts.
+TextOrNumber = Annotated[str, BeforeValidator(as_text)]
 
 
 @dataclass(frozen=True)
@@ -54,28 +56,26 @@ class Request:
 
 @dataclass(frozen=True)
 class Entry:
-    """A record to be written: its location in the source, its image file, the image's name, and the record's fields."""
+    """A record to be written: its place in the source, its image below the image folder, and the record's fields.
+
+    `samples` is the number of the source's samples that it carries. `metadata[id_key]` is the id in the source, if any.
+    """
 
     where: str
-    image: Path
-    name: str
+    image: str
     fields: dict[str, Any]
+    samples: int = 1
+    id_key: str = ""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """The records of a source in its order, their origin, and the counts of what was left out by reason."""
+    """The records of a source in its order, their origin, the folder of their images, and what was found."""
 
     origin: Origin
+    folder: Path
     entries: list[Entry]
-    dropped: Counter[str] = field(default_factory=Counter)
-
-
-def refuse(what: str, problems: Sequence[str]) -> None:
-    """Raise one ValueError that counts the problems and lists the first five; do nothing if there are none."""
-    if problems:
-        more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        raise ValueError("\n".join([f"{len(problems)} {what}:", *problems[:SHOWN], *more]))
+    findings: Findings
 
 
 def annotation_file(src: Path, *suffixes: str) -> Path:
@@ -88,62 +88,22 @@ def annotation_file(src: Path, *suffixes: str) -> Path:
     return src
 
 
-def entry(request: Request, where: str, image: str, fields: dict[str, Any]) -> Entry:
-    """Return an entry about an image that the source names; an absolute path is named by its last part only."""
-    path = Path(image)
-    return Entry(where, request.image_folder / path, path.name if path.is_absolute() else path.as_posix(), fields)
-
-
-def schema_problems(where: str, error: ValidationError) -> list[str]:
-    """Return one line per error: its location, its field, the value and the remedy."""
-    lines = []
-    for item in error.errors(include_url=False, include_context=False):
-        field_path = ".".join([where, *map(str, item["loc"])])
-        value = "" if item["type"] == "missing" else f"got {shorten(item['input'])}: "
-        lines.append(f"{field_path}: {value}{item['msg'].removeprefix('Value error, ')}")
-    return lines
-
-
-def read_json(file: Path, shape: type[Parsed]) -> Parsed:
-    """Return the content of a JSON file; raises ValueError with the number of misfits and the first five."""
-    try:
-        return TypeAdapter(shape).validate_json(read_text(file))
-    except ValidationError as error:
-        refuse(f"problems in {file} (lists count from 0)", schema_problems(file.name, error))
-        raise  # never reached: an error has problems
-
-
-def read_jsonl(file: Path, shape: type[Parsed]) -> list[Parsed]:
-    """Return the lines of a JSONL file; raises ValueError with the number of misfits and the first five."""
-    adapter = TypeAdapter(shape)
-    rows, problems = [], []
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append(adapter.validate_json(line))
-            except ValidationError as error:
-                problems += schema_problems(f"{file.name} line {number}", error)
-    refuse(f"problems in {file}", problems)
-    return rows
-
-
-def read_table(file: Path, separator: str, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Return the rows of a CSV or TSV file with a header; an empty cell is an empty text, and "None" is a word.
+def image_name(folder: Path, image: str) -> str:
+    """Return the name of an image below the image folder, as the source spells it but in Unicode's composed form.
 
     Raises:
-        ValueError: columns are missing, or the file is no such table.
+        BadSample: the name is a link or leads out of the folder.
     """
-    try:
-        table = pd.read_csv(io.StringIO(read_text(file)), sep=separator, dtype=str, na_filter=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{file}: not a table with columns separated by {separator!r}: {error}") from None
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise ValueError(
-            f"{file}: missing columns {', '.join(map(repr, missing))}; found {list(table.columns)}, "
-            f"expected {list(columns)} separated by {separator!r}"
-        )
-    # pandas takes surplus fields at the start of every row as an index.
-    if not isinstance(table.index, pd.RangeIndex):
-        raise ValueError(f"{file}: the rows have more fields than the header {list(table.columns)}")
-    return table.to_dict("records")
+    kind, shown = "a bad image name", shorten(image)
+    if image.lower().startswith(SCHEMES):
+        raise BadSample(kind, f"image {shown} is a link; download it and name the file")
+    path = PurePosixPath(unicodedata.normalize("NFC", image))
+    if path.is_absolute():
+        try:
+            path = path.relative_to(unicodedata.normalize("NFC", folder.absolute().as_posix()))
+        except ValueError:
+            text = f"image {shown} is outside the image folder {folder}; name the folder that holds it with --images"
+            raise BadSample(kind, text) from None
+    if PureWindowsPath(image).drive or ".." in path.parts or "\0" in image or not image.strip("./ "):
+        raise BadSample(kind, f"image {shown}; expected the path of a file below the image folder {folder}")
+    return path.as_posix()

@@ -10,8 +10,13 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+from pydantic import ValidationError
+
 from panollava.corpus.directions import whole_box
-from panollava.corpus.importers.common import Entry, Request, entry
+from panollava.corpus.importers.common import Entry, Request
+from panollava.corpus.importers.findings import BadSample, Findings, misfit
+from panollava.corpus.problems import shorten
+from panollava.corpus.records import LabelledBox
 from panollava.corpus.vocabulary import box_text, detection_text
 from panollava.corpus.wording import TEMPLATES
 
@@ -24,15 +29,22 @@ def answerable(item: dict[str, Any]) -> bool:
     return max(item["box_deg"][2:]) < 180
 
 
+def check_label(label: str) -> str:
+    """Return a label that questions and answers can hold; raises BadSample."""
+    if RESERVED & set(label):
+        text = f"label {shorten(label)}; expected a text without [ ] ; which separate the objects of an answer"
+        raise BadSample("a bad label", text)
+    try:
+        return LabelledBox(label=label, box_deg=(0, 0, 1, 1)).label
+    except ValidationError as error:
+        raise misfit(error) from None
+
+
 def object_dialogues(objects: Sequence[dict[str, Any]], rng: Random) -> list[list[dict[str, Any]]]:
     """Return a detection question, a grounding question for each label that is unique, and `_described` questions.
 
-    Raises:
-        ValueError: a label holds a character that answers reserve.
+    The labels are those that `check_label` lets pass.
     """
-    for item in objects:
-        if RESERVED & set(item["label"]):
-            raise ValueError(f"label {item['label']!r} contains one of [ ] ; which separate the objects of an answer")
     targets = [{"label": item["label"], "box_deg": item["box_deg"]} for item in objects if answerable(item)]
     if not targets:
         return []
@@ -72,16 +84,25 @@ def object_entries(
     where: str,
     image: str,
     objects: Sequence[dict[str, Any]],
-    dropped: Counter[str],
+    findings: Findings,
     metadata: dict[str, Any] | None = None,
+    *,
+    samples: int = 1,
 ) -> list[Entry]:
-    """Return the records of one image, none if no box can be answered; the first one holds objects and metadata."""
+    """Return the records of one image, none if no box can be answered.
+
+    The first one holds objects and metadata, and carries the image's number of samples of the source.
+    """
     records = [{"conversations": turns} for turns in object_dialogues(objects, Random(f"{request.seed}/{image}"))]
     wide = sum(not answerable(item) for item in objects)
     if not records:
-        dropped["images without a box that can be asked for"] += 1
+        if samples:
+            findings.leave_out(where, "of images without a box that can be asked for", samples)
+        else:
+            findings.besides["images without a box that can be asked for"] += 1
         return []
     if wide:
-        dropped["boxes of 180 degrees or more from the questions (they stay in objects)"] += wide
+        findings.besides["boxes of 180 degrees or more from the questions (they stay in objects)"] += wide
     first: dict[str, Any] = records[0] | {"objects": list(objects), "metadata": metadata or {}}
-    return [entry(request, where, image, fields) for fields in (first, *records[1:])]
+    rest = [Entry(where, image, fields, samples=0) for fields in records[1:]]
+    return [Entry(where, image, first, samples=samples), *rest]

@@ -6,11 +6,12 @@ scripts/download_quic360_images.py, read) keeps the columns in a CSV whose `url`
 the last part of its link, and links are looked up the same way here. Texts stay as published, backslashes included.
 """
 
-from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from panollava.corpus.importers.common import Entry, Imported, Origin, Request, annotation_file, entry, read_table
+from panollava.corpus.importers.common import Entry, Imported, Origin, Request, annotation_file, image_name
+from panollava.corpus.importers.findings import BadSample, Findings
+from panollava.corpus.importers.tables import read_table
 
 ORIGIN = Origin(
     "QuIC-360 (Maeda et al., Findings of EMNLP 2023), https://github.com/Silviase/QuIC-360",
@@ -42,27 +43,36 @@ def _split_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _entries(request: Request, file: Path, metadata: dict[str, str]) -> list[Entry]:
+def _entries(request: Request, file: Path, metadata: dict[str, str], findings: Findings) -> list[Entry]:
     """Return one record per image and query of a file, with all its captions in the order of the file."""
     captions: dict[tuple[str, str], list[str]] = {}
-    first_row: dict[tuple[str, str], int] = {}
-    for number, row in enumerate(read_table(file, SEPARATORS[file.suffix], COLUMNS), start=1):
-        key = _image(row["url"]), row["query"]
-        captions.setdefault(key, []).append(row["annotation"])
-        first_row.setdefault(key, number)
-    entries = []
-    for (image, query), texts in captions.items():
-        where = f"{file.name} row {first_row[image, query]} below the header"
-        entries.append(entry(request, where, image, _fields(query, texts, metadata)))
-    return entries
+    first_row: dict[tuple[str, str], str] = {}
+    for row in read_table(file, SEPARATORS[file.suffix], COLUMNS, findings):
+        try:
+            key = image_name(request.image_folder, _image(row.cells["url"])), row.cells["query"]
+            for column in ("query", "annotation"):
+                if not row.cells[column].strip():
+                    raise BadSample(f"an empty {column}", f"the cell {column} is empty; expected text")
+        except BadSample as error:
+            findings.reject(row.where, error)
+            continue
+        captions.setdefault(key, []).append(row.cells["annotation"])
+        first_row.setdefault(key, row.where)
+    return [
+        Entry(first_row[image, query], image, _fields(query, texts, metadata), samples=len(texts))
+        for (image, query), texts in captions.items()
+    ]
 
 
 def read(request: Request) -> Imported:
     """Return one record per image and query; a folder with one file per split also gives `metadata.split`."""
+    findings = Findings("rows")
     if not request.src.is_dir():
-        return Imported(ORIGIN, _entries(request, annotation_file(request.src, *SEPARATORS), {}))
+        entries = _entries(request, annotation_file(request.src, *SEPARATORS), {}, findings)
+        return Imported(ORIGIN, request.image_folder, entries, findings)
     files = _split_files(request.src)
-    entries = [item for split, file in files.items() for item in _entries(request, file, {"split": split})]
+    entries = [item for split, file in files.items() for item in _entries(request, file, {"split": split}, findings)]
     others = sorted(file.name for file in request.src.iterdir() if file.suffix in SEPARATORS)
     left = [name for name in others if name not in {file.name for file in files.values()}]
-    return Imported(ORIGIN, entries, Counter(f"file {name}, which is no split (import it by itself)" for name in left))
+    findings.besides.update(f"file {name}, which is no split (import it by itself)" for name in left)
+    return Imported(ORIGIN, request.image_folder, entries, findings)

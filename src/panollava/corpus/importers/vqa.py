@@ -6,58 +6,59 @@ its image_id, or `COCO_{data_subtype}_{12 digits}` (https://github.com/GT-Vision
 number questions are closed, the others free text. The files of panoramic sets (VQA 360°, Pano-AVQA) were not seen.
 """
 
+import unicodedata
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from panollava.corpus.importers.common import Entry, Imported, Origin, Request, Source, read_json, refuse
+from pydantic import BeforeValidator
+
+from panollava.corpus.importers.common import Entry, Imported, Origin, Request, TextOrNumber, as_text, image_name
+from panollava.corpus.importers.findings import BadSample, Findings
+from panollava.corpus.importers.sources import Source, fitted, read_object
+from panollava.corpus.problems import printable, shorten
 
 SOURCE = "questions and answers in the layout of VQA, https://visualqa.org"
+CLOSED = ("yes/no", "number")
+NO_TEXT = "answers without text"
+ODD_MAJORITY = "majority answers that nobody gave (the most frequent answer was taken)"
 
 
-class Licence(Source):
-    """The licence in a file."""
-
-    name: str
-    url: str
-
-
-class QuestionRow(Source):
-    """One question."""
-
-    question_id: int | str
-    image_id: int | str
-    question: str
-
-
-class Questions(Source):
-    """A file of questions."""
-
-    questions: list[QuestionRow]
-    data_subtype: str = ""
-    license: Licence | None = None
+def _as_object(value: object) -> object:
+    """Return an answer that is only its text as the object that VQA makes of it."""
+    return value if isinstance(value, dict) else {"answer": value}
 
 
 class Answer(Source):
     """The answer of one person."""
 
-    answer: str
+    answer: TextOrNumber | None = None
+
+
+class Licence(Source):
+    """The licence in a file."""
+
+    name: str = ""
+    url: str = ""
+
+
+class QuestionRow(Source):
+    """One question."""
+
+    question_id: TextOrNumber
+    image_id: TextOrNumber
+    question: str
 
 
 class Annotation(Source):
     """The answers to one question."""
 
-    question_id: int | str
-    image_id: int | str
-    answer_type: Literal["yes/no", "number", "other"]
-    multiple_choice_answer: str
-    answers: list[Answer]
-
-
-class Annotations(Source):
-    """A file of answers."""
-
-    annotations: list[Annotation]
+    question_id: TextOrNumber
+    image_id: TextOrNumber
+    answer_type: str | None = None
+    multiple_choice_answer: TextOrNumber | None = None
+    answers: list[Annotated[Answer, BeforeValidator(_as_object)]] | None = None
 
 
 def _file(folder: Path, ending: str) -> Path:
@@ -68,52 +69,110 @@ def _file(folder: Path, ending: str) -> Path:
     return found[0]
 
 
-def _paired(questions: list[QuestionRow], annotations: list[Annotation]) -> list[tuple[QuestionRow, Annotation]]:
-    """Return the questions with their answers; raises ValueError for any without a counterpart or with two."""
-    problems = []
-    for kind, rows in (("questions", questions), ("annotations", annotations)):
-        counts = Counter(row.question_id for row in rows)
-        problems += [
-            f"{kind}: question_id {name!r} occurs {count} times" for name, count in counts.items() if count > 1
-        ]
-    answered = {row.question_id: row for row in annotations}
-    known = {row.question_id for row in questions}
-    problems += [f"question_id {name!r} has annotations but no question" for name in answered if name not in known]
-    for row in questions:
-        if row.question_id not in answered:
-            problems.append(f"question_id {row.question_id!r} has no annotation; test questions cannot be imported")
-        elif answered[row.question_id].image_id != row.image_id:
-            problems.append(f"question_id {row.question_id!r} has two image_ids, one in each file")
-    refuse("questions and annotations do not fit", problems)
-    return [(row, answered[row.question_id]) for row in questions]
+def _annotations(rows: list[Any]) -> tuple[dict[str, Annotation], dict[str, BadSample]]:
+    """Return the annotation of each question_id, and the fault of each id that has no usable one."""
+    found: dict[str, Annotation] = {}
+    faults: dict[str, BadSample] = {}
+    for number, row in enumerate(rows):
+        try:
+            item = fitted(Annotation, row)
+        except BadSample as error:
+            key = row.get("question_id") if isinstance(row, dict) else None
+            faults[str(as_text(key))] = BadSample(f"{error.kind} in annotations", f"annotations.{number}.{error}")
+            continue
+        if found.setdefault(item.question_id, item) != item:
+            text = f"annotations.{number} differs from an earlier annotation of this question_id; expected one"
+            faults[item.question_id] = BadSample("two annotations", text)
+    return found, faults
 
 
-def _turn(question: QuestionRow, answers: Annotation, dropped: Counter[str]) -> dict[str, Any]:
-    given = [person.answer for person in answers.answers if person.answer.strip()]
-    dropped["answers without text"] += len(answers.answers) - len(given)
-    text = answers.multiple_choice_answer
-    turn: dict[str, Any] = {"human": question.question, "assistant": text, "type": f"vqa {answers.answer_type}"}
-    if answers.answer_type != "other":
+def _turn(question: str, answers: Annotation, findings: Findings) -> dict[str, Any]:
+    """Return a question with its most frequent answer and all answers as references; raises BadSample without any.
+
+    As in VQA's evaluation the answers decide, not the file's `multiple_choice_answer`, which need not be one of them.
+    """
+    people = answers.answers or []
+    given = [person.answer for person in people if person.answer is not None and person.answer.strip()]
+    text = answers.multiple_choice_answer or ""
+    if not given and not text.strip():
+        raise BadSample("no answer", f"question_id {shorten(answers.question_id)} has no answer with text")
+    findings.besides[NO_TEXT] += len(people) - len(given)
+    if given and text not in given:
+        findings.changed[ODD_MAJORITY] += bool(text.strip())
+        text = Counter(given).most_common(1)[0][0]
+    kind = answers.answer_type or "other"
+    turn: dict[str, Any] = {"human": question, "assistant": text, "type": f"vqa {kind}"}
+    if kind in CLOSED:
         turn |= {"task": "choice", "answer": {"text": text}}
-    return turn | {"references": given}
+    return turn | ({"references": given} if given else {})
 
 
-def _images(folder: Path, rows: list[QuestionRow], subtype: str) -> dict[int | str, Path]:
-    """Return the image file of each image_id, below the folder; raises ValueError for image_ids with two files."""
+@dataclass(frozen=True)
+class Images:
+    """The files of a folder by their name without suffix."""
+
+    folder: Path
+    by_stem: dict[str, list[Path]]
+    subtype: str
+
+    def name(self, image_id: str) -> str:
+        """Return the name of the one image of an image_id; raises BadSample if there are two.
+
+        A missing image gets a name that no file has; the writer reports it or leaves it out.
+        """
+        stems = [image_id, f"COCO_{self.subtype}_{image_id.zfill(12)}"]
+        found = [file for stem in stems for file in self.by_stem.get(unicodedata.normalize("NFC", stem), [])]
+        if len(found) > 1:
+            text = f"image_id {shorten(image_id)}: {', '.join(map(str, found))}; expected one file {' or '.join(stems)}"
+            raise BadSample("two images", text)
+        return found[0].relative_to(self.folder).as_posix() if found else image_name(self.folder, f"{image_id}.*")
+
+
+def _images(folder: Path, subtype: str) -> Images:
+    """Return the files below the folder."""
     by_stem: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*")):
         if file.is_file() and file.suffix != ".json":
-            by_stem.setdefault(file.stem, []).append(file)
-    files, problems = {}, []
-    for name in dict.fromkeys(row.image_id for row in rows):
-        stems = [str(name), f"COCO_{subtype}_{str(name).zfill(12)}"]
-        found = [file for stem in stems for file in by_stem.get(stem, [])]
-        if len(found) > 1:
-            problems.append(f"image_id {name!r}: {', '.join(map(str, found))}; expected one file {' or '.join(stems)}")
-        # A missing image gets a name that no file has; the writer reports it or leaves it out.
-        files[name] = found[0] if found else folder / f"{name}.*"
-    refuse(f"images of {folder} are ambiguous", problems)
-    return files
+            by_stem.setdefault(unicodedata.normalize("NFC", file.stem), []).append(file)
+    return Images(folder, by_stem, subtype)
+
+
+def _questions(file: Path, rows: list[Any], findings: Findings) -> list[tuple[str, QuestionRow]]:
+    """Return the questions with their places, without identical ones and those that share a question_id."""
+    placed: list[tuple[str, QuestionRow]] = []
+    variants: dict[str, set[tuple[str, str]]] = {}
+    for number, row in enumerate(rows):
+        findings.read += 1
+        where = f"{file.name} questions.{number}"
+        try:
+            question = fitted(QuestionRow, row)
+        except BadSample as error:
+            findings.reject(where, error)
+            continue
+        placed.append((f"{where} (question_id {shorten(question.question_id)})", question))
+        variants.setdefault(question.question_id, set()).add((question.image_id, question.question))
+    kept: dict[str, tuple[str, QuestionRow]] = {}
+    for where, question in placed:
+        if len(variants[question.question_id]) > 1:
+            text = "other questions have this question_id; expected a question_id of its own"
+            findings.reject(where, BadSample("a question_id of several questions", text))
+        elif question.question_id in kept:
+            first = kept[question.question_id][0]
+            findings.leave_out(f"{where} is {first}", "identical to an earlier one")
+        else:
+            kept[question.question_id] = where, question
+    return list(kept.values())
+
+
+def _licence(stated: object) -> str:
+    """Return the licence that a file states, in VQA's form."""
+    try:
+        licence = fitted(Licence, stated)
+    except BadSample:
+        licence = Licence()
+    return (
+        ", ".join(printable(text) for text in (licence.name, licence.url) if text.strip()) or "not stated by the file"
+    )
 
 
 def read(request: Request) -> Imported:
@@ -123,18 +182,32 @@ def read(request: Request) -> Imported:
     """
     if not request.src.is_dir():
         raise ValueError(f"{request.src}: expected a folder with one *questions.json and one *annotations.json")
-    questions = read_json(_file(request.src, "questions.json"), Questions)
-    annotations = read_json(_file(request.src, "annotations.json"), Annotations)
-    pairs = _paired(questions.questions, annotations.annotations)
-    files = _images(request.image_folder, questions.questions, questions.data_subtype)
-    dropped: Counter[str] = Counter()
+    file = _file(request.src, "questions.json")
+    content: dict[str, Any] = read_object(file, "questions")
+    answered: dict[str, Any] = read_object(_file(request.src, "annotations.json"), "annotations")
+    findings = Findings("questions")
+    annotations, faults = _annotations(answered["annotations"])
+    images = _images(request.image_folder, str(content.get("data_subtype") or ""))
     entries = []
-    for question, answers in pairs:
-        file = files[question.image_id]
-        fields: dict[str, Any] = {"conversations": [_turn(question, answers, dropped)]}
-        fields["metadata"] = {"question_id": question.question_id}
-        name = file.relative_to(request.image_folder).as_posix()
-        entries.append(Entry(f"question_id {question.question_id!r}", file, name, fields))
-    stated = questions.license
-    licence = "not stated by the file" if stated is None else f"{stated.name}, {stated.url}"
-    return Imported(Origin(SOURCE, licence), entries, +dropped)
+    questions = _questions(file, content["questions"], findings)
+    for where, question in questions:
+        try:
+            if question.question_id in faults:
+                raise faults[question.question_id]
+            answers = annotations.get(question.question_id)
+            if answers is None:
+                raise BadSample("no annotation", "has no annotation; questions without answers cannot be imported")
+            if answers.image_id != question.image_id:
+                ids = f"{shorten(question.image_id)} here, {shorten(answers.image_id)} in the annotations"
+                raise BadSample("two image_ids", f"image_id {ids}; expected the same")
+            name = images.name(question.image_id)
+            turn = _turn(question.question, answers, findings)
+        except BadSample as error:
+            findings.reject(where, error)
+            continue
+        fields = {"conversations": [turn], "metadata": {"question_id": question.question_id}}
+        entries.append(Entry(where, name, fields))
+    known = {question.question_id for _, question in questions}
+    findings.besides["annotations without a question"] += sum(name not in known for name in annotations)
+    origin = Origin(SOURCE, _licence(content.get("license")))
+    return Imported(origin, request.image_folder, entries, findings)

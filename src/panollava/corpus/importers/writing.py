@@ -7,14 +7,17 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from pydantic import ValidationError
 from tqdm import tqdm
 
 from panollava.corpus.data_card import CARD, count, data_card
+from panollava.corpus.image_paths import image_file
 from panollava.corpus.images import ImageError, check_image
-from panollava.corpus.importers.common import Entry, Imported, Origin, refuse, schema_problems
+from panollava.corpus.importers.checking import records_of
+from panollava.corpus.importers.common import Entry, Imported, Origin
+from panollava.corpus.importers.findings import SHOWN, BadSample, Findings, listed
+from panollava.corpus.problems import RecordLocation
 from panollava.corpus.reading import parse_records
 from panollava.corpus.records import Record
 from panollava.io import new_folder
@@ -25,6 +28,7 @@ ABOUT = (
     "Panoramas and dialogues about them, converted by `panollava import {layout}`. "
     f"`{RECORD_FILE}` holds the records, `images/` copies of the images."
 )
+Located = list[tuple[Entry, Record]]
 
 
 @dataclass(frozen=True)
@@ -35,33 +39,38 @@ class ImportReport:
     records: int
     images: int
     turns: int
+    samples: int
     origin: Origin
-    dropped: Counter[str]
+    findings: Findings
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """Return what was left out, by reason."""
+        return self.findings.counts()
 
     def __str__(self) -> str:
         """Return the report as `panollava import` prints it."""
         lines = [f"{self.folder}: {self.records} records, {self.images} images, {self.turns} turns"]
         lines += [f"source: {self.origin.source}", f"licence: {self.origin.licence}"]
-        lines += [f"left out: {count} {what}" for what, count in self.dropped.items()] or ["left out: nothing"]
-        return "\n".join(lines)
+        return "\n".join(lines + self.findings.report(self.samples))
 
 
-def _image_files(entries: Sequence[Entry]) -> dict[str, Path]:
-    """Return the source file of each image name; raises ValueError for a name outside the folder or of two files."""
+def _image_files(folder: Path, names: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Return the file of each image name, and the problem of each that has none."""
     files: dict[str, Path] = {}
-    problems = []
-    for item in entries:
-        first = files.setdefault(item.name, item.image)
-        if ".." in PurePosixPath(item.name).parts or not item.name.strip("./"):
-            problems.append(f"{item.where}: image {item.name!r}; expected the path of a file below the image folder")
-        elif first != item.image:
-            problems.append(f"{item.where}: image {item.name!r} is {item.image}, but was {first} before")
-    refuse("image names cannot be used", problems)
-    return files
+    problems: dict[str, str] = {}
+    for name in names:
+        try:
+            # A link that the image folder holds may lead anywhere: caches of data sets consist of such links.
+            file = folder / name
+            files[name] = file if file.is_file() else image_file(folder, name, hint=len(problems) < SHOWN)
+        except (ValueError, OSError) as error:
+            problems[name] = str(error)
+    return files, problems
 
 
 def _unusable(files: dict[str, Path], *, allow_any_aspect: bool) -> dict[str, str]:
-    """Return the problem of each image that is missing, damaged or no panorama."""
+    """Return the problem of each image that is damaged or no panorama."""
     problems = {}
     for name, file in tqdm(files.items(), desc="images", disable=None):
         try:
@@ -71,57 +80,87 @@ def _unusable(files: dict[str, Path], *, allow_any_aspect: bool) -> dict[str, st
     return problems
 
 
-def _records(entries: Sequence[Entry], origin: Origin) -> list[Record]:
-    records, problems = [], []
-    for item in entries:
-        metadata = {"source": origin.source, "licence": origin.licence} | item.fields.get("metadata", {})
-        named = {"image_id": item.name, "image_path": f"images/{item.name}"}
-        try:
-            records.append(Record.model_validate(named | item.fields | {"metadata": metadata}))
-        except ValidationError as error:
-            problems += schema_problems(item.where, error)
-    refuse("problems in the records (fields count from 0)", problems)
-    return records
-
-
-def _write(folder: Path, records: Sequence[Record], files: dict[str, Path]) -> None:
-    for name, file in files.items():
+def _write(folder: Path, kept: Located, files: dict[str, Path], findings: Findings) -> Located:
+    """Write records and copies of their images; return the entries that the project's own reader finds right."""
+    copied = {entry.image for entry, _ in kept}
+    for name in copied:
         copy = folder / "images" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
-    lines = [record.model_dump_json(exclude_unset=True) + "\n" for record in records]
-    (folder / RECORD_FILE).write_text("".join(lines), encoding="utf-8")
-    # The dataset must pass the project's own reader, which also finds identical records.
-    _, problems = parse_records(folder / RECORD_FILE)
-    refuse("problems in the dataset (records count from 0)", [str(problem) for problem in problems])
+        shutil.copyfile(files[name], copy)
+    while kept:
+        lines = [record.model_dump_json(exclude_unset=True) + "\n" for _, record in kept]
+        (folder / RECORD_FILE).write_text("".join(lines), encoding="utf-8")
+        _, problems = parse_records(folder / RECORD_FILE)
+        bad: dict[int, BadSample] = {}
+        for problem in problems:
+            if not isinstance(problem.where, RecordLocation):
+                raise ValueError(str(problem))
+            names = ".".join(part for part in problem.field.split(".") if not part.isdigit())
+            bad.setdefault(problem.where.index, BadSample(f"a bad {names}", f"{problem.field}: {problem.text}"))
+        if not bad:
+            break
+        for index, error in bad.items():
+            findings.reject(kept[index][0].where, error, kept[index][0].samples)
+        kept = [item for index, item in enumerate(kept) if index not in bad]
+    for name in copied - {entry.image for entry, _ in kept}:
+        (folder / "images" / name).unlink()
+    return kept
+
+
+def _refuse(findings: Findings, *, drop_bad_records: bool, unusable: Sequence[str] = (), images: int = 0) -> None:
+    """Raise ValueError with all problems that are not to be left out."""
+    lines = [] if drop_bad_records else findings.problems()
+    if unusable:
+        lines += [
+            f"{len(unusable)} of {images} images are missing or cannot be used; --drop-bad-images leaves them out:"
+        ]
+        lines += listed(unusable)
+    if lines:
+        raise ValueError("\n".join(lines))
 
 
 def write_dataset(
-    imported: Imported, dst: Path, *, layout: str, allow_any_aspect: bool = False, drop_bad_images: bool = False
+    imported: Imported,
+    dst: Path,
+    *,
+    layout: str,
+    allow_any_aspect: bool = False,
+    drop_bad_images: bool = False,
+    drop_bad_records: bool = False,
 ) -> ImportReport:
     """Write the records and copies of their images to a new folder and return its counts.
 
-    With `drop_bad_images` the records of images that are missing, damaged or not 2:1 are left out and counted.
+    With `drop_bad_images` the records of images that are missing, damaged or not 2:1 are left out and counted, with
+    `drop_bad_records` the samples that no record can carry.
 
     Raises:
-        ValueError: with the number of problems and the first five; nothing is written.
+        ValueError: with the number of problems by kind and the first five of each; nothing is written.
     """
-    entries, dropped = imported.entries, imported.dropped.copy()
-    files = _image_files(entries)
-    unusable = _unusable(files, allow_any_aspect=allow_any_aspect)
-    if not drop_bad_images:
-        refuse(f"of {len(files)} images are missing or cannot be used", list(unusable.values()))
-    entries = [item for item in entries if item.name not in unusable]
+    findings = imported.findings
+    kept = records_of(imported.entries, imported.origin, findings)
+    names = list(dict.fromkeys(entry.image for entry, _ in kept))
+    files, missing = _image_files(imported.folder, names)
+    unusable = missing | _unusable(files, allow_any_aspect=allow_any_aspect)
+    first = {entry.image: entry.where for entry, _ in reversed(kept)}
+    problems = [] if drop_bad_images else [f"{first[name]}: {unusable[name]}" for name in names if name in unusable]
+    _refuse(findings, drop_bad_records=drop_bad_records, unusable=problems, images=len(names))
+    for entry, _ in kept:
+        if entry.image in unusable:
+            findings.left_out[f"{findings.unit} of images missing or not usable"] += entry.samples
     if unusable:
-        dropped["images missing or not usable"] = len(unusable)
-        dropped["records of such images"] = len(imported.entries) - len(entries)
-    if not entries:
-        raise ValueError(f"{dst}: nothing to write; the source holds no record that can be used ({dict(dropped)})")
-    records = _records(entries, imported.origin)
-    files = {name: file for name, file in files.items() if name not in unusable}
-    card = data_card(dst.name, ABOUT.format(layout=layout), count(records), dropped=dropped)
-    with new_folder(dst) as folder:
-        _write(folder, records, files)
+        findings.besides["images missing or not usable"] = len(unusable)
+    kept = [(entry, record) for entry, record in kept if entry.image not in unusable]
+    # Without its records nobody takes a folder for a dataset.
+    with new_folder(dst, last=RECORD_FILE) as folder:
+        kept = _write(folder, kept, files, findings) if kept else []
+        _refuse(findings, drop_bad_records=drop_bad_records)
+        if not kept:
+            left = "; ".join(f"{number} {reason}" for reason, number in findings.counts().items())
+            raise ValueError(f"{dst}: nothing to write; the source holds no record that can be used ({left or 'none'})")
+        records = [record for _, record in kept]
+        card = data_card(dst.resolve().name, ABOUT.format(layout=layout), count(records), dropped=findings.counts())
         (folder / CARD).write_text(card, encoding="utf-8")
     turns = sum(len(record.conversations) for record in records)
-    return ImportReport(dst, len(records), len(files), turns, imported.origin, dropped)
+    used = {entry.image for entry, _ in kept}
+    samples = sum(entry.samples for entry, _ in kept)
+    return ImportReport(dst, len(records), len(used), turns, samples, imported.origin, findings)

@@ -1,0 +1,148 @@
+"""Load the two backbones of a model: the image half of an encoder, a language model and its tokenizer.
+
+A local backbone must be the one that its pointer names. Code that a checkpoint brings along is never run.
+"""
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from panollava.backbones.files import check_files, check_finite
+from panollava.backbones.presets import Backbone, check_unchanged
+from panollava.backbones.tokenizer import chat_template
+
+# Code in a checkpoint is never run. Left out, transformers would ask on standard input, where a question may stand.
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+# Characters of another library's message that are shown.
+REASON = 300
+
+
+@contextmanager
+def reading(source: str | Path) -> Iterator[None]:
+    """Say in one line what is wrong with a checkpoint that a library cannot read, or that loads by its own code only.
+
+    Raises:
+        ValueError: with the checkpoint and what would be right.
+    """
+    try:
+        yield
+    # On files that hold something else than they should, libraries raise whatever comes; tokenizers bare exceptions.
+    except Exception as error:
+        # Its message would advise an option of transformers.
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{source} needs Python code of its own, and code in a checkpoint is never run; choose a checkpoint of "
+                "a family that transformers knows"
+            ) from error
+        reason = " ".join(str(error).split())[:REASON]
+        raise ValueError(f"{source} cannot be read: {type(error).__name__}: {reason}") from error
+
+
+# With these, `from_pretrained` returns the model and what it found missing, of another shape, or too much.
+TELLING: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, **NO_CODE}
+
+
+def check_loaded(loaded: Any, source: str | Path, *, exact: bool = False) -> Any:
+    """Return the model that was loaded; refuse one of which the checkpoint lacks weights, or has such of another shape.
+
+    With `exact` the checkpoint holds nothing else. `loaded` comes from `from_pretrained` with `TELLING`.
+
+    Raises:
+        ValueError: with the first such tensor, or the first one that holds NaN or infinity.
+    """
+    model, info = loaded
+    for name, found, wanted in sorted(info["mismatched_keys"], key=str):
+        raise ValueError(f"{source}: {name} has shape {list(found)}, but {list(wanted)} by its config.json")
+    # What is built on top of an encoder's last layer, for tasks of its own, is not used here.
+    lacking = sorted(name for name in info["missing_keys"] if not {"pooler", "head"} & set(name.split(".")))
+    if lacking:
+        raise ValueError(f"{source} has no weights for {_first(lacking)}; the checkpoint is incomplete")
+    if exact and info["unexpected_keys"]:
+        raise ValueError(f"{source} has weights that are not of this model: {_first(sorted(info['unexpected_keys']))}")
+    check_finite(model.named_parameters(), source)
+    return model
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{names[0]} (and {len(names) - 1} others)" if names[1:] else names[0]
+
+
+def _check(backbone: Backbone) -> None:
+    check_unchanged(backbone)
+    if backbone.revision is None:
+        check_files(Path(backbone.source))
+
+
+def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the image half of an encoder checkpoint; full CLIP and SigLIP checkpoints hold a text half as well.
+
+    Raises:
+        ValueError: a changed, incomplete or damaged checkpoint.
+    """
+    _check(encoder)
+    options: dict[str, Any] = {"revision": encoder.revision, **NO_CODE}
+    with reading(encoder.source):
+        config = AutoConfig.from_pretrained(encoder.source, **options)
+        vision_config = config.vision_config if "vision_config" in config.sub_configs else config
+        options |= {"config": vision_config, "dtype": dtype, **TELLING}
+        loaded = AutoModel.from_pretrained(encoder.source, **options)
+    return check_loaded(loaded, encoder.source)
+
+
+def four_bit_config(compute: torch.dtype) -> BitsAndBytesConfig:
+    """Return how 4-bit weights are held, as QLoRA does (Dettmers et al., 2023): NF4, the scales quantised once more.
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("weights of 4 bits need bitsandbytes; pip install 'panollava[gpu]' brings it")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def load_llm(llm: Backbone, dtype: torch.dtype, *, four_bit: torch.dtype | None = None) -> PreTrainedModel:
+    """Return a language model; with `four_bit`, its layers' weights are held in 4 bits and compute in that dtype.
+
+    Such weights are for training what stands before and beside them. The configuration does not mention the 4 bits,
+    for a trained folder is used with the whole weights.
+
+    Raises:
+        ValueError: a changed, incomplete or damaged checkpoint; bitsandbytes is not installed.
+    """
+    _check(llm)
+    options: dict[str, Any] = {"revision": llm.revision, "dtype": dtype, **TELLING}
+    if four_bit is not None:
+        options["quantization_config"] = four_bit_config(four_bit)
+    with reading(llm.source):
+        loaded = AutoModelForCausalLM.from_pretrained(llm.source, **options)
+    model = check_loaded(loaded, llm.source)
+    if four_bit is not None:
+        del model.config.quantization_config
+    return model
+
+
+def load_tokenizer(llm: Backbone) -> PreTrainedTokenizerBase:
+    """Return a language model's tokenizer with the chat template of its preset."""
+    with reading(llm.source):
+        tokenizer = AutoTokenizer.from_pretrained(llm.source, revision=llm.revision, **NO_CODE)
+    if llm.chat_template is not None:
+        tokenizer.chat_template = chat_template(llm.chat_template)
+    return tokenizer
