@@ -183,12 +183,12 @@ def test_a_panorama_of_8192x4096_stays_below_400_mb(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (8192, 4096), (10, 20, 30)).save(path, compress_level=1)
     program = (
-        "import pathlib, sys; from images import open_panorama, to_working_size;"
+        "import pathlib, sys; from panollava.corpus.images import open_panorama, to_working_size;"
         "print(to_working_size(open_panorama(pathlib.Path(sys.argv[1]), working_height=1024), 1024).size);"
         "print(pathlib.Path('/proc/self/status').read_text())"
     )
     # A separate process that imports this module alone: other imports need more memory than the image.
-    environment = {"PYTHONPATH": str(Path(images.__file__).parent)}
+    environment = {"PYTHONPATH": str(Path(images.__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True, env=environment
     )

@@ -1,0 +1,166 @@
+"""Find images whose pixels are not all there although PIL decodes them without a word.
+
+A PNG must inflate to as many bytes as its size needs. The scans of a JPEG must refine every coefficient to its last
+bit, and bytes that are put between its pixels and its end marker must change nothing: a decoder that still waits for
+pixels takes them for such. Damage in the middle of a JPEG, and of less than 16 x 16 pixels at its end, is not found.
+"""
+
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import BinaryIO
+
+from PIL import Image, ImageChops
+
+from panollava.corpus.image_files import ImageError
+
+BAND_ROWS = 512
+PIECE = 1 << 16
+# PNG: samples per pixel by colour type, and (left, top, step right, step down) of Adam7's passes.
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+# JPEG: markers by their second byte.
+MARKER = re.compile(rb"\xff+([^\0\xd0-\xd7\xff])", re.DOTALL)  # neither stuffing nor a restart of the same scan
+ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
+END_OF_IMAGE, START_OF_SCAN = 0xD9, 0xDA
+PROGRESSIVE = frozenset((0xC2, 0xCA))  # Huffman or arithmetic coding
+FRAMES = PROGRESSIVE | {0xC0, 0xC1, 0xC9}
+MAX_SCANS = 64
+MAX_JPEG_BYTES = 1 << 28
+UNWRITTEN = {(value,) * count for value in (127, 128) for count in (1, 3, 4)}
+FILLER = bytes(1 + (number * 167) % 253 for number in range(4096))  # without 0 and 255, which would mean something
+
+
+def check_complete(image: Image.Image, file: BinaryIO) -> None:
+    """Raise ImageError unless the file of a decoded JPEG or PNG image holds all of its pixels."""
+    if image.format == "PNG" and (image.info.get("interlace") or _is_zero(image, image.height - 1)):
+        file.seek(0)
+        _check_png(file)
+    if image.format in ("JPEG", "MPO"):
+        file.seek(0)
+        _check_jpeg(image, file.read(MAX_JPEG_BYTES))
+
+
+def _is_zero(image: Image.Image, row: int) -> bool:
+    """Return whether a row is still as PIL allocates it."""
+    return image.crop((0, row, image.width, row + 1)).getbbox(alpha_only=False) is None
+
+
+def _png_bytes(header: bytes) -> int:
+    """Return how many bytes the pixels of a PNG inflate to: each row has a byte for its filter."""
+    width, height = int.from_bytes(header[:4]), int.from_bytes(header[4:8])
+    bits = header[8] * CHANNELS[header[9]]
+    total = 0
+    for left, top, right, down in PASSES if header[12] else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // right), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + -(-columns * bits // 8))
+    return total
+
+
+def _png_pieces(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Return the chunks of a PNG in order, type and a piece of the data; only those of IDAT come in several pieces."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4]), head[4:]
+        if kind not in (b"IHDR", b"IDAT"):
+            file.seek(length + 4, 1)
+            continue
+        while length and (piece := file.read(min(length, PIECE))):
+            yield kind, piece
+            length -= len(piece)
+        file.seek(4, 1)
+
+
+def _check_png(file: BinaryIO) -> None:
+    inflate = zlib.decompressobj()
+    expected = found = 0
+    for kind, piece in _png_pieces(file):
+        if kind == b"IHDR":
+            expected = _png_bytes(piece)
+            continue
+        while piece and not inflate.eof and found < expected:
+            found += len(inflate.decompress(piece, 1 << 20))
+            piece = inflate.unconsumed_tail
+    if found < expected:
+        raise ImageError(f"damaged or truncated PNG: it holds {found} of {expected} bytes of its pixels; copy it again")
+
+
+@dataclass
+class _Scans:
+    """The scans of a JPEG: how many, where their data ends, and the bits that each coefficient still lacks."""
+
+    count: int = 0
+    end: int = 0
+    progressive: bool = False
+    missing: dict[int, list[int]] = field(default_factory=dict)
+
+    def add_frame(self, segment: bytes, *, progressive: bool) -> None:
+        """Note the components of a frame header."""
+        self.progressive = progressive
+        self.missing = {component: [1] * 64 for component in segment[6::3]}
+
+    def add_scan(self, segment: bytes) -> None:
+        """Note what a scan header promises."""
+        self.count += 1
+        if self.count > MAX_SCANS:
+            raise ImageError(f"a JPEG of more than {MAX_SCANS} scans, which take for ever to decode; save it anew")
+        # Only progressive scans must say which coefficients they hold; the others hold all.
+        first, last, bits = segment[-3:] if self.progressive else (0, 63, 0)
+        for component in segment[1:-3:2]:
+            for number in range(first, min(last, 63) + 1):
+                self.missing.get(component, [0] * 64)[number] = bits & 15
+
+
+def _scans(data: bytes) -> _Scans:
+    """Return the scans of the first image in a JPEG file."""
+    scans, position = _Scans(), 2
+    while (match := MARKER.search(data, position)) is not None:
+        marker, position = match[1][0], match.end()
+        if marker == END_OF_IMAGE:
+            scans.end = match.start()
+            break
+        if marker in ALONE:
+            continue
+        length = max(int.from_bytes(data[position : position + 2]), 2)
+        segment = data[position + 2 : position + length]
+        position += length
+        if marker in FRAMES:
+            scans.add_frame(segment, progressive=marker in PROGRESSIVE)
+        elif marker == START_OF_SCAN and len(segment) >= 6:
+            scans.add_scan(segment)
+    return scans
+
+
+def _check_jpeg(image: Image.Image, data: bytes) -> None:
+    scans = _scans(data)
+    if any(map(any, scans.missing.values())):
+        raise ImageError("damaged or truncated JPEG: scans are missing; copy it again")
+    last = image.getpixel((image.width - 1, image.height - 1))
+    # Pixels that are not there are left grey. A single scan that ends with another colour is complete.
+    if not scans.end or (scans.count == 1 and (last if isinstance(last, tuple) else (last,)) not in UNWRITTEN):
+        return
+    end = data[scans.end : scans.end + 2]
+    with _again(data[: scans.end] + FILLER + end) as filled:
+        if scans.count == 1:
+            filled.draft(filled.mode, image.size)
+            same = _same(image, filled)
+        else:  # coarse decoding would hide what the last scans refine
+            with _again(data) as whole:
+                same = _same(whole, filled)
+    if not same:
+        raise ImageError("damaged or truncated JPEG: it ends before its last pixel; copy it again")
+
+
+def _again(data: bytes) -> Image.Image:
+    return Image.open(BytesIO(data), formats=("JPEG",))
+
+
+def _same(one: Image.Image, other: Image.Image) -> bool:
+    for top in range(0, one.height, BAND_ROWS):
+        box = (0, top, one.width, min(top + BAND_ROWS, one.height))
+        if ImageChops.difference(one.crop(box), other.crop(box)).getbbox(alpha_only=False) is not None:
+            return False
+    return True
