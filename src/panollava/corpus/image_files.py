@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -161,9 +161,15 @@ def _name(source: Source) -> str:
 
 
 def _image_of(source: Source, stack: ExitStack) -> Opened:
-    if isinstance(source, Image.Image):
+    """Open a source up to its header; a PIL image that is not decoded yet is opened anew, to be read as its file is."""
+    if isinstance(source, ImageFile.ImageFile) and source.tile and source.fp is not None and source.tell() == 0:
+        _check_format(source)
+        stack.callback(source.fp.seek, source.fp.tell())
+        file: BinaryIO = cast(BinaryIO, source.fp)
+    elif isinstance(source, Image.Image):
         return Opened(source, None)
-    file = _open_file(source, stack)
+    else:
+        file = _open_file(source, stack)
     return Opened(stack.enter_context(_open_image(file)), file)
 
 
