@@ -24,6 +24,7 @@ PROJECTION = "ProjectionType"
 KNOWN = {*FULL, *CROP, *TILT, PROJECTION}
 MAX_TILT_DEG = 5
 MAX_VALUE_CHARACTERS = 100
+MAX_DEPTH = 100
 NUMBER = re.compile(r"[+-]?[0-9]{1,9}(\.[0-9]{0,20})?([eE][+-]?[0-9]{1,2})?")
 REMEDY = "correct the metadata, or remove it with `exiftool -XMP-GPano:all= FILE`"
 
@@ -68,6 +69,8 @@ class _Reader:
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise ImageError(f"XMP with GPano data has elements {self.depth} deep; {REMEDY}")
         self.element, self.text = name, ""
         for attribute, value in attributes.items():
             self._add(attribute, value)

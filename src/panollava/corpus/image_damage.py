@@ -1,46 +1,69 @@
-"""Find images whose pixels are not all there although PIL decodes them without a word.
+"""Decode images, and find those whose pixels are not all there although PIL decodes them without a word.
 
-A PNG must inflate to as many bytes as its size needs. The scans of a JPEG must refine every coefficient to its last
-bit, and bytes that are put between its pixels and its end marker must change nothing: a decoder that still waits for
-pixels takes them for such. Damage in the middle of a JPEG, and of less than 16 x 16 pixels at its end, is not found.
+A PNG must inflate to as many bytes as its size needs. The strips or tiles of a TIFF must cover it and lie in the file.
+The scans of a JPEG must refine every coefficient to its last bit, and bytes that are put between its pixels and its end
+marker must change nothing: a decoder that still waits for pixels takes them for such. Damage in the middle of a JPEG,
+and of less than 16 x 16 pixels at its end, is not found.
 """
 
 import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from io import BytesIO
+from io import SEEK_CUR, SEEK_END, BytesIO
 from typing import BinaryIO
 
 from PIL import Image, ImageChops
 
-from panollava.corpus.image_files import ImageError
+from panollava.corpus.image_files import MAX_PIXELS, ImageError
 
 BAND_ROWS = 512
 PIECE = 1 << 16
 # PNG: samples per pixel by colour type, and (left, top, step right, step down) of Adam7's passes.
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+# TIFF: tags and their values.
+WIDTH, HEIGHT, COMPRESSION, SAMPLES, PLANES = 256, 257, 259, 277, 284
+STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_LENGTHS = 273, 278, 279
+TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS = 322, 323, 324, 325
+UNCOMPRESSED, OLD_JPEG, SEPARATE = 1, 6, 2
+TILE_EXCESS = 1024
 # JPEG: markers by their second byte.
-MARKER = re.compile(rb"\xff+([^\0\xd0-\xd7\xff])", re.DOTALL)  # neither stuffing nor a restart of the same scan
+MARKER = re.compile(rb"\xff([^\0\xd0-\xd7\xff])", re.DOTALL)  # neither stuffing nor a restart of the same scan
 ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 END_OF_IMAGE, START_OF_SCAN = 0xD9, 0xDA
 PROGRESSIVE = frozenset((0xC2, 0xCA))  # Huffman or arithmetic coding
 FRAMES = PROGRESSIVE | {0xC0, 0xC1, 0xC9}
-MAX_SCANS = 64
+MAX_SCANNED = 16 * MAX_PIXELS  # pixels of all scans together, each of which takes its time
 MAX_JPEG_BYTES = 1 << 28
 UNWRITTEN = {(value,) * count for value in (127, 128) for count in (1, 3, 4)}
 FILLER = bytes(1 + (number * 167) % 253 for number in range(4096))  # without 0 and 255, which would mean something
 
 
-def check_complete(image: Image.Image, file: BinaryIO) -> None:
-    """Raise ImageError unless the file of a decoded JPEG or PNG image holds all of its pixels."""
-    if image.format == "PNG" and (image.info.get("interlace") or _is_zero(image, image.height - 1)):
-        file.seek(0)
-        _check_png(file)
-    if image.format in ("JPEG", "MPO"):
-        file.seek(0)
-        _check_jpeg(image, file.read(MAX_JPEG_BYTES))
+def decode(image: Image.Image, file: BinaryIO) -> None:
+    """Decode the pixels of an image in a file.
+
+    Raises:
+        ImageError: pixels are missing. PIL's exceptions for damaged files pass through.
+    """
+    match image.format:
+        case "JPEG" | "MPO":
+            position = file.seek(0, SEEK_CUR)
+            file.seek(0)
+            data = file.read(MAX_JPEG_BYTES)
+            file.seek(position)
+            scans = _scans(data)
+            image.load()
+            _check_jpeg(image, data, scans)
+        case "PNG":
+            image.load()
+            if image.info.get("interlace") or _is_zero(image, image.height - 1):
+                _check_png(file)
+        case "TIFF":
+            _check_tiff(image.getexif(), file)
+            image.load()
+        case _:
+            image.load()
 
 
 def _is_zero(image: Image.Image, row: int) -> bool:
@@ -66,12 +89,12 @@ def _png_pieces(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
     while len(head := file.read(8)) == 8:
         length, kind = int.from_bytes(head[:4]), head[4:]
         if kind not in (b"IHDR", b"IDAT"):
-            file.seek(length + 4, 1)
+            file.seek(length + 4, SEEK_CUR)
             continue
         while length and (piece := file.read(min(length, PIECE))):
             yield kind, piece
             length -= len(piece)
-        file.seek(4, 1)
+        file.seek(4, SEEK_CUR)
 
 
 def _check_png(file: BinaryIO) -> None:
@@ -88,25 +111,57 @@ def _check_png(file: BinaryIO) -> None:
         raise ImageError(f"damaged or truncated PNG: it holds {found} of {expected} bytes of its pixels; copy it again")
 
 
+def _tags(exif: Image.Exif, *tags: int) -> tuple[int, ...]:
+    """Return the numbers of the first TIFF tag that is there."""
+    values = next((exif[tag] for tag in tags if tag in exif), ())
+    values = values if isinstance(values, tuple) else (values,)
+    if not all(isinstance(value, int) and value >= 0 for value in values):
+        raise ImageError(f"damaged TIFF: tag {tags[0]} is not made of whole numbers; save it anew")
+    return values
+
+
+def _check_tiff(exif: Image.Exif, file: BinaryIO) -> None:
+    width, height, compression, samples, planes = (
+        (*_tags(exif, tag), 1)[0] for tag in (WIDTH, HEIGHT, COMPRESSION, SAMPLES, PLANES)
+    )
+    if compression == OLD_JPEG:  # it lies elsewhere
+        return
+    right, down = (*_tags(exif, TILE_WIDTH), width)[0], (*_tags(exif, TILE_HEIGHT, ROWS_PER_STRIP), height)[0]
+    if min(right, down) < 1 or (TILE_WIDTH in exif and (right > width + TILE_EXCESS or down > height + TILE_EXCESS)):
+        raise ImageError(f"damaged TIFF: tiles or strips of {right}x{down} pixels in {width}x{height}; save it anew")
+    expected = -(-width // right) * -(-height // down) * (samples if planes == SEPARATE else 1)
+    offsets, lengths = _tags(exif, TILE_OFFSETS, STRIP_OFFSETS), _tags(exif, TILE_LENGTHS, STRIP_LENGTHS)
+    if len(offsets) != expected:
+        raise ImageError(f"damaged TIFF: {len(offsets)} tiles or strips, expected {expected}; copy it again")
+    size = file.seek(0, SEEK_END)
+    # The decoder reads uncompressed pixels whatever their lengths say.
+    if compression != UNCOMPRESSED and not all(
+        0 < length <= size - offset for offset, length in zip(offsets, lengths, strict=True)
+    ):
+        raise ImageError("damaged or truncated TIFF: tiles or strips are not in the file; copy it again")
+
+
 @dataclass
 class _Scans:
     """The scans of a JPEG: how many, where their data ends, and the bits that each coefficient still lacks."""
 
     count: int = 0
+    pixels: int = 0
     end: int = 0
     progressive: bool = False
     missing: dict[int, list[int]] = field(default_factory=dict)
 
     def add_frame(self, segment: bytes, *, progressive: bool) -> None:
-        """Note the components of a frame header."""
+        """Note the size and the components of a frame header."""
         self.progressive = progressive
+        self.pixels = int.from_bytes(segment[1:3]) * int.from_bytes(segment[3:5])
         self.missing = {component: [1] * 64 for component in segment[6::3]}
 
     def add_scan(self, segment: bytes) -> None:
         """Note what a scan header promises."""
         self.count += 1
-        if self.count > MAX_SCANS:
-            raise ImageError(f"a JPEG of more than {MAX_SCANS} scans, which take for ever to decode; save it anew")
+        if self.count * self.pixels > MAX_SCANNED:
+            raise ImageError(f"a JPEG of {self.count} scans or more takes too long to decode at its size; save it anew")
         # Only progressive scans must say which coefficients they hold; the others hold all.
         first, last, bits = segment[-3:] if self.progressive else (0, 63, 0)
         for component in segment[1:-3:2]:
@@ -115,7 +170,7 @@ class _Scans:
 
 
 def _scans(data: bytes) -> _Scans:
-    """Return the scans of the first image in a JPEG file."""
+    """Return the scans of the first image in a JPEG file; raises ImageError for too many."""
     scans, position = _Scans(), 2
     while (match := MARKER.search(data, position)) is not None:
         marker, position = match[1][0], match.end()
@@ -134,8 +189,7 @@ def _scans(data: bytes) -> _Scans:
     return scans
 
 
-def _check_jpeg(image: Image.Image, data: bytes) -> None:
-    scans = _scans(data)
+def _check_jpeg(image: Image.Image, data: bytes, scans: _Scans) -> None:
     if any(map(any, scans.missing.values())):
         raise ImageError("damaged or truncated JPEG: scans are missing; copy it again")
     last = image.getpixel((image.width - 1, image.height - 1))
@@ -146,6 +200,8 @@ def _check_jpeg(image: Image.Image, data: bytes) -> None:
     with _again(data[: scans.end] + FILLER + end) as filled:
         if scans.count == 1:
             filled.draft(filled.mode, image.size)
+            same = _same(image, filled)
+        elif image.size == filled.size:
             same = _same(image, filled)
         else:  # coarse decoding would hide what the last scans refine
             with _again(data) as whole:

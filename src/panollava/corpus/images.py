@@ -10,7 +10,7 @@ import math
 from PIL import ExifTags, Image
 
 from panollava.corpus.gpano import Placement, placement, read_gpano
-from panollava.corpus.image_damage import check_complete
+from panollava.corpus.image_damage import decode
 from panollava.corpus.image_files import DAMAGED, ImageError, Source, is_2_to_1, opened
 
 BAND_ROWS = 512
@@ -115,9 +115,10 @@ def open_panorama(source: Source, *, allow_any_aspect: bool = False, working_hei
         place = _place(image, allow_any_aspect=allow_any_aspect)
         if working_height is not None and file is not None and place.whole:
             _draft(image, working_height)
-        image.load()
-        if file is not None:
-            check_complete(image, file)
+        if file is None:
+            image.load()
+        else:
+            decode(image, file)
         return _on_sphere(image, place)
 
 
