@@ -16,10 +16,10 @@ from typing import BinaryIO, NamedTuple, cast
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-Source = str | Path | bytes | BinaryIO | Image.Image
+Source = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image
 
-# PIL's names. MPO is JPEG with further pictures behind the first one.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF")
+MPO = "MPO"  # what PIL calls a JPEG with further pictures behind the first one
 MAX_PIXELS = 16384 * 8192
 MAX_SIDE = 65535  # JPEG's own limit
 ASPECT_TOLERANCE = 0.01
@@ -32,6 +32,7 @@ SUFFIXES = {
 } | dict.fromkeys((".dng", ".gpr", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf", ".pef", ".srw"), RAW)
 DNG_VERSION = 50706  # the TIFF tag
 HEAD_BYTES = 512
+SHOWN_CHARACTERS = 300
 CONTENTS = tuple(
     (re.compile(pattern, re.DOTALL | re.IGNORECASE), text)
     for pattern, text in (
@@ -95,14 +96,19 @@ def _not_readable(why: str) -> str:
     return f"not a readable image: {why}; expected JPEG, PNG, WebP, TIFF, BMP or AVIF"
 
 
-def _open_file(source: str | Path | bytes | BinaryIO, stack: ExitStack) -> BinaryIO:
+def _open_file(source: str | Path | bytes | bytearray | memoryview | BinaryIO, stack: ExitStack) -> BinaryIO:
     """Return the bytes of an image as a file; `stack` closes what is opened here."""
     match source:
-        case bytes():
+        case bytes() | bytearray() | memoryview():
             return BytesIO(source)
         case str() | Path():
             return stack.enter_context(_open_path(source))
         case _:
+            try:
+                source.seek(0)
+            except AttributeError:
+                what = f"a {type(source).__name__}; expected a path, the bytes of a file, an open file or a PIL image"
+                raise ImageError(what) from None
             return source
 
 
@@ -113,13 +119,18 @@ def _open_path(path: str | Path) -> BinaryIO:
     path = Path(path)
     try:
         mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise ImageError(f"is {'a folder' if stat.S_ISDIR(mode) else 'a pipe or device'}; expected an image file")
-        if path.suffix.lower() in SUFFIXES:
-            raise ImageError(_not_readable(SUFFIXES[path.suffix.lower()]))
-        return path.open("rb")
     except FileNotFoundError:
         raise ImageError("no such image file") from None
+    except OSError as error:
+        raise ImageError(f"cannot be looked up: {error.strerror}") from None
+    except ValueError as error:  # a NUL in the name
+        raise ImageError(f"cannot be looked up: {error}") from None
+    if not stat.S_ISREG(mode):
+        raise ImageError(f"{'a folder' if stat.S_ISDIR(mode) else 'a pipe or a device'}; expected an image file")
+    if path.suffix.lower() in SUFFIXES:
+        raise ImageError(_not_readable(SUFFIXES[path.suffix.lower()]))
+    try:
+        return path.open("rb")
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from None
 
@@ -145,19 +156,21 @@ def _open_image(file: BinaryIO) -> Image.Image:
 def _check_format(image: Image.Image) -> None:
     if not isinstance(image, ImageFile.ImageFile):
         return
-    if image.format not in FORMATS:
+    if image.format not in (*FORMATS, MPO):
         raise ImageError(_not_readable(f"{image.format}; convert it"))
     if image.format == "TIFF" and DNG_VERSION in image.getexif():
         raise ImageError(_not_readable(RAW))
 
 
 def _name(source: Source) -> str:
-    """Return what messages call an image."""
+    """Return what messages call an image, on one line."""
+    name = "the given image"
     if isinstance(source, str | Path):
-        return str(source)
-    if isinstance(source, ImageFile.ImageFile) and source.filename:
-        return str(source.filename)
-    return "the given image"
+        name = str(source)
+    elif isinstance(source, ImageFile.ImageFile) and source.filename:
+        name = str(source.filename)
+    name = name if name.isprintable() else repr(name)
+    return name if len(name) <= SHOWN_CHARACTERS else "…" + name[-SHOWN_CHARACTERS:]
 
 
 def _image_of(source: Source, stack: ExitStack) -> Opened:
