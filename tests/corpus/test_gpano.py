@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -235,11 +234,3 @@ def test_any_xmp_is_read_or_refused(junk: bytes, position: int, value: str) -> N
             placement(read_gpano(text), (360, 60))
         except ImageError as error:
             assert len(str(error).splitlines()) == 1
-
-
-def test_numpy_sees_black_outside_the_crop() -> None:
-    data = saved(Image.new("RGB", (360, 60), "white"), "PNG", **_with_xmp("PNG", xmp(BAND)))
-    pixels = np.asarray(open_panorama(data))
-    assert (pixels[70:130] == 255).all()
-    assert not pixels[:70].any()
-    assert not pixels[130:].any()
