@@ -1,10 +1,12 @@
 """GPano metadata: crops on their canvas, scaled files, other projections, tilted cameras, hostile XMP."""
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +16,8 @@ from tiny_images import STORED, exif, panorama, refusal, saved
 from panollava.corpus.gpano import FULL, Placement, placement, read_gpano
 from panollava.corpus.image_files import ImageError
 from panollava.corpus.images import check_image, image_size, open_panorama, to_working_size
+from panollava.corpus.masks import encoded
+from panollava.corpus.validation import validate_dataset
 
 NAMES = (
     "FullPanoWidthPixels",
@@ -234,3 +238,20 @@ def test_any_xmp_is_read_or_refused(junk: bytes, position: int, value: str) -> N
             placement(read_gpano(text), (360, 60))
         except ImageError as error:
             assert len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_masks_have_the_size_of_the_canvas(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.img").write_bytes(saved(panorama(360, 60), kind, **_with_xmp(kind, xmp(BAND))))
+    for rows, problems in ((180, []), (60, ["size is [60, 360], but"])):
+        mask = encoded(np.ones((rows, 360), bool))
+        record = {
+            "image_id": "a",
+            "image_path": "a.img",
+            "conversations": [{"human": "What?", "assistant": "That."}],
+            "objects": [{"label": "all", "box_deg": [0, 0, 90, 90], "mask": mask}],
+        }
+        (tmp_path / "annotations.json").write_text(json.dumps([record]))
+        found = validate_dataset(tmp_path).problems
+        assert len(found) == len(problems)
+        assert all(part in str(problem) for part, problem in zip(problems, found, strict=True))

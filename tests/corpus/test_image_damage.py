@@ -182,7 +182,7 @@ def test_only_the_first_of_many_frames_is_decoded() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "BMP"]), st.data())
+@given(st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF"]), st.data())
 def test_any_damage_ends_in_an_image_or_in_one_line(kind: str, data: st.DataObject) -> None:
     whole = saved(panorama(16, 8), kind)
     start = data.draw(st.integers(0, len(whole)))

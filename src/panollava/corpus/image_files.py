@@ -23,8 +23,11 @@ MPO = "MPO"  # what PIL calls a JPEG with further pictures behind the first one
 MAX_PIXELS = 16384 * 8192
 MAX_SIDE = 65535  # JPEG's own limit
 ASPECT_TOLERANCE = 0.01
-# Exceptions of PIL's plugins for damaged files: OSError and SyntaxError by contract, the others from their parsers.
-DAMAGED = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, OverflowError, struct.error)
+# Exceptions of PIL's plugins for damaged files: OSError and SyntaxError by contract, RuntimeError from AVIF's decoder,
+# the others from the parsers.
+DAMAGED = (
+    OSError, SyntaxError, RuntimeError, ValueError, LookupError, ArithmeticError, TypeError, EOFError, struct.error,
+)  # fmt: skip
 URL = re.compile(r"([a-z][a-z0-9+.-]+:/|data:)", re.IGNORECASE)
 RAW = "a RAW photograph; develop it, stitch it and save it as JPEG"
 SUFFIXES = {
