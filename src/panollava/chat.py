@@ -20,7 +20,7 @@ from panollava.backbones.checkpoint import load_checkpoint
 from panollava.backbones.files import new_checkpoint
 from panollava.backbones.matching import Origin, check_lora, trained_names
 from panollava.backbones.trained import PARTS, TRAINED, load_finetuned, load_trained, read_parts
-from panollava.corpus.images import open_panorama
+from panollava.corpus.images import Source, open_panorama
 from panollava.corpus.messages import Message, with_answer, with_question
 from panollava.corpus.patch_masks import splat
 from panollava.corpus.records import LabelledBox
@@ -100,19 +100,19 @@ class PanoLLaVAModel:
         model = model.to(place)  # type: ignore[arg-type] # transformers decorates `to`
         return cls(model, processor, origin, card=read_card_data(path), compiled=compiled)
 
-    def chat(self, image: Image.Image | str | Path) -> "Chat":
-        """Return a new conversation about a panorama, given as an image or as its file."""
-        return Chat(self.engine, _panorama(image))
+    def chat(self, image: Source) -> "Chat":
+        """Return a new conversation about a panorama, given as a file, its bytes or a PIL image."""
+        return Chat(self.engine, open_panorama(image))
 
-    def generate(self, image: Image.Image | str | Path, question: str, *, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
-        """Return the answer to one question about a panorama, given as an image or as its file.
+    def generate(self, image: Source, question: str, *, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
+        """Return the answer to one question about a panorama, given as a file, its bytes or a PIL image.
 
         Raises:
             ValueError: an empty question, one longer than the context, or an image that is no panorama.
         """
         return self.chat(image).ask(question, max_new_tokens=max_new_tokens)
 
-    def segment(self, image: Image.Image | str | Path, question: str) -> NDArray[np.bool_]:
+    def segment(self, image: Source, question: str) -> NDArray[np.bool_]:
         """Return the mask `[H, W]` of what a question about a panorama asks for, as in "Give the box of the red cube."
 
         Only questions of the kind that training had masks for give sensible ones: those that name one object.
@@ -124,7 +124,7 @@ class PanoLLaVAModel:
 
     def detect(
         self,
-        image: Image.Image | str | Path,
+        image: Source,
         description: str,
         *,
         language: str = "en",
@@ -246,7 +246,3 @@ class Chat:
         messages = with_question(self.messages, question)
         _, (tail,) = split_prompts(self.engine.processor, [messages])
         return messages, tail, room_for_answer(self.engine.processor, messages, len(self.prefix.ids) + len(tail))
-
-
-def _panorama(image: Image.Image | str | Path) -> Image.Image:
-    return image if isinstance(image, Image.Image) else open_panorama(Path(image))
