@@ -39,8 +39,9 @@ COLUMNS = ("measure", "language", "n", "value", "interval", "majority", "blind",
 ABOUT = """\
 A vision-language model for 360° equirectangular panoramas, made with PanoLLaVA. It answers questions, holds dialogues,
 points (yaw and pitch in degrees), and gives boxes and masks on the sphere."""
+# The versions of transformers that `make exports` has tried with what `save_pretrained` writes.
 USE_CHECKPOINT = """\
-With transformers alone; the checkpoint brings its own code:
+With transformers 5.16 to 5.23 alone. The checkpoint brings its own code, and `trust_remote_code=True` runs it:
 
 ```python
 from PIL import Image
