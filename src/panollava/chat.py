@@ -19,7 +19,7 @@ from PIL import Image
 from panollava.backbones.assemble import ADAPTER, NO_CODE, PARTS, TRAINED, load_finetuned, load_trained, read_parts
 from panollava.backbones.matching import Origin, check_checkpoint, check_lora, trained_names
 from panollava.corpus.images import open_panorama
-from panollava.corpus.messages import Message, with_answer, with_question
+from panollava.corpus.messages import Message, with_answer, with_question, without_first_turn
 from panollava.corpus.patch_masks import splat
 from panollava.corpus.records import LabelledBox
 from panollava.corpus.wording import detection_question
@@ -89,8 +89,10 @@ class PanoLLaVAModel:
         of prompts and answers, and is faster from then on.
 
         Raises:
-            ValueError: not a PanoLLaVA, or backbones other than those it was trained on; `compiled` without a GPU.
+            ValueError: not a PanoLLaVA, or backbones other than those it was trained on; an unknown device, or a GPU
+                that is not there; `compiled` without a GPU.
         """
+        place = _device(device)
         folder, origin = Path(path), None
         if (folder / PARTS).is_file():
             model, processor = load_finetuned(folder, dtype=dtype)
@@ -100,7 +102,6 @@ class PanoLLaVAModel:
             check_checkpoint(path)
             model = PanoLlavaForConditionalGeneration.from_pretrained(path, dtype=dtype or "auto", **NO_CODE)
             processor = PanoLlavaProcessor.from_pretrained(path, **NO_CODE)
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model = model.to(place)  # type: ignore[arg-type] # transformers decorates `to`
         return cls(model, processor, origin, card=read_card_data(path), compiled=compiled)
 
@@ -263,6 +264,26 @@ class Chat:
             raise ValueError(f"the answer is no list of labelled boxes, or was cut short: {answer!r}")
         return [LabelledBox(label=label, box_deg=box) for label, box in objects]
 
+    def make_room(self, question: str, *, max_new_tokens: int = MAX_NEW_TOKENS) -> int:
+        """Forget the oldest turns until the next question and its longest answer fit; return how many are forgotten.
+
+        None is forgotten for a question that does not fit alone; `ask` refuses it.
+        """
+        longest = _answer_length(max_new_tokens)
+        with self.engine.lock:
+            kept, forgotten = self.messages, 0
+            if self._room(with_question([], question)) < 1:
+                return 0
+            while kept and self._room(with_question(kept, question)) < longest:
+                kept, forgotten = without_first_turn(kept), forgotten + 1
+            self.messages = kept
+        return forgotten
+
+    def _room(self, messages: list[Message]) -> int:
+        """Return how many tokens the context has left, negative where it is too short already."""
+        _, (tail,) = split_prompts(self.engine.processor, [messages])
+        return self.engine.processor.context_length - len(self.prefix.ids) - len(tail)
+
     def _asked(self, question: str) -> tuple[list[Message], list[int], int]:
         """Return the conversation with the next question, the tokens after the panorama, and the room for an answer."""
         if not isinstance(question, str):
@@ -272,6 +293,17 @@ class Chat:
         messages = with_question(self.messages, question)
         _, (tail,) = split_prompts(self.engine.processor, [messages])
         return messages, tail, room_for_answer(self.engine.processor, messages, len(self.prefix.ids) + len(tail))
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    gpus = torch.cuda.device_count()
+    try:
+        place = torch.device(device or ("cuda" if gpus else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}; give cpu, cuda, or cuda:1 for the second GPU") from error
+    if place.type == "cuda" and (place.index or 0) >= gpus:
+        raise ValueError(f"device is {str(place)!r}, but PyTorch sees {gpus} GPUs; leave it out to use what is there")
+    return place
 
 
 def _panorama(image: Image.Image | str | Path) -> Image.Image:

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from panollava.experiments.workspace import git
 from panollava.io import write_json
 from panollava.markdown import NOTHING, markdown_table
 from panollava.params import PARAMS_FILE, Rule
+from panollava.terminal import say, warn
 
 if TYPE_CHECKING:
     from panollava.experiments.compare import Row as ComparedRow
@@ -195,7 +195,7 @@ def run_gate(base: str | None, rules: Mapping[str, Rule], *, root: Path = Path()
     if result.base is not None:
         result = replace(result, rows=with_paired_tests(result.rows, base, root))
     for note in notes:
-        print(note, file=sys.stderr)
+        warn(note)
     return result
 
 
@@ -296,13 +296,13 @@ def command(base: str | None, *, accepting: bool = False) -> int:
         rules = read_rules(PARAMS_FILE)
         result = accept(rules) if accepting else run_gate(base, rules)
     except (ValueError, DvcException) as error:
-        print(error, file=sys.stderr)
+        warn(f"panollava: {error}")
         return UNREADABLE
-    print(result.markdown())
+    say(result.markdown())
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(result.markdown() + "\n\n")
     if accepting:
-        print(f"\nWritten: {ACCEPTED}. Commit it with the change that it accepts.")
+        say(f"\nWritten: {ACCEPTED}. Commit it with the change that it accepts.")
         return PASSED
     return result.exit_code

@@ -4,7 +4,6 @@ A study maps the name of each experiment to the parameters that it sets. Experim
 so an interrupted study continues where it stopped. The workspace ends as it began.
 """
 
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +17,7 @@ from ruamel.yaml import YAML
 from panollava.experiments.gate import flatten
 from panollava.experiments.workspace import dvc, kept_workspace
 from panollava.io import replacing, write_json
+from panollava.terminal import INTERRUPTED, say, warn
 
 TABLES = ("metrics/combinations.json", "metrics/ablation.json")
 Cells = Mapping[str, Mapping[str, str]]
@@ -123,13 +123,16 @@ def own_files(name: str) -> Sequence[str]:
 
 
 def command(table: Callable[[], str]) -> int:
-    """Print the table of a study and return the exit code; errors that a user can correct become messages."""
+    """Print the table of a study and return the exit code.
+
+    Raises:
+        ValueError: an error of DVC, which a user can correct.
+    """
     try:
-        print(table())
-    except (ValueError, DvcException) as error:
-        print(error, file=sys.stderr)
-        return 1
+        say(table())
+    except DvcException as error:
+        raise ValueError(str(error)) from error
     except KeyboardInterrupt:
-        print("experiments: interrupted; what is finished is kept, the next call goes on from there", file=sys.stderr)
-        return 130
+        warn("experiments: interrupted; what is finished is kept, the next call goes on from there")
+        return INTERRUPTED
     return 0
