@@ -15,7 +15,7 @@ from PIL import Image
 import panollava
 from panollava import PanoLLaVAModel
 from panollava.attention.plan import use_plans
-from panollava.backbones.assemble import load_finetuned
+from panollava.backbones.trained import load_finetuned
 from panollava.corpus.store import open_split
 from panollava.training.dialogues import Collator, Draws, StoredPanoramas
 from panollava.training.encoding import FrozenEncoder

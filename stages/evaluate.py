@@ -9,7 +9,7 @@ import datasets
 import torch
 from accelerate import PartialState
 
-from panollava.backbones.assemble import load_finetuned
+from panollava.backbones.trained import load_finetuned
 from panollava.corpus.store import open_split, panorama_records
 from panollava.inference.engine import Engine
 from panollava.inference.latency import measure_latency

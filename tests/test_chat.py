@@ -296,7 +296,7 @@ def test_compiled_decoding_needs_a_gpu(root: Path) -> None:
 
 def test_an_unreachable_hub_id_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="nobody/nothing is neither a folder nor a checkpoint that the hub gives us"):
+    with pytest.raises(ValueError, match="nobody/nothing is neither a folder nor a checkpoint available from the hub"):
         PanoLLaVAModel.from_pretrained("nobody/nothing")
 
 

@@ -14,7 +14,8 @@ from tiny_backbones import MODEL
 from torch import Tensor, nn
 
 from panollava.attention.cuda_graphs import GraphCache, GraphedFunction
-from panollava.backbones.assemble import Parts, assemble, trained_state, write_parts, write_trained
+from panollava.backbones.assemble import Parts, assemble
+from panollava.backbones.trained import trained_state, write_parts, write_trained
 from panollava.inference.prefill import prefill
 from panollava.inference.prompts import Prefix
 from panollava.training.lora import lora_config

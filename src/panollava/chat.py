@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from PIL import Image
 
-from panollava.backbones.assemble import ADAPTER, NO_CODE, PARTS, TRAINED, load_finetuned, load_trained, read_parts
+from panollava.backbones.loading import NO_CODE
 from panollava.backbones.matching import Origin, check_checkpoint, check_lora, trained_names
+from panollava.backbones.trained import ADAPTER, PARTS, TRAINED, load_finetuned, load_trained, read_parts
 from panollava.corpus.images import open_panorama
 from panollava.corpus.messages import Message, with_answer, with_question, without_first_turn
 from panollava.corpus.patch_masks import splat

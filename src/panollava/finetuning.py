@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import set_seed
 
-from panollava.backbones.assemble import trained_state, write_parts, write_trained
+from panollava.backbones.trained import trained_state, write_parts, write_trained
 from panollava.chat import PanoLLaVAModel
 from panollava.corpus.images import open_panorama, to_working_size
 from panollava.corpus.masks import mask_of

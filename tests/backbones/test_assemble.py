@@ -13,21 +13,11 @@ from tiny_backbones import CONTEXT, ENCODERS, LLMS, MEANS, MODEL, write_encoder,
 from transformers import AutoModel, AutoModelForCausalLM
 
 from panollava import PanoLLaVAModel
-from panollava.backbones.assemble import (
-    TRAINED,
-    Parts,
-    assemble,
-    load_encoder,
-    load_llm,
-    load_tokenizer,
-    load_trained,
-    read_parts,
-    trained_state,
-    write_parts,
-    write_trained,
-)
+from panollava.backbones.assemble import Parts, assemble
+from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer
 from panollava.backbones.presets import Backbone, resolve
 from panollava.backbones.tokenizer import chat_template
+from panollava.backbones.trained import TRAINED, load_trained, read_parts, trained_state, write_parts, write_trained
 
 PAIRS = [(encoder, llm) for encoder in ENCODERS for llm in LLMS]
 

@@ -10,7 +10,8 @@ import torch
 from tiny_backbones import MODEL
 from torch import Tensor
 
-from panollava.backbones.assemble import load_encoder, load_image_processor
+from panollava.backbones.assemble import load_image_processor
+from panollava.backbones.loading import load_encoder
 from panollava.backbones.presets import resolve
 from panollava.backbones.standins import captioned_views
 from panollava.backbones.standins import encoders as standin_encoders

@@ -10,7 +10,7 @@ from tiny_backbones import tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from panollava.attention.packing import Packed
-from panollava.backbones.assemble import load_llm, load_tokenizer
+from panollava.backbones.loading import load_llm, load_tokenizer
 from panollava.backbones.presets import resolve
 from panollava.backbones.standins import llms as standin_llms
 from panollava.backbones.standins.described_scenes import describe_scene

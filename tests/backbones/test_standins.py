@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny_backbones import MODEL
 
-from panollava.backbones.assemble import load_encoder, load_image_processor, load_llm, load_tokenizer
+from panollava.backbones.assemble import load_image_processor
+from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer
 from panollava.backbones.presets import resolve
 from panollava.backbones.standins import train as standins
 from panollava.params import load_params

@@ -12,7 +12,8 @@ from in_processes import ACCUMULATED, LORA, SETTINGS
 from safetensors.torch import load_file
 from tiny_backbones import write_llm, write_panoramas, write_parts
 
-from panollava.backbones.assemble import four_bit_config, load_finetuned, load_llm
+from panollava.backbones.loading import four_bit_config, load_llm
+from panollava.backbones.trained import load_finetuned
 from panollava.training import language_stages, vision_stage
 from panollava.training.fit import Outcome
 from panollava.training.lora import FusedLinear

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tiny_backbones import write_panoramas, write_parts
 from torch import Tensor
 
-from panollava.backbones import assemble
+from panollava.backbones import trained
 from panollava.training.processes import check_launch, share_of_step
 
 HERE = Path(__file__).resolve().parent
@@ -33,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Run everything in this process, then in two others; `one` and `two` are the folders they worked in."""
     shared, one, two = (tmp_path_factory.mktemp(name) for name in ("shared", "one", "two"))
     parts = write_parts("clip", "llama", shared)
-    assemble.write_parts(parts, shared)
+    trained.write_parts(parts, shared)
     write_panoramas(shared / "store", 5)
     write_panoramas(shared / "store", 3, split="test")
     with pytest.MonkeyPatch.context() as patch:

@@ -20,7 +20,8 @@ from tiny_models import weights_of
 from torch import Tensor
 from transformers import DynamicCache, set_seed
 
-from panollava.backbones.assemble import Parts, load_finetuned, read_parts
+from panollava.backbones.assemble import Parts
+from panollava.backbones.trained import load_finetuned, read_parts
 from panollava.corpus.store import open_images, open_split
 from panollava.training import fit as fit_module
 from panollava.training import language_stages, vision_stage

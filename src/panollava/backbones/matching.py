@@ -12,16 +12,9 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig
 
-from panollava.backbones.assemble import (
-    ADAPTER,
-    NO_CODE,
-    PARTS,
-    TRAINED,
-    ModelSettings,
-    Parts,
-    read_parts,
-    without_code,
-)
+from panollava.backbones.assemble import ModelSettings, Parts
+from panollava.backbones.loading import NO_CODE, without_code
+from panollava.backbones.trained import ADAPTER, PARTS, TRAINED, read_parts
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 
@@ -63,7 +56,7 @@ def check_checkpoint(path: str | Path) -> None:
             config = AutoConfig.from_pretrained(path, **NO_CODE)
     except OSError as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is neither a folder nor a checkpoint that the hub gives us: {reason}") from error
+        raise ValueError(f"{path} is neither a folder nor a checkpoint available from the hub: {reason}") from error
     if not isinstance(config, PanoLlavaConfig):
         raise ValueError(f"{path} is a checkpoint of {config.model_type!r}, not of {PanoLlavaConfig.model_type!r}")
 

@@ -75,7 +75,7 @@ def _hub_commit(name: str, source: str) -> str:
             print(f"{name}: the hub cannot be reached; {source} is taken from the cache, at commit {commit[:12]}")
             return commit
         raise ValueError(
-            f"{name}: {source!r} is neither a folder nor a checkpoint that the hub gives us ({error}); "
+            f"{name}: {source!r} is neither a folder nor a checkpoint available from the hub ({error}); "
             "check the preset in params.yaml, the network and your access rights"
         ) from error
 

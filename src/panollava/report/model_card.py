@@ -14,8 +14,9 @@ from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
 
-from panollava.backbones.assemble import PARTS, Parts, read_parts
+from panollava.backbones.assemble import Parts
 from panollava.backbones.presets import Backbone
+from panollava.backbones.trained import PARTS, read_parts
 from panollava.corpus.data_card import count, origin_lines
 from panollava.corpus.records import Record
 from panollava.io import replacing

@@ -8,7 +8,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from panollava.backbones.assemble import whole
+from panollava.backbones.trained import whole
 from panollava.training.recipe import Recipe
 from panollava.training.trainer import PanoTrainer, set_trainable, size_of, trainable_table
 

@@ -15,16 +15,8 @@ from transformers import set_seed
 
 from panollava.attention.compiling import compile_layers
 from panollava.attention.plan import use_plans
-from panollava.backbones.assemble import (
-    ModelSettings,
-    Parts,
-    assemble,
-    load_finetuned,
-    load_trained,
-    trained_state,
-    write_parts,
-    write_trained,
-)
+from panollava.backbones.assemble import ModelSettings, Parts, assemble
+from panollava.backbones.trained import load_finetuned, load_trained, trained_state, write_parts, write_trained
 from panollava.corpus.store import open_images, open_split
 from panollava.training.dialogues import Collator, Draws, StoredPanoramas
 from panollava.training.features import frozen_features

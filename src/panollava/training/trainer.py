@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 from transformers.utils import is_bitsandbytes_available
 
-from panollava.backbones.assemble import trained_state
+from panollava.backbones.trained import trained_state
 from panollava.training.checkpoints import last_checkpoint, load_weights, save_weights
 from panollava.training.encoding import FrozenEncoder
 from panollava.training.mask_loss import mask_losses

@@ -12,14 +12,10 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
-from panollava.backbones.assemble import (
-    ModelSettings,
-    load_encoder,
-    load_image_processor,
-    trained_state,
-    write_trained,
-)
+from panollava.backbones.assemble import ModelSettings, load_image_processor
+from panollava.backbones.loading import load_encoder
 from panollava.backbones.presets import Backbone
+from panollava.backbones.trained import trained_state, write_trained
 from panollava.corpus.store import open_images
 from panollava.training.fit import RESAMPLER, Outcome, fit
 from panollava.training.panoramas import ImageDraws, ViewCollator, views_of
