@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from PIL import Image
 
-from panollava.backbones.loading import NO_CODE
-from panollava.backbones.matching import Origin, check_checkpoint, check_lora, trained_names
-from panollava.backbones.trained import ADAPTER, PARTS, TRAINED, load_finetuned, load_trained, read_parts
+from panollava.backbones.adapter import ADAPTER
+from panollava.backbones.checkpoint import load_checkpoint
+from panollava.backbones.files import new_checkpoint
+from panollava.backbones.matching import Origin, check_lora, trained_names
+from panollava.backbones.trained import PARTS, TRAINED, load_finetuned, load_trained, read_parts
 from panollava.corpus.images import open_panorama
 from panollava.corpus.messages import Message, with_answer, with_question, without_first_turn
 from panollava.corpus.patch_masks import splat
@@ -26,7 +28,6 @@ from panollava.corpus.records import LabelledBox
 from panollava.corpus.wording import detection_question
 from panollava.inference.engine import Engine
 from panollava.inference.prompts import Prefix, Row, room_for_answer, split_prompts
-from panollava.io import new_folder
 from panollava.report.model_card import read_card_data, trained_further, with_scores, write_model_card
 from panollava.tasks.detection import parse_detection
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
@@ -100,9 +101,7 @@ class PanoLLaVAModel:
             if not (folder / ADAPTER).is_file():
                 origin = Origin(read_parts(folder), trained_names(folder))
         else:
-            check_checkpoint(path)
-            model = PanoLlavaForConditionalGeneration.from_pretrained(path, dtype=dtype or "auto", **NO_CODE)
-            processor = PanoLlavaProcessor.from_pretrained(path, **NO_CODE)
+            model, processor = load_checkpoint(path, dtype)
         model = model.to(place)  # type: ignore[arg-type] # transformers decorates `to`
         return cls(model, processor, origin, card=read_card_data(path), compiled=compiled)
 
@@ -186,7 +185,7 @@ class PanoLLaVAModel:
             ValueError: `out` exists and is not an empty folder; metrics of other base models.
         """
         card = self.card if metrics is None else with_scores(self.card, metrics)
-        with self.engine.lock, new_folder(Path(out)) as folder:
+        with self.engine.lock, new_checkpoint(Path(out)) as folder:
             self.merge_lora_weights()
             self.model.save_pretrained(folder)
             self.processor.save_pretrained(folder)

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import set_seed
 
+from panollava.backbones.files import new_checkpoint
 from panollava.backbones.trained import trained_state, write_parts, write_trained
 from panollava.chat import PanoLLaVAModel
 from panollava.corpus.images import open_panorama, to_working_size
@@ -28,7 +29,7 @@ from panollava.corpus.reading import image_file, record_file
 from panollava.corpus.records import Record
 from panollava.corpus.splits import image_contents
 from panollava.corpus.validation import read_dataset
-from panollava.io import check_vacant, new_folder
+from panollava.io import check_vacant
 from panollava.report.model_card import trained_further, write_model_card
 from panollava.training.dialogues import Collator, Draw, Draws
 from panollava.training.fit import RESAMPLER
@@ -233,7 +234,7 @@ class PanoLLaVATrainer:
             return
         if not PartialState().is_main_process:
             return
-        with new_folder(self.out) as folder:
+        with new_checkpoint(self.out) as folder:
             write_trained(self._trained_state(), folder)
             write_parts(model.origin.parts, folder)
             model.model.config.save_pretrained(folder)

@@ -1,7 +1,7 @@
 """Features of the frozen encoder: what is kept equals what is computed, and any change means other features."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from damage import HARMS
 from full_disk import full_disk
 from tiny_backbones import MODEL, write_panoramas, write_parts
 
@@ -126,8 +127,32 @@ def test_a_killed_computation_leaves_no_file(made: SimpleNamespace, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         kept(made)
     assert not files(made)
-    assert not list(made.folder.glob("*.tmp"))
+    assert [path.name for path in made.folder.iterdir()] == ["lock"]
     assert kept(made) is not None
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_damaged_file_is_computed_again(
+    made: SimpleNamespace, capsys: pytest.CaptureFixture, harm: Callable[[Path], None]
+) -> None:
+    kept(made)
+    (file,) = files(made)
+    whole = file.read_bytes()
+    harm(file)
+    kept(made)
+    assert file.read_bytes() == whole
+    assert (f"{file} is damaged" in capsys.readouterr().out) == (harm is not Path.unlink)
+
+
+def test_what_killed_computations_left_is_removed(made: SimpleNamespace) -> None:
+    made.folder.mkdir(parents=True)
+    (made.folder / ".0123456789abcdef.bin.4711.tmp").write_bytes(b"of version 0.9")
+    left = made.folder / ".panollava-killed.tmp"
+    left.mkdir()
+    (left / "content").write_bytes(b"half of the grids")
+    kept(made)
+    (file,) = files(made)
+    assert sorted(path.name for path in made.folder.iterdir()) == sorted([file.name, "lock"])
 
 
 def test_a_full_disk_names_the_file_and_leaves_nothing(made: SimpleNamespace) -> None:

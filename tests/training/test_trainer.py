@@ -1,16 +1,20 @@
 """The trainer on a toy module: what trains, how fast, what a checkpoint holds, and which checkpoint counts."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from damage import HARMS, zero
 from full_disk import full_disk
 from safetensors.torch import load_file
 from tiny_models import weights_of
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from panollava.training.checkpoints import COMPLETE, WEIGHTS, last_checkpoint
+from panollava.backbones.files import FILES, write_manifest
+from panollava.training.checkpoints import WEIGHTS, last_checkpoint
 from panollava.training.recipe import Recipe
 from panollava.training.trainer import PanoTrainer, set_trainable, trainable_table
 
@@ -160,7 +164,7 @@ def test_a_full_disk_while_a_checkpoint_is_written_loses_nothing(tmp_path: Path)
     whole.run()
     run = trainer(tmp_path / "cut", save_steps=4)
     # Room for the weights and the optimizer's state, but not for that of the random generators.
-    with full_disk(8000), pytest.raises((OSError, RuntimeError)):
+    with full_disk(8000), pytest.raises(OSError, match=r"nothing was written: .*checkpoint-4'"):
         run.run()
     assert list((tmp_path / "cut").glob("checkpoint-*"))
     assert last_checkpoint(tmp_path / "cut") is None
@@ -170,21 +174,78 @@ def test_a_full_disk_while_a_checkpoint_is_written_loses_nothing(tmp_path: Path)
         assert torch.equal(value, weights_of(again.model)[name]), name
 
 
-def checkpoint(folder: Path, number: int, state: str | None) -> Path:
+def checkpoint(folder: Path, number: int) -> Path:
     path = folder / f"checkpoint-{number}"
     (path / "inner").mkdir(parents=True)
     (path / "inner" / "file").write_text("x")
-    if state is not None:
-        (path / COMPLETE).write_text(state)
+    write_manifest(path)
     return path
 
 
 def test_a_cut_off_checkpoint_is_ignored_and_removed(tmp_path: Path) -> None:
-    whole = checkpoint(tmp_path, 8, "{}")
-    checkpoint(tmp_path, 10, '{"global_step": 1')
-    checkpoint(tmp_path, 12, None)
+    whole, half, garbage, empty = (checkpoint(tmp_path, number) for number in (8, 10, 12, 14))
+    (half / FILES).unlink()
+    (garbage / FILES).write_text('{"inner/file": ')
+    (empty / FILES).write_text("{}")
     assert last_checkpoint(tmp_path) == whole
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-8"]
+
+
+CHECKPOINT = {WEIGHTS, "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
+    """Return the folder of a run with the checkpoints 4 and 6, and the weights that it came to."""
+    folder = tmp_path_factory.mktemp("finished")
+    run = trainer(folder)
+    run.run()
+    return folder, weights_of(run.model)
+
+
+@pytest.mark.parametrize("name", sorted(CHECKPOINT))
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_damaged_file_is_named_and_the_checkpoint_before_is_taken(
+    finished: tuple[Path, dict[str, Tensor]], tmp_path: Path, capsys: pytest.CaptureFixture,
+    name: str, harm: Callable[[Path], None],
+) -> None:  # fmt: skip
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    assert {file.name for file in (tmp_path / "checkpoint-6").iterdir()} == CHECKPOINT | {FILES}
+    harm(tmp_path / "checkpoint-6" / name)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(str(tmp_path / "checkpoint-6" / name))
+    assert line.endswith("this checkpoint cannot be used")
+    assert not (tmp_path / "checkpoint-6").exists()
+
+
+def test_from_the_checkpoint_before_training_comes_to_the_same_bytes(
+    finished: tuple[Path, dict[str, Tensor]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder, wanted = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    zero(tmp_path / "checkpoint-6/optimizer.pt")
+    run = trainer(tmp_path)
+    run.run()
+    assert f"resuming from {tmp_path / 'checkpoint-4'}" in capsys.readouterr().out
+    assert all(torch.equal(value, wanted[key]) for key, value in weights_of(run.model).items())
+    assert (tmp_path / "checkpoint-6" / WEIGHTS).read_bytes() == (folder / "checkpoint-6" / WEIGHTS).read_bytes()
+
+
+def test_without_a_whole_checkpoint_training_starts_anew(
+    finished: tuple[Path, dict[str, Tensor]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder, wanted = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for number, name in ((4, "optimizer.pt"), (6, "rng_state.pth")):
+        zero(tmp_path / f"checkpoint-{number}" / name)
+    run = trainer(tmp_path)
+    run.run()
+    printed = capsys.readouterr().out
+    assert printed.count("this checkpoint cannot be used") == 2
+    assert "no whole checkpoint is left; training starts from the beginning" in printed
+    assert "resuming" not in printed
+    assert all(torch.equal(value, wanted[key]) for key, value in weights_of(run.model).items())
 
 
 def test_without_checkpoints_there_is_none(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """Assemble the composite model: a new resampler between two loaded backbones, and the processor of both."""
 
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any, Literal
 
 import torch
 from transformers.image_processing_utils import BaseImageProcessor
 
 import panollava.auto  # noqa: F401 # models that are saved carry their own code
-from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer
+from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer, reading
 from panollava.backbones.presets import Backbone
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
@@ -57,8 +58,16 @@ class ModelSettings:
 
 
 def load_image_processor(encoder: Backbone, view_size: int, settings: ModelSettings) -> PanoLlavaImageProcessor:
-    """Return the image processor for views of an encoder's size, normalised as the encoder was trained."""
-    stored, _ = BaseImageProcessor.get_image_processor_dict(encoder.source, revision=encoder.revision)
+    """Return the image processor for views of an encoder's size, normalised as the encoder was trained.
+
+    Raises:
+        ValueError: the encoder's preprocessor_config.json is missing or damaged.
+    """
+    with reading(encoder.source):
+        stored, _ = BaseImageProcessor.get_image_processor_dict(encoder.source, revision=encoder.revision)
+        for name in ("image_mean", "image_std"):
+            if not (len(stored[name]) == 3 and all(isfinite(value) for value in stored[name])):
+                raise ValueError(f"preprocessor_config.json: {name} is {stored[name]}; expected three numbers")
     return PanoLlavaImageProcessor(
         size={"height": view_size, "width": view_size},
         image_mean=stored["image_mean"],

@@ -4,7 +4,7 @@ A local backbone must be the one that its pointer names. Code that a checkpoint 
 """
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from panollava.backbones.files import check_files, check_finite
 from panollava.backbones.presets import Backbone, check_unchanged
 from panollava.backbones.tokenizer import chat_template
 
@@ -28,31 +29,62 @@ NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 
 
 @contextmanager
-def without_code(source: str | Path) -> Iterator[None]:
-    """Refuse a checkpoint that loads by its own code only; transformers' message would advise an option of its own.
+def reading(source: str | Path) -> Iterator[None]:
+    """Say in one line what is wrong with a checkpoint that a library cannot read, or that loads by its own code only.
 
     Raises:
         ValueError: with the checkpoint and what would be right.
     """
     try:
         yield
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise ValueError(
-            f"{source} needs Python code of its own, and code in a checkpoint is never run; choose a checkpoint of a "
-            "family that transformers knows"
-        ) from error
+    # On files that hold something else than they should, libraries raise whatever comes; tokenizers bare exceptions.
+    except Exception as error:
+        # Its message would advise an option of transformers.
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{source} needs Python code of its own, and code in a checkpoint is never run; choose a checkpoint of "
+                "a family that transformers knows"
+            ) from error
+        reason = next(iter(str(error).strip().splitlines()), "")
+        raise ValueError(f"{source} cannot be read: {type(error).__name__}: {reason}") from error
+
+
+def check_loaded(model: PreTrainedModel, missing: Iterable[str], source: str | Path) -> None:
+    """Refuse a model of which the checkpoint lacks weights, or has such that are no numbers.
+
+    Raises:
+        ValueError: with the first such tensor.
+    """
+    # What is built on top of an encoder's last layer, for tasks of its own, is not used here.
+    lacking = sorted(name for name in missing if not {"pooler", "head"} & set(name.split(".")))
+    if lacking:
+        others = f" and {len(lacking) - 1} others" if lacking[1:] else ""
+        raise ValueError(f"{source} has no weights for {lacking[0]}{others}; the checkpoint is incomplete")
+    check_finite(model.named_parameters(), source)
+
+
+def _check(backbone: Backbone) -> None:
+    check_unchanged(backbone)
+    if backbone.revision is None:
+        check_files(Path(backbone.source))
 
 
 def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
-    """Return the image half of an encoder checkpoint; full CLIP and SigLIP checkpoints hold a text half as well."""
-    check_unchanged(encoder)
+    """Return the image half of an encoder checkpoint; full CLIP and SigLIP checkpoints hold a text half as well.
+
+    Raises:
+        ValueError: a changed, incomplete or damaged checkpoint.
+    """
+    _check(encoder)
     options: dict[str, Any] = {"revision": encoder.revision, **NO_CODE}
-    with without_code(encoder.source):
+    with reading(encoder.source):
         config = AutoConfig.from_pretrained(encoder.source, **options)
-    vision_config = config.vision_config if "vision_config" in config.sub_configs else config
-    return AutoModel.from_pretrained(encoder.source, config=vision_config, dtype=dtype, **options)
+        vision_config = config.vision_config if "vision_config" in config.sub_configs else config
+        options |= {"config": vision_config, "dtype": dtype, "output_loading_info": True}
+        loaded: Any = AutoModel.from_pretrained(encoder.source, **options)
+    model, info = loaded
+    check_loaded(model, info["missing_keys"], encoder.source)
+    return model
 
 
 def four_bit_config(compute: torch.dtype) -> BitsAndBytesConfig:
@@ -78,14 +110,16 @@ def load_llm(llm: Backbone, dtype: torch.dtype, *, four_bit: torch.dtype | None 
     for a trained folder is used with the whole weights.
 
     Raises:
-        ValueError: a changed checkpoint; bitsandbytes is not installed.
+        ValueError: a changed, incomplete or damaged checkpoint; bitsandbytes is not installed.
     """
-    check_unchanged(llm)
-    options: dict[str, Any] = {"revision": llm.revision, "dtype": dtype, **NO_CODE}
+    _check(llm)
+    options: dict[str, Any] = {"revision": llm.revision, "dtype": dtype, "output_loading_info": True, **NO_CODE}
     if four_bit is not None:
         options["quantization_config"] = four_bit_config(four_bit)
-    with without_code(llm.source):
-        model = AutoModelForCausalLM.from_pretrained(llm.source, **options)
+    with reading(llm.source):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(llm.source, **options)
+    model, info = loaded
+    check_loaded(model, info["missing_keys"], llm.source)
     if four_bit is not None:
         del model.config.quantization_config
     return model
@@ -93,7 +127,7 @@ def load_llm(llm: Backbone, dtype: torch.dtype, *, four_bit: torch.dtype | None 
 
 def load_tokenizer(llm: Backbone) -> PreTrainedTokenizerBase:
     """Return a language model's tokenizer with the chat template of its preset."""
-    with without_code(llm.source):
+    with reading(llm.source):
         tokenizer = AutoTokenizer.from_pretrained(llm.source, revision=llm.revision, **NO_CODE)
     if llm.chat_template is not None:
         tokenizer.chat_template = chat_template(llm.chat_template)

@@ -1,26 +1,16 @@
-"""Whether a folder is what it should be for a model: a full checkpoint, or LoRA weights that belong to it.
-
-Everything that differs is said at once, before anything is loaded.
-"""
+"""Whether LoRA weights belong to a model. Everything that differs is said at once, before anything is loaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft import PeftConfig
-from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors import safe_open
-from torch import nn
-from transformers import AutoConfig
 
+from panollava.backbones.adapter import ADAPTER, ADAPTER_WEIGHTS, differing_layers
 from panollava.backbones.assemble import ModelSettings, Parts
-from panollava.backbones.loading import NO_CODE, without_code
-from panollava.backbones.trained import ADAPTER, PARTS, TRAINED, read_parts
+from panollava.backbones.files import check_files, check_weights, load_weights
+from panollava.backbones.trained import PARTS, TRAINED, read_config, read_parts
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-# What PEFT puts before the names of the model that it wraps.
-PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -32,33 +22,14 @@ class Origin:
 
 
 def trained_names(folder: Path) -> frozenset[str]:
-    """Return the names of the parameters in a trained folder."""
-    with safe_open(folder / TRAINED, framework="pt") as file:
-        return frozenset(file.keys())
-
-
-def check_checkpoint(path: str | Path) -> None:
-    """Refuse what is not a full checkpoint of PanoLLaVA, a folder or a hub id.
+    """Return the names of the parameters in a trained folder.
 
     Raises:
-        ValueError: with what it is instead.
+        ValueError: the file of them is missing or damaged.
     """
-    folder = Path(path)
-    if (folder / ADAPTER).is_file():
-        raise ValueError(
-            f"{path} holds LoRA weights without {PARTS}, which would name the model below them; open that model first, "
-            "then call load_lora_weights"
-        )
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ValueError(f"{path} has no config.json; it must be a checkpoint's folder or that of a finished stage")
-    try:
-        with without_code(path):
-            config = AutoConfig.from_pretrained(path, **NO_CODE)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is neither a folder nor a checkpoint available from the hub: {reason}") from error
-    if not isinstance(config, PanoLlavaConfig):
-        raise ValueError(f"{path} is a checkpoint of {config.model_type!r}, not of {PanoLlavaConfig.model_type!r}")
+    check_weights(folder / TRAINED)
+    with safe_open(folder / TRAINED, framework="pt") as file:
+        return frozenset(file.keys())
 
 
 def check_lora(model: PanoLlavaForConditionalGeneration, origin: Origin | None, folder: Path) -> None:
@@ -67,17 +38,19 @@ def check_lora(model: PanoLlavaForConditionalGeneration, origin: Origin | None, 
     Only a folder that names its backbones can be told from one of another model of the same shapes.
 
     Raises:
-        ValueError: with what differs.
+        ValueError: with what differs, or the file that is damaged.
     """
     for name in (ADAPTER, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}: it is not a LoRA folder")
+    check_files(folder)
     problems = _differing_parts(origin, folder)
     if (folder / "config.json").is_file():
-        problems += _differing_settings(model.config, PanoLlavaConfig.from_pretrained(folder))
+        problems += _differing_settings(model.config, read_config(folder))
     # Shapes that differ follow from the former, and say less.
-    if problems := problems or _differing_layers(model, folder):
+    if problems := problems or differing_layers(model, folder):
         raise ValueError(f"{folder} does not belong to this model:\n" + "\n".join(f"  {line}" for line in problems))
+    load_weights(folder / ADAPTER_WEIGHTS)
 
 
 def _differing_parts(origin: Origin | None, folder: Path) -> list[str]:
@@ -112,23 +85,3 @@ def _settings(config: PanoLlavaConfig) -> dict[str, object]:
     others = {"image_token_id": config.image_token_id, "vision_feature_layer": config.vision_feature_layer}
     fields = ModelSettings.of(config).config_fields()
     return described | others | fields.pop("views") | fields
-
-
-def _differing_layers(model: nn.Module, folder: Path) -> list[str]:
-    """Return where the shapes of LoRA weights `A` `[r, in]` and `B` `[out, r]` are not those of the model's layers."""
-    config = PeftConfig.from_pretrained(str(folder))
-    shapes = {name: tuple(m.weight.shape) for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    problems, found = [], set()
-    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118 # not a mapping
-            name, _, half = key.removeprefix(PEFT_PREFIX).partition(".lora_")
-            rows, columns = file.get_slice(key).get_shape()
-            found.add(name)
-            if name not in shapes:
-                problems.append(f"{name}: the model has no such layer")
-            elif half.startswith("A") and columns != shapes[name][1]:
-                problems.append(f"{name}: {columns} inputs there, {shapes[name][1]} here")
-            elif half.startswith("B") and rows != shapes[name][0]:
-                problems.append(f"{name}: {rows} outputs there, {shapes[name][0]} here")
-    targets = {name for name in shapes if check_target_module_exists(config, name)}
-    return problems + [f"{name}: no weights for this layer" for name in sorted(targets - found)]

@@ -5,15 +5,17 @@ Hugging Face cache. The pointer is a small JSON file, so a stage depends on the 
 """
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+from pydantic import TypeAdapter, ValidationError
 
-from panollava.io import replacing
+from panollava.io import write_json
+
+Content = TypeVar("Content")
 
 # What decides the behaviour of a checkpoint; cards and READMEs do not.
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.jinja")
@@ -82,14 +84,33 @@ def _hub_commit(name: str, source: str) -> str:
 
 def write_pointer(backbone: Backbone, path: Path) -> None:
     """Write a pointer file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        file.write((json.dumps(asdict(backbone), indent=2) + "\n").encode())
+    write_json(path, asdict(backbone))
 
 
 def read_pointer(path: Path) -> Backbone:
-    """Return the backbone of a pointer file."""
-    return Backbone(**json.loads(path.read_text(encoding="utf-8")))
+    """Return the backbone of a pointer file.
+
+    Raises:
+        ValueError: the file is missing or holds something else.
+    """
+    return read_as(Backbone, path)
+
+
+def read_as(kind: type[Content], path: Path) -> Content:
+    """Return the dataclass that a JSON file of PanoLLaVA holds.
+
+    Raises:
+        ValueError: the file is missing or holds something else; in one line that names the file and the field.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True, extra="forbid")
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        field = f" field {where[:80]!r}:" if where else ""
+        raise ValueError(f"{path}:{field} {first['msg']}; restore the file as PanoLLaVA wrote it") from error
 
 
 def check_unchanged(backbone: Backbone) -> None:

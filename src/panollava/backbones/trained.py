@@ -1,35 +1,37 @@
 """Trained folders: what training adds to the two backbones, written and loaded.
 
 A trained folder holds only what was trained: `trained.safetensors` (the encoder's adapted blocks and the resampler),
-the LoRA adapter if there is one, the configuration, the processor, and `parts.json`, which names the two backbones.
-The backbones themselves stay where they are and are checked against their fingerprints on loading.
+the LoRA adapter if there is one, the configuration, the processor, `parts.json`, which names the two backbones, and
+`files.json`, which lists them all. The backbones themselves stay where they are and are checked against their
+fingerprints on loading.
 """
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from panollava.backbones.adapter import ADAPTER, ADAPTER_WEIGHTS, check_adapter
 from panollava.backbones.assemble import ModelSettings, Parts, assemble
-from panollava.backbones.presets import Backbone
-from panollava.io import replacing
+from panollava.backbones.files import FILES, check_files, load_weights
+from panollava.backbones.loading import reading
+from panollava.backbones.presets import Backbone, read_as
+from panollava.io import replacing, write_json
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 TRAINED, PARTS = "trained.safetensors", "parts.json"
-ADAPTER = "adapter_config.json"
 
 
 def write_parts(parts: Parts, folder: Path) -> None:
     """Write which backbones a trained folder belongs to."""
-    (folder / PARTS).write_text(json.dumps(asdict(parts), indent=2) + "\n", encoding="utf-8")
+    write_json(folder / PARTS, asdict(parts))
 
 
 def read_parts(folder: Path) -> Parts:
@@ -39,14 +41,41 @@ def read_parts(folder: Path) -> Parts:
     one: the project's folder is among them.
 
     Raises:
-        ValueError: the folder holds no trained PanoLLaVA.
+        ValueError: the folder holds no trained PanoLLaVA, or a damaged file in place of `parts.json`.
     """
     path = folder / PARTS
     if not path.is_file():
         raise ValueError(f"{folder} has no {PARTS}: it is not a folder that a training stage of PanoLLaVA wrote")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    encoder, llm = (_found_from(folder, Backbone(**content[name])) for name in ("encoder", "llm"))
-    return Parts(encoder, llm)
+    parts = read_as(Parts, path)
+    return Parts(_found_from(folder, parts.encoder), _found_from(folder, parts.llm))
+
+
+def read_config(folder: Path) -> PanoLlavaConfig:
+    """Return the configuration in a trained folder.
+
+    Raises:
+        ValueError: config.json is missing or damaged.
+    """
+    with reading(folder / "config.json"):
+        return PanoLlavaConfig.from_pretrained(folder)
+
+
+def check_trained(folder: Path) -> None:
+    """Refuse a trained folder that is not whole.
+
+    Version 0.9 and before wrote no `files.json`; there, a model card says that an adapter belongs to the folder.
+
+    Raises:
+        ValueError: with the first file that is missing or damaged.
+    """
+    check_files(folder)
+    adapted = (folder / ADAPTER).is_file() or (folder / ADAPTER_WEIGHTS).is_file()
+    if not adapted and not (folder / FILES).is_file() and (folder / "README.md").is_file():
+        adapted = b"\nlibrary_name: " in (folder / "README.md").read_bytes()
+    wanted = (PARTS, "config.json", TRAINED, *((ADAPTER, ADAPTER_WEIGHTS) if adapted else ()))
+    for name in wanted:
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is missing; copy the folder anew")
 
 
 def _found_from(folder: Path, backbone: Backbone) -> Backbone:
@@ -79,9 +108,14 @@ def load_trained(model: nn.Module, folder: Path) -> list[str]:
     """Load the trained parameters of a folder into a model and return their names.
 
     Raises:
-        ValueError: a parameter that the model does not have, or has in another shape.
+        ValueError: a parameter that the model does not have, or has in another shape; a damaged file.
     """
-    state, own = load_file(folder / TRAINED), model.state_dict()
+    check_files(folder)
+    return _load_state(model, folder)
+
+
+def _load_state(model: nn.Module, folder: Path) -> list[str]:
+    state, own = load_weights(folder / TRAINED), model.state_dict()
     for name, value in state.items():
         if name not in own or own[name].shape != value.shape:
             found = "no such parameter" if name not in own else f"shape {list(own[name].shape)}"
@@ -101,15 +135,18 @@ def load_finetuned(
     With `merge`, LoRA is merged into the language model's weights; without, the adapters stay injected.
 
     Raises:
-        ValueError: not a trained folder, or backbones other than those it was trained on.
+        ValueError: not a trained folder, or backbones other than those it was trained on; a file that is missing,
+            damaged or of another model.
     """
     parts = read_parts(folder)
-    config = PanoLlavaConfig.from_pretrained(folder)
+    check_trained(folder)
+    config = read_config(folder)
     # A configuration read from a file may hold its dtype by name.
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     model, processor = assemble(parts, ModelSettings.of(config), dtype=dtype or stored)
-    load_trained(model, folder)
+    _load_state(model, folder)
     if (folder / ADAPTER).is_file():
+        check_adapter(model, folder)
         adapted: Any = PeftModel.from_pretrained(model, folder)
         model = adapted.merge_and_unload() if merge else adapted.get_base_model()
     return model.eval(), processor

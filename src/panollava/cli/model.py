@@ -159,7 +159,8 @@ def merge(options: argparse.Namespace) -> int:
     (with trust_remote_code=True there). Nothing is left of it should the writing fail. Its README.md is a model card;
     --metrics adds the scores of these weights.
     """
-    from panollava.backbones.trained import ADAPTER, PARTS
+    from panollava.backbones.adapter import ADAPTER
+    from panollava.backbones.trained import PARTS
     from panollava.io import check_vacant
     from panollava.report.model_card import read_metrics
 

@@ -3,18 +3,23 @@
 The weights are those that train, whole, however many processes hold parts of them; the rest is the trainer's own.
 """
 
-import json
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.trainer_utils import get_last_checkpoint
 
+from panollava.backbones.files import FILES, damage, write_manifest
+from panollava.io import naming
+
 WEIGHTS = "trained.safetensors"
-# Written last by the trainer: a checkpoint without it was cut off while being written.
-COMPLETE = "trainer_state.json"
 
 
 def save_weights(trained: dict[str, Tensor], folder: Path) -> None:
@@ -42,21 +47,30 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         parameter.copy_(value)
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Write a checkpoint; its `files.json` comes last, so that one without it was cut off.
+
+    Raises:
+        OSError: the disk is full; the message names the checkpoint.
+    """
+    with naming(folder, folder):
+        yield
+        if PartialState().is_main_process:
+            write_manifest(folder)
+
+
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the last checkpoint of a folder that was written completely; cut-off ones are removed."""
+    """Return the last whole checkpoint of a folder, and print which later ones are damaged; these are removed."""
+    damaged = False
     while folder.is_dir() and (found := get_last_checkpoint(str(folder))) is not None:
         path = Path(found)
-        if (path / COMPLETE).is_file() and _is_json(path / COMPLETE):
+        problem = damage(path, hashed_bytes=math.inf) if (path / FILES).is_file() else f"{path} was cut off"
+        if problem is None:
             return path
-        for file in sorted(path.rglob("*"), reverse=True):
-            file.unlink() if file.is_file() else file.rmdir()
-        path.rmdir()
+        print(f"{problem}; this checkpoint cannot be used", flush=True)
+        shutil.rmtree(path)
+        damaged = True
+    if damaged:
+        print(f"{folder}: no whole checkpoint is left; training starts from the beginning", flush=True)
     return None
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        return False
-    return True

@@ -16,6 +16,7 @@ from transformers import set_seed
 from panollava.attention.compiling import compile_layers
 from panollava.attention.plan import use_plans
 from panollava.backbones.assemble import ModelSettings, Parts, assemble
+from panollava.backbones.files import new_checkpoint
 from panollava.backbones.trained import load_finetuned, load_trained, trained_state, write_parts, write_trained
 from panollava.corpus.store import open_images, open_split
 from panollava.training.dialogues import Collator, Draws, StoredPanoramas
@@ -63,20 +64,22 @@ def _draws_of_features(
 
 
 def _write(
-    model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, parts: Parts, names: set[str], out: Path
-) -> None:
-    state = trained_state(model, names)
-    if PartialState().is_main_process:
-        write_trained(state, out)
-        write_parts(parts, out)
-        model.config.save_pretrained(out)
-        processor.save_pretrained(out)
-
-
-def _write_adapter(adapted: Any, out: Path) -> None:
-    state = trained_state(adapted, {name for name, _ in adapted.named_parameters() if LORA in name})
-    if PartialState().is_main_process:
-        adapted.save_pretrained(str(out), state_dict=state)
+    model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, parts: Parts, names: set[str], out: Path,
+    adapted: Any = None,
+) -> None:  # fmt: skip
+    """Write a trained folder, with the adapter of the `adapted` model if there is one."""
+    state, adapter = trained_state(model, names), {}
+    if adapted is not None:
+        adapter = trained_state(adapted, {name for name, _ in adapted.named_parameters() if LORA in name})
+    if not PartialState().is_main_process:
+        return
+    with new_checkpoint(out, replace=True) as folder:
+        write_trained(state, folder)
+        write_parts(parts, folder)
+        model.config.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        if adapted is not None:
+            adapted.save_pretrained(str(folder), state_dict=adapter)
 
 
 def _assembled(
@@ -127,10 +130,10 @@ def finetune_lora(
         collator = Collator(processor, patches=vision.image_size // vision.patch_size)
     recipe = replace(recipe, learning_rates=rates)
     outcome = _fit_language(model, adapted, recipe, checkpoints, draws=draws, collator=collator)
-    _write(model, processor, parts, names, out)
-    _write_adapter(adapted, out)
+    _write(model, processor, parts, names, out, adapted)
     if not save_lora_only and PartialState().is_main_process:
         merged, _ = load_finetuned(out)  # from the files: the trained model's weights may lie on many processes
-        merged.save_pretrained(out / "merged")
-        processor.save_pretrained(out / "merged")
+        with new_checkpoint(out / "merged") as folder:
+            merged.save_pretrained(folder)
+            processor.save_pretrained(folder)
     return outcome

@@ -20,10 +20,11 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import is_bitsandbytes_available
 
 from panollava.backbones.trained import trained_state
-from panollava.training.checkpoints import last_checkpoint, load_weights, save_weights
+from panollava.training.checkpoints import last_checkpoint, load_weights, save_weights, writing
 from panollava.training.encoding import FrozenEncoder
 from panollava.training.mask_loss import mask_losses
 from panollava.training.overlap import OVERLAP_LOSSES
@@ -204,6 +205,10 @@ class PanoTrainer(Trainer):
             self.optimizer = cls(groups, **options)
         return self.optimizer
 
+    def _save_checkpoint(self, *args: Any) -> None:
+        with writing(Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"):
+            super()._save_checkpoint(*args)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the trained parameters."""
         model: Any = self.model
@@ -233,7 +238,7 @@ class PanoTrainer(Trainer):
     def run(self) -> list[dict[str, float]]:
         """Train, from the last complete checkpoint if there is one, and return the logged losses of all steps.
 
-        Prints the share of the time in which it waited for data.
+        Prints which checkpoints are damaged, and the share of the time in which it waited for data.
         """
         last = from_main(lambda: last_checkpoint(Path(str(self.args.output_dir))))
         if last is not None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from panollava.backbones.assemble import ModelSettings, load_image_processor
+from panollava.backbones.files import new_checkpoint
 from panollava.backbones.loading import load_encoder
 from panollava.backbones.presets import Backbone
 from panollava.backbones.trained import trained_state, write_trained
@@ -117,5 +118,6 @@ def train_vision(
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     state = trained_state(model, names)
     if PartialState().is_main_process:
-        write_trained(state, out)
+        with new_checkpoint(out, replace=True) as folder:
+            write_trained(state, folder)
     return outcome

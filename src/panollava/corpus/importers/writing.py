@@ -119,8 +119,9 @@ def write_dataset(
         raise ValueError(f"{dst}: nothing to write; the source holds no record that can be used ({dict(dropped)})")
     records = _records(entries, imported.origin)
     files = {name: file for name, file in files.items() if name not in unusable}
-    card = data_card(dst.name, ABOUT.format(layout=layout), count(records), dropped=dropped)
-    with new_folder(dst) as folder:
+    card = data_card(dst.resolve().name, ABOUT.format(layout=layout), count(records), dropped=dropped)
+    # Without its records nobody takes a folder for a dataset.
+    with new_folder(dst, last=RECORD_FILE) as folder:
         _write(folder, records, files)
         (folder / CARD).write_text(card, encoding="utf-8")
     turns = sum(len(record.conversations) for record in records)
