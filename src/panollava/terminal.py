@@ -56,7 +56,7 @@ def run(name: str, function: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         warn(f"{name}: interrupted")
         return INTERRUPTED
-    except (ValueError, OSError, SafetensorError) as error:
+    except (ValueError, OSError, SafetensorError, MemoryError) as error:
         if sys.flags.dev_mode:
             raise
         warn(f"{name}: {_message(error)}")
@@ -66,6 +66,8 @@ def run(name: str, function: Callable[[], int]) -> int:
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"there is too little memory {error}".strip()
     return str(error) or type(error).__name__
 
 

@@ -8,7 +8,8 @@ from transformers import AutoConfig
 
 from panollava.backbones.adapter import ADAPTER
 from panollava.backbones.files import check_files
-from panollava.backbones.loading import NO_CODE, check_loaded, reading
+from panollava.backbones.loading import check_loaded, reading
+from panollava.backbones.presets import hub_reachable, loading_options
 from panollava.backbones.trained import PARTS
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
@@ -26,9 +27,9 @@ def load_checkpoint(
     _check_kind(path)
     with reading(path):
         loaded: Any = PanoLlavaForConditionalGeneration.from_pretrained(
-            path, dtype=dtype or "auto", output_loading_info=True, use_safetensors=True, **NO_CODE
+            path, dtype=dtype or "auto", output_loading_info=True, use_safetensors=True, **loading_options(path)
         )
-        processor = PanoLlavaProcessor.from_pretrained(path, **NO_CODE)
+        processor = PanoLlavaProcessor.from_pretrained(path, **loading_options(path))
     model, info = loaded
     check_loaded(model, info["missing_keys"], path)
     return model, processor
@@ -42,11 +43,11 @@ def _check_kind(path: str | Path) -> None:
         raise ValueError(f"{path} is a file; expected the folder of a checkpoint or of a finished stage")
     try:
         with reading(path):
-            config = AutoConfig.from_pretrained(path, **NO_CODE)
+            config = AutoConfig.from_pretrained(path, **loading_options(path))
     except ValueError as error:
         if folder.is_dir() or not isinstance(error.__cause__, OSError):
             raise
-        reason = str(error.__cause__).splitlines()[0]
+        reason = str(error.__cause__).splitlines()[0] if hub_reachable() else "the hub cannot be reached"
         raise ValueError(f"{path} is neither a folder nor a checkpoint available from the hub: {reason}") from error
     if not isinstance(config, PanoLlavaConfig):
         raise ValueError(f"{path} is a checkpoint of {config.model_type!r}, not of {PanoLlavaConfig.model_type!r}")

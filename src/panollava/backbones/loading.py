@@ -21,11 +21,8 @@ from transformers import (
 )
 
 from panollava.backbones.files import check_files, check_finite
-from panollava.backbones.presets import Backbone, check_unchanged
+from panollava.backbones.presets import Backbone, check_unchanged, loading_options
 from panollava.backbones.tokenizer import chat_template
-
-# Code in a checkpoint is never run. Left out, transformers would ask on standard input, where a question may stand.
-NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 
 
 @contextmanager
@@ -69,6 +66,15 @@ def _check(backbone: Backbone) -> None:
         check_files(Path(backbone.source))
 
 
+def _model_options(backbone: Backbone, dtype: torch.dtype) -> dict[str, Any]:
+    options = loading_options(backbone.source)
+    # The automatic classes look for adapters by options of their own.
+    adapter = {"local_files_only": options["local_files_only"]}
+    return options | {
+        "revision": backbone.revision, "dtype": dtype, "output_loading_info": True, "adapter_kwargs": adapter
+    }  # fmt: skip
+
+
 def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
     """Return the image half of an encoder checkpoint; full CLIP and SigLIP checkpoints hold a text half as well.
 
@@ -76,12 +82,12 @@ def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
         ValueError: a changed, incomplete or damaged checkpoint.
     """
     _check(encoder)
-    options: dict[str, Any] = {"revision": encoder.revision, **NO_CODE}
     with reading(encoder.source):
-        config = AutoConfig.from_pretrained(encoder.source, **options)
+        config = AutoConfig.from_pretrained(
+            encoder.source, revision=encoder.revision, **loading_options(encoder.source)
+        )
         vision_config = config.vision_config if "vision_config" in config.sub_configs else config
-        options |= {"config": vision_config, "dtype": dtype, "output_loading_info": True}
-        loaded: Any = AutoModel.from_pretrained(encoder.source, **options)
+        loaded: Any = AutoModel.from_pretrained(encoder.source, config=vision_config, **_model_options(encoder, dtype))
     model, info = loaded
     check_loaded(model, info["missing_keys"], encoder.source)
     return model
@@ -113,7 +119,7 @@ def load_llm(llm: Backbone, dtype: torch.dtype, *, four_bit: torch.dtype | None 
         ValueError: a changed, incomplete or damaged checkpoint; bitsandbytes is not installed.
     """
     _check(llm)
-    options: dict[str, Any] = {"revision": llm.revision, "dtype": dtype, "output_loading_info": True, **NO_CODE}
+    options = _model_options(llm, dtype)
     if four_bit is not None:
         options["quantization_config"] = four_bit_config(four_bit)
     with reading(llm.source):
@@ -128,7 +134,7 @@ def load_llm(llm: Backbone, dtype: torch.dtype, *, four_bit: torch.dtype | None 
 def load_tokenizer(llm: Backbone) -> PreTrainedTokenizerBase:
     """Return a language model's tokenizer with the chat template of its preset."""
     with reading(llm.source):
-        tokenizer = AutoTokenizer.from_pretrained(llm.source, revision=llm.revision, **NO_CODE)
+        tokenizer = AutoTokenizer.from_pretrained(llm.source, revision=llm.revision, **loading_options(llm.source))
     if llm.chat_template is not None:
         tokenizer.chat_template = chat_template(llm.chat_template)
     return tokenizer

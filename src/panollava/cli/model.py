@@ -28,6 +28,7 @@ def open_model(path: str) -> "PanoLLaVAModel":
     if path == MODEL and not Path(path).is_dir():
         raise ValueError(f"there is no {MODEL} here; run `make repro` in the project's folder, or name a --model")
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT uses what transformers will rename
     try:
         return PanoLLaVAModel.from_pretrained(path)

@@ -15,7 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
 
 from panollava.backbones.assemble import Parts
-from panollava.backbones.presets import Backbone
+from panollava.backbones.presets import Backbone, hub_reachable
 from panollava.backbones.trained import PARTS, read_parts
 from panollava.corpus.data_card import count, origin_lines
 from panollava.corpus.records import Record
@@ -105,7 +105,7 @@ def read_card_data(path: str | Path) -> ModelCardData:
             return card_data(read_parts(folder))
         return found
     try:
-        return ModelCard.load(hf_hub_download(str(path), CARD)).data
+        return ModelCard.load(hf_hub_download(str(path), CARD, local_files_only=not hub_reachable())).data
     except EntryNotFoundError:  # not on the hub, or not in the cache of a machine without network
         return ModelCardData()
 
