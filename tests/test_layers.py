@@ -20,6 +20,7 @@ LAYERS = (
     "tasks",
     "backbones",
     "training",
+    "yaml_files",
     "params",
     "experiments",
     "bench",

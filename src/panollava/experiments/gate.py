@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.scm import RevError
-from pydantic import TypeAdapter
-from ruamel.yaml import YAML
+from pydantic import TypeAdapter, ValidationError
 
 from panollava.experiments.workspace import git
 from panollava.io import write_json
 from panollava.markdown import NOTHING, markdown_table
 from panollava.params import PARAMS_FILE, Rule
 from panollava.terminal import say, warn
+from panollava.yaml_files import problems_of, read_yaml
 
 if TYPE_CHECKING:
     from panollava.experiments.compare import Row as ComparedRow
@@ -273,10 +273,13 @@ def accept(rules: Mapping[str, Rule], *, root: Path = Path()) -> GateResult:
 
 def read_rules(path: Path) -> dict[str, Rule]:
     """Return the section `gate` of a params.yaml; raises ValueError if it is absent or a rule is malformed."""
-    params = YAML(typ="safe").load(path)
+    params = read_yaml(path)
     if "gate" not in params:
         raise ValueError(f"gate: {path} has no section 'gate' with rules like 'metric: {{better: higher, abs: 0.01}}'")
-    rules = TypeAdapter(dict[str, Rule]).validate_python(params["gate"])
+    try:
+        rules = TypeAdapter(dict[str, Rule]).validate_python(params["gate"])
+    except ValidationError as error:
+        raise ValueError(f"gate: the rules of {path}:\n" + "\n".join(problems_of(error))) from None
     for metric, rule in rules.items():
         if rule.paired is not None and not PAIRED.fullmatch(metric):
             raise ValueError(

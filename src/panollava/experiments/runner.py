@@ -18,6 +18,7 @@ from panollava.experiments.gate import flatten
 from panollava.experiments.workspace import dvc, kept_workspace
 from panollava.io import replacing, write_json
 from panollava.terminal import INTERRUPTED, say, warn
+from panollava.yaml_files import parse_yaml
 
 TABLES = ("metrics/combinations.json", "metrics/ablation.json")
 Cells = Mapping[str, Mapping[str, str]]
@@ -25,8 +26,8 @@ Cells = Mapping[str, Mapping[str, str]]
 
 def params_at(repo: Repo, revision: str) -> dict[str, object]:
     """Return the leaves of params.yaml at a git revision under dotted keys."""
-    with repo.scm.get_fs(revision).open("params.yaml", encoding="utf-8") as file:
-        return flatten(YAML(typ="safe").load(file))
+    with repo.scm.get_fs(revision).open("params.yaml", "rb") as file:
+        return flatten(parse_yaml(file.read(), f"params.yaml of {revision[:10]}"))
 
 
 def finished_experiments(repo: Repo, cells: Cells) -> dict[str, str]:
