@@ -8,7 +8,7 @@ VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test faults check fresh standins grid ablation robustness bench results documents gate accept clean
+.PHONY: help repro test faults check fresh exports standins grid ablation robustness bench results documents gate accept clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -39,6 +39,9 @@ fresh: $(VENV)/.installed  ## fail if a dvc.lock lags behind the code or the par
 	@plan=$$(dvc repro --allow-missing --dry dvc.yaml studies/dvc.yaml) || { echo "$$plan"; exit 1; }; \
 	if echo "$$plan" | grep "Running stage"; then \
 		echo "a dvc.lock is stale: run make repro robustness, then commit both, metrics/ and plots/"; exit 1; fi
+
+exports: $(VENV)/.installed-test  ## open exports with other versions of transformers (VERSIONS="5.16.0 5.19.0": these)
+	python tests/export_versions.py $(VERSIONS)
 
 standins: $(VENV)/.installed  ## train the small stand-in backbones again (slow; the results are committed)
 	python -m panollava.backbones.standins.train

@@ -5,6 +5,21 @@ workspace. The package beside this folder therefore comes first on the path: a s
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Run the main function of a stage, and exit; what a user can cause ends in a message, not in a traceback.
+
+    `python -X dev -m stages.NAME` shows the traceback.
+    """
+    from panollava import terminal
+
+    def stage() -> int:
+        main()
+        return 0
+
+    sys.exit(terminal.run(Path(sys.argv[0]).stem, stage))

@@ -20,6 +20,7 @@ from panollava.tasks.evaluation import answer_blind_twin, answer_with_images
 from panollava.tasks.prediction import Prediction
 from panollava.tasks.prediction_files import write_lines
 from panollava.tasks.questions import Question, panorama_questions
+from stages import run_stage
 
 STORE, MODEL, BLIND = Path("data/store"), Path("data/finetune_lora"), Path("data/finetune_blind")
 PREDICTIONS = Path("data/evaluate/predictions.jsonl")
@@ -71,7 +72,7 @@ def predict_blind(questions: list[list[Question]]) -> list[Prediction]:
 
 
 def main() -> None:
-    """Answer, score and measure."""
+    """Answer, measure, score and write."""
     params = read_params(EvaluateParams, stage="evaluate")
     # Gives each process its own GPU; without one, accelerate looks for other processes only when it is told to.
     state = PartialState(cpu=not torch.cuda.is_available())
@@ -83,8 +84,13 @@ def main() -> None:
     predictions, latency = predict_with_images(split, questions, params)
     state.wait_for_everyone()  # the others' work would disturb the measurement of latency
     predictions += predict_blind(questions)
-    if not state.is_main_process:
-        return
+    if state.is_main_process:
+        write(params, predictions, latency)
+    state.destroy_process_group()
+
+
+def write(params: EvaluateParams, predictions: list[Prediction], latency: dict[str, float]) -> None:
+    """Score the predictions, and write all files."""
     chosen = {"seed": params.seed, "weights": params.weights, "encoder": params.encoder, "llm": params.llm}
     scores = evaluate(predictions, resamples=params.evaluate.resamples, seed=params.seed)
     write_lines(PREDICTIONS, (prediction.as_line() for prediction in predictions))
@@ -93,5 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
-    PartialState().destroy_process_group()
+    run_stage(main)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from panollava.params import FinetuneLora, Model, Strict, Weights, read_launch, read_params
 from panollava.training.language_stages import finetune_lora
+from stages import run_stage
 from stages.language import LLM, language_recipe, parts
 from stages.training import ENCODER, STORE, model_settings, run
 
@@ -55,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -20,6 +20,7 @@ from panollava.corpus.validation import read_dataset
 from panollava.corpus.world_records import world_rows
 from panollava.io import write_json, write_text
 from panollava.params import Dataset, Preprocess, Strict, Weights, read_params
+from stages import run_stage
 
 SPLITS = ("train", "validation", "test")
 STORE = Path("data/store")
@@ -142,4 +143,4 @@ class _Counting:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from panollava.backbones.presets import resolve, write_pointer
 from panollava.params import LlmPreset, Strict, Weights, read_params
+from stages import run_stage
 
 
 class LlmParams(Strict):
@@ -25,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

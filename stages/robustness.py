@@ -16,6 +16,7 @@ from panollava.report.style import png_bytes
 from panollava.tasks.prediction_files import read_predictions, write_lines
 from panollava.tasks.robustness.outcomes import robustness
 from panollava.tasks.robustness.study import answer_plan, latitudes_of, rotation_plan, seam_plan
+from stages import run_stage
 from stages.evaluate import MODEL, STORE, load
 from stages.evaluate import PREDICTIONS as PLAIN
 
@@ -74,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from panollava.params import Model, Strict, TrainResampler, Weights, read_launch, read_params
 from panollava.training.language_stages import train_resampler
+from stages import run_stage
 from stages.language import LLM, language_recipe, parts
 from stages.training import ENCODER, STORE, model_settings, run
 
@@ -40,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -5,6 +5,7 @@ from pathlib import Path
 from panollava.backbones.presets import read_pointer
 from panollava.params import Model, Strict, TrainVision, Weights, read_launch, read_params
 from panollava.training.vision_stage import train_vision
+from stages import run_stage
 from stages.training import ENCODER, STORE, model_settings, recipe, run
 
 
@@ -39,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from panollava.params import Model, Strict, Visualise, Weights, read_params
 from panollava.report.page import write_report
+from stages import run_stage
 
 
 class VisualiseParams(Strict):
@@ -36,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -119,6 +120,44 @@ def test_a_question_without_room_or_text_leaves_the_conversation_as_it_was(root:
     with pytest.raises(ValueError, match="max_new_tokens is 0"):
         conversation.ask("a?", max_new_tokens=0)
     assert conversation.messages == before
+
+
+@pytest.mark.parametrize(
+    ("tokens", "error"),
+    [(None, TypeError), (1.5, TypeError), ("9", TypeError), (True, TypeError), (0, ValueError), (-3, ValueError)],
+)
+def test_a_length_that_is_no_positive_whole_number_is_refused(
+    root: Path, image: Image.Image, tokens: object, error: type[Exception]
+) -> None:
+    conversation = opened(root / "base").chat(image)
+    with pytest.raises(error, match=f"max_new_tokens is {tokens!r}; "):
+        conversation.ask("what?", max_new_tokens=tokens)
+    assert conversation.messages == []
+
+
+def test_whole_numbers_of_other_libraries_and_huge_ones_are_taken(root: Path, image: Image.Image) -> None:
+    model = opened(root / "base")
+    lively(model.model)
+    wanted = model.generate(image, "what?", max_new_tokens=4)
+    for tokens in (np.int64(4), np.uint8(4), torch.tensor(4)):
+        assert model.generate(image, "what?", max_new_tokens=tokens) == wanted
+    model.processor.tokenizer.model_max_length = 200  # where the context ends, every answer does
+    assert model.generate(image, "what?", max_new_tokens=10**30) == model.generate(image, "what?", max_new_tokens=200)
+
+
+@pytest.mark.parametrize("question", [None, b"what?", ["what?"], 3])
+def test_a_question_that_is_no_text_is_refused(root: Path, image: Image.Image, question: object) -> None:
+    conversation = opened(root / "base").chat(image)
+    with pytest.raises(TypeError, match=f"question is of type {type(question).__name__}; give a text"):
+        conversation.ask(question)
+    with pytest.raises(TypeError, match=f"question is of type {type(question).__name__}; give a text"):
+        conversation.segment(question)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, [], np.zeros((64, 128, 3), dtype=np.uint8)])
+def test_an_image_of_another_type_is_refused(root: Path, wrong: object) -> None:
+    with pytest.raises(ValueError, match=f"the given image: a {type(wrong).__name__}; expected a path, the bytes of"):
+        opened(root / "base").generate(wrong, "what?")
 
 
 def test_an_answer_ends_where_the_context_ends(root: Path, image: Image.Image) -> None:

@@ -18,8 +18,10 @@ from panollava.chat import Chat
 from panollava.cli import main
 from panollava.cli.model import LANGUAGES
 from panollava.corpus.wording import DETECT
+from panollava.terminal import printable
 
 SHORT = ("--max-new-tokens", "6")
+ask = Chat.ask  # some tests put another one in its place
 
 
 @pytest.fixture(scope="module")
@@ -68,17 +70,63 @@ def test_segment_writes_a_picture_of_the_panorama_s_size(
     assert f"{out}: {wanted.mean():.1%} of the pixels" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("end", ["", "\nnot asked\n"])
+class Terminal(io.StringIO):
+    """What somebody types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_chat_answers_each_line_until_an_empty_one(
-    root: Path, image: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, end: str
+    root: Path, image: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"what is there?\n{'9' * 3000}\nand left of it?\n{end}"))
+    typed = f"what is there?\n{'9' * 3000}\nand left of it?\n\nnot asked\n"
+    monkeypatch.setattr("sys.stdin", Terminal(typed))
     assert main(["chat", image, "--model", str(root / "lora"), *SHORT]) == 0
     conversation = PanoLLaVAModel.from_pretrained(root / "lora").chat(image)
     answers = [conversation.ask(text, max_new_tokens=6) for text in ("what is there?", "and left of it?")]
     output = capsys.readouterr()
-    assert output.out == "".join(f"{answer}\n" for answer in answers)
-    assert "shorten the text" in output.err.replace("\n", " ")
+    assert output.out == "".join(f"{printable(answer)}\n" for answer in answers)
+    assert "shorten the text" in output.err
+
+
+def test_through_a_pipe_each_line_has_its_answer_in_one_line(
+    root: Path, image: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["what is there?", "9" * 3000, "", "bytes \udcff", "and left of it?"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    monkeypatch.setattr(Chat, "ask", lambda chat, question, **options: f"{ask(chat, question, **options)}\n\x1b[2Jtwo")
+    assert main(["chat", image, "--model", str(root / "lora"), *SHORT]) == 1
+    output = capsys.readouterr()
+    answers = output.out.removesuffix("\n").split("\n")
+    assert [bool(answer) for answer in answers] == [True, False, False, False, True]
+    assert all(answer.endswith(" \\x1b[2Jtwo") for answer in answers if answer)
+    told = output.err.splitlines()
+    assert told[0].startswith("line 2: the prompt that ends with '9999")
+    assert told[1].startswith("line 4: 'bytes \\udcff' holds bytes that are not UTF-8")
+    assert told[2] == "panollava: 2 of 5 questions were refused; their lines are empty"
+
+
+def test_a_full_context_forgets_the_oldest_questions(
+    root: Path, image: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = [f"question {number}: {'where is it? ' * 60}" for number in range(12)]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(questions)))
+    conversations: list[Chat] = []
+    monkeypatch.setattr(
+        Chat, "ask", lambda chat, *args, **options: conversations.append(chat) or ask(chat, *args, **options)
+    )
+    assert main(["chat", image, "--model", str(root / "lora"), *SHORT]) == 0
+    output = capsys.readouterr()
+    assert len(output.out.splitlines()) == len(questions)
+    assert output.err.count("the context is full; from here on, the oldest questions are forgotten") == 1
+    kept = [message["content"][-1]["text"] for message in conversations[-1].messages if message["role"] == "user"]
+    assert kept == questions[-len(kept) :]
+    assert 1 < len(kept) < len(questions)
+    # The answer is the one that a conversation of the kept questions gets.
+    again = PanoLLaVAModel.from_pretrained(root / "lora").chat(image)
+    again.messages = conversations[-1].messages[:-2]
+    assert ask(again, kept[-1], max_new_tokens=6) == conversations[-1].messages[-1]["content"][0]["text"]
 
 
 def test_merge_writes_a_checkpoint_and_overwrites_nothing(
@@ -145,6 +193,12 @@ def test_import_writes_a_dataset_that_validates(root: Path, tmp_path: Path, caps
         ({"question": " "}, "the question is empty"),
         ({"model": "data/finetune_lora"}, "there is no data/finetune_lora here; run `make repro`"),
         ({"model": "."}, "has no config.json"),
+        ({"model": ""}, "has no config.json"),
+        ({"model": __file__}, "is a file; expected the folder"),
+        ({"model": "nobody/nothing"}, "is neither a folder nor a checkpoint available from the hub"),
+        ({"model": "a/b/c"}, "is neither a folder nor a checkpoint available from the hub"),
+        ({"image": "\x1b[31m.jpg"}, "\\x1b[31m.jpg: no such image file"),
+        ({"question": "\udcff"}, "holds bytes that are not UTF-8"),
     ],
 )
 def test_what_a_user_can_put_right_is_one_line(
@@ -152,13 +206,14 @@ def test_what_a_user_can_put_right_is_one_line(
     changes: dict[str, str], message: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("panollava.backbones.presets.hub_reachable", lambda: False)
     given = {"image": image, "question": "what?", "model": str(root / "lora")} | changes
     assert main(["ask", given["image"], given["question"], "--model", given["model"]]) == 1
     output = capsys.readouterr()
     assert output.out == ""
-    last = output.err.splitlines()[-1]
-    assert last.startswith("panollava: ")
-    assert message in last
+    assert output.err.startswith("panollava: ")
+    assert output.err.count("\n") == 1
+    assert message in output.err
 
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +272,16 @@ def test_documents_are_written_or_checked(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr("panollava.report.documents.check_documents", outdated)
     assert main(["documents", "--check"]) == 1
     assert capsys.readouterr().err == "panollava: README.md of HEAD: run `make results`\n"
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1.5", "٣", "1_0", " 5", "9" * 5000, ""])
+def test_a_number_of_tokens_is_a_positive_whole_number(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["ask", "a.jpg", "what?", f"--max-new-tokens={count}"])
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert "is not a positive whole number" in told
+    assert len(told) < 400
 
 
 COMMANDS = (

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src/panollava"
 LAYERS = (
     "io",
     "markdown",
+    "terminal",
     "vlm",
     "auto",
     "attention",
@@ -19,6 +20,7 @@ LAYERS = (
     "tasks",
     "backbones",
     "training",
+    "yaml_files",
     "params",
     "experiments",
     "bench",

@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,14 @@ def test_a_missing_key_is_named(content: dict[str, Any], tmp_path: Path, path: s
         ("robustness.yaws_deg", [45.0, 405.0]),
         ("robustness.tilts_deg", []),
         ("robustness.panoramas", 0),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("dataset.path", ""),
+        ("dataset.path", None),
+        ("dataset.world.korean_share", math.nan),
+        ("dataset.shares.train", math.inf),
+        ("train_vision.standin.learning_rate.resampler", math.nan),
+        ("finetune_lora.hub.learning_rate.lora", -1e-4),
     ],
 )
 def test_a_wrong_value_is_named_and_shown(content: dict[str, Any], tmp_path: Path, path: str, value: object) -> None:
@@ -127,6 +136,46 @@ def test_a_wrong_value_is_named_and_shown(content: dict[str, Any], tmp_path: Pat
 def test_an_infinite_rotation_is_refused(content: dict[str, Any], tmp_path: Path, key: str, angle: float) -> None:
     content["robustness"][key] = [10.0, 20.0, angle]
     assert f"  robustness.{key}.2 = {angle}: " in refusal(content, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"seed: 0\n a: [1\n", ", line 2: "),
+        (b"seed: 0\nseed: 1\n", ", line 2: found duplicate key"),
+        (b"seed:\t{\n", ", line "),
+        (b"", ": expected keys and values, found None"),
+        (b"[1, 2]", r": expected keys and values, found \[1, 2\]"),
+        (b"\xff\xfe", ": not YAML: 'utf-8' codec can't decode"),
+        (b"seed: " + b"9" * 5000, ": not YAML: Exceeds the limit"),
+        (b"[" * 1200, ": not YAML: "),
+        (b"seed: !!python/object/apply:os.system [ls]", ", line 1: could not determine a constructor"),
+        (b"seed: &a {b: *a}", r"seed = \{'b': \{'b': \{\.\.\.\}\}\}"),
+    ],
+)
+def test_what_is_no_file_of_settings_is_refused_with_its_line(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ParamsError, match=message) as error:
+        load_params(path)
+    assert str(error.value).startswith(str(path))
+    assert len(str(error.value)) < 5000
+
+
+def test_aliases_that_unfold_to_a_billion_values_are_shown_in_short(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    names = "abcdefghij"
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{n}: &{n} [{', '.join([f'*{m}'] * 10)}]" for m, n in pairwise(names)]
+    path.write_text("\n".join(lines))
+    with pytest.raises(ParamsError) as error:
+        load_params(path)
+    assert len(str(error.value)) < 20_000
+
+
+def test_a_missing_file_of_settings_says_where_to_go(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"there is no .*params\.yaml here; run this in the project's folder"):
+        load_params(tmp_path / "params.yaml")
 
 
 def test_view_settings_are_those_of_the_file(content: dict[str, Any]) -> None:

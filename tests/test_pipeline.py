@@ -24,9 +24,12 @@ STAGES_OF = {file: YAML(typ="safe").load((PROJECT / file).read_text("utf-8"))["s
 ALL_STAGES = {name: content for stages in STAGES_OF.values() for name, content in stages.items()}
 PARAMS = YAML(typ="safe").load((PROJECT / "params.yaml").read_text("utf-8"))
 STAGES = list(ALL_STAGES)
-# The shape of params.yaml is no result: what a stage reads from it is declared key by key. The package's __init__ only
-# registers classes.
-NO_DEPENDENCY = {"src/panollava/params.py", "src/panollava/__init__.py", "stages/__init__.py"}
+# The shape of params.yaml is no result: what a stage reads from it is declared key by key. Nor are messages. The
+# package's __init__ only registers classes.
+NO_DEPENDENCY = {
+    "src/panollava/params.py", "src/panollava/yaml_files.py", "src/panollava/terminal.py", "src/panollava/__init__.py",
+    "stages/__init__.py",
+}  # fmt: skip
 
 
 def script(stage: str) -> Path:

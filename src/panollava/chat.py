@@ -5,8 +5,9 @@ transformers does with them. A `Chat` is one conversation about one panorama.
 """
 
 from collections.abc import Mapping
+from operator import index
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from panollava.backbones.files import new_checkpoint
 from panollava.backbones.matching import Origin, check_lora, trained_names
 from panollava.backbones.trained import PARTS, TRAINED, load_finetuned, load_trained, read_parts
 from panollava.corpus.images import Source, open_panorama
-from panollava.corpus.messages import Message, with_answer, with_question
+from panollava.corpus.messages import Message, with_answer, with_question, without_first_turn
 from panollava.corpus.patch_masks import splat
 from panollava.corpus.records import LabelledBox
 from panollava.corpus.wording import detection_question
@@ -39,7 +40,10 @@ MASK_ROWS = 512
 class PanoLLaVAModel:
     """A PanoLLaVA that answers questions about panoramas, greedily, one question at a time.
 
-    Not for several threads.
+    Several threads may use one model. Each call waits for its turn and gets the answer that it would get alone. Weights
+    may be loaded and merged meanwhile: each answer comes from the weights before or after. For any other use of
+    `.model` and `.processor` while threads answer, hold `engine.lock`, and call `engine.weights_changed()` after a
+    change of weights.
 
     Attributes:
         engine: the inference engine, which owns what is reused between answers.
@@ -87,8 +91,10 @@ class PanoLLaVAModel:
         of prompts and answers, and is faster from then on.
 
         Raises:
-            ValueError: not a PanoLLaVA, or backbones other than those it was trained on; `compiled` without a GPU.
+            ValueError: not a PanoLLaVA, or backbones other than those it was trained on; an unknown device, or a GPU
+                that is not there; `compiled` without a GPU.
         """
+        place = _device(device)
         folder, origin = Path(path), None
         if (folder / PARTS).is_file():
             model, processor = load_finetuned(folder, dtype=dtype)
@@ -96,7 +102,6 @@ class PanoLLaVAModel:
                 origin = Origin(read_parts(folder), trained_names(folder))
         else:
             model, processor = load_checkpoint(path, dtype)
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model = model.to(place)  # type: ignore[arg-type] # transformers decorates `to`
         return cls(model, processor, origin, card=read_card_data(path), compiled=compiled)
 
@@ -148,23 +153,28 @@ class PanoLLaVAModel:
             ValueError: no LoRA folder, or one for another model, with what differs; LoRA weights are loaded already.
         """
         folder = Path(path)
-        if self.adapted is not None:
-            raise ValueError("LoRA weights are loaded already; call merge_lora_weights() first, or load the model anew")
-        check_lora(self.model, self.origin, folder)
-        if (folder / TRAINED).is_file():
-            names = load_trained(self.model, folder)
-            if self.origin is not None:
-                self.origin = Origin(self.origin.parts, self.origin.trained | set(names))
-        self.engine.graphs.clear()
-        self.adapted = PeftModel.from_pretrained(self.model, str(folder)).eval()
-        # A folder that names its base models also knows what it was trained on.
-        self.card = read_card_data(folder) if (folder / PARTS).is_file() else trained_further(self.card)
+        with self.engine.lock:
+            if self.adapted is not None:
+                raise ValueError(
+                    "LoRA weights are loaded already; call merge_lora_weights() first, or load the model anew"
+                )
+            check_lora(self.model, self.origin, folder)
+            self.engine.weights_changed()
+            if (folder / TRAINED).is_file():
+                names = load_trained(self.model, folder)
+                if self.origin is not None:
+                    self.origin = Origin(self.origin.parts, self.origin.trained | set(names))
+            self.adapted = PeftModel.from_pretrained(self.model, str(folder)).eval()
+            # A folder that names its base models also knows what it was trained on.
+            self.card = read_card_data(folder) if (folder / PARTS).is_file() else trained_further(self.card)
 
     def merge_lora_weights(self) -> None:
         """Add loaded LoRA weights to the weights of the language model; without any, nothing is to be done."""
-        if self.adapted is not None:
-            self.engine = Engine(self.adapted.merge_and_unload(), self.processor, compiled=self.engine.compiled)
-            self.adapted = self.origin = None
+        with self.engine.lock:
+            if self.adapted is not None:
+                self.engine.weights_changed()
+                self.adapted.merge_and_unload()  # in place
+                self.adapted = self.origin = None
 
     def save_pretrained(self, out: str | Path, *, metrics: Mapping[str, Any] | None = None) -> None:
         """Write a full checkpoint, loaded LoRA weights merged, that plain transformers opens, with its model card.
@@ -175,7 +185,7 @@ class PanoLLaVAModel:
             ValueError: `out` exists and is not an empty folder; metrics of other base models.
         """
         card = self.card if metrics is None else with_scores(self.card, metrics)
-        with new_checkpoint(Path(out)) as folder:
+        with self.engine.lock, new_checkpoint(Path(out)) as folder:
             self.merge_lora_weights()
             self.model.save_pretrained(folder)
             self.processor.save_pretrained(folder)
@@ -185,28 +195,42 @@ class PanoLLaVAModel:
 class Chat:
     """A conversation about one panorama, each question with all turns before it in view.
 
-    The keys and values of the panorama are computed once, here; what changes from turn to turn is text alone, so the
-    answers are those that a fresh prompt with the whole conversation would get. Change no weights meanwhile.
+    The keys and values of the panorama are computed once, and again only when the model has been given other weights.
+    What changes from turn to turn is text alone, so the answers are those that a fresh prompt with the whole
+    conversation would get. Threads that share a conversation take turns, in no particular order.
     """
 
     def __init__(self, engine: Engine, panorama: Image.Image) -> None:
         self.engine, self.panorama = engine, panorama
         self.messages: list[Message] = []
-        head, _ = split_prompts(engine.processor, [with_question([], "?")])
-        self.prefix: Prefix = engine.prefill([panorama], head)
+        with engine.lock:
+            self._prefix, self._weights_version = self._prefill(), engine.weights_version
+
+    @property
+    def prefix(self) -> Prefix:
+        """Return the keys and values of the panorama under the present weights."""
+        with self.engine.lock:
+            if self._weights_version != self.engine.weights_version:
+                self._prefix, self._weights_version = self._prefill(), self.engine.weights_version
+            return self._prefix
+
+    def _prefill(self) -> Prefix:
+        head, _ = split_prompts(self.engine.processor, [with_question([], "?")])
+        return self.engine.prefill([self.panorama], head)
 
     def ask(self, question: str, *, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
         """Return the answer to the next question; an answer stops early where the context ends.
 
         Raises:
-            ValueError: an empty question, or no room for it in the context; the conversation stays as it was.
+            ValueError: an empty question, no room for it in the context, or `max_new_tokens` below one. The
+                conversation stays as it was.
+            TypeError: a question that is no text, or `max_new_tokens` that is no whole number.
         """
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {max_new_tokens}; an answer has at least one token")
-        messages, tail, room = self._asked(question)
-        row = Row(0, 0, tail, min(max_new_tokens, room))
-        answer = self.engine.generate(self.prefix, [row])[0].text
-        self.messages = with_answer(messages, answer)
+        longest = _answer_length(max_new_tokens)
+        with self.engine.lock:
+            messages, tail, room = self._asked(question)
+            answer = self.engine.generate(self.prefix, [Row(0, 0, tail, min(longest, room))])[0].text
+            self.messages = with_answer(messages, answer)
         return answer
 
     def segment(self, question: str) -> NDArray[np.bool_]:
@@ -215,9 +239,10 @@ class Chat:
         Raises:
             ValueError: an empty question, or no room for it in the context.
         """
-        _, tail, _ = self._asked(question)
-        row = Row(0, 0, tail, 1, masked=True)
-        patches, poses = self.engine.generate(self.prefix, [row])[0].patches, self.prefix.poses
+        with self.engine.lock:
+            _, tail, _ = self._asked(question)
+            prefix = self.prefix
+            patches, poses = self.engine.generate(prefix, [Row(0, 0, tail, 1, masked=True)])[0].patches, prefix.poses
         assert patches is not None
         assert poses is not None
         # Finer than its patches a mask is smooth anyway; the weights of millions of pixels would fill the memory.
@@ -239,10 +264,53 @@ class Chat:
             raise ValueError(f"the answer is no list of labelled boxes, or was cut short: {answer!r}")
         return [LabelledBox(label=label, box_deg=box) for label, box in objects]
 
+    def make_room(self, question: str, *, max_new_tokens: int = MAX_NEW_TOKENS) -> int:
+        """Forget the oldest turns until the next question and its longest answer fit; return how many are forgotten.
+
+        None is forgotten for a question that does not fit alone; `ask` refuses it.
+        """
+        longest = _answer_length(max_new_tokens)
+        with self.engine.lock:
+            kept, forgotten = self.messages, 0
+            if self._room(with_question([], question)) < 1:
+                return 0
+            while kept and self._room(with_question(kept, question)) < longest:
+                kept, forgotten = without_first_turn(kept), forgotten + 1
+            self.messages = kept
+        return forgotten
+
+    def _room(self, messages: list[Message]) -> int:
+        """Return how many tokens the context has left, negative where it is too short already."""
+        _, (tail,) = split_prompts(self.engine.processor, [messages])
+        return self.engine.processor.context_length - len(self.prefix.ids) - len(tail)
+
     def _asked(self, question: str) -> tuple[list[Message], list[int], int]:
         """Return the conversation with the next question, the tokens after the panorama, and the room for an answer."""
+        if not isinstance(question, str):
+            raise TypeError(f"the question is of type {type(question).__name__}; give a text, one question at a time")
         if not question.strip():
             raise ValueError("the question is empty")
         messages = with_question(self.messages, question)
         _, (tail,) = split_prompts(self.engine.processor, [messages])
         return messages, tail, room_for_answer(self.engine.processor, messages, len(self.prefix.ids) + len(tail))
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    gpus = torch.cuda.device_count()
+    try:
+        place = torch.device(device or ("cuda" if gpus else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}; give cpu, cuda, or cuda:1 for the second GPU") from error
+    if place.type == "cuda" and (place.index or 0) >= gpus:
+        raise ValueError(f"device is {str(place)!r}, but PyTorch sees {gpus} GPUs; leave it out to use what is there")
+    return place
+
+
+def _answer_length(tokens: int) -> int:
+    """Return `max_new_tokens`, which may be a whole number of any library."""
+    # Not `int`, which also makes a number of 1.5 and of "9".
+    if isinstance(tokens, bool) or not isinstance(tokens, SupportsIndex):
+        raise TypeError(f"max_new_tokens is {tokens!r}; give a whole number, at least 1")
+    if (longest := index(tokens)) < 1:
+        raise ValueError(f"max_new_tokens is {longest}; an answer has at least one token")
+    return longest

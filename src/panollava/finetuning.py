@@ -170,8 +170,8 @@ class PanoLLaVATrainer:
         if divided():
             raise ValueError("this trainer keeps the model whole; under FSDP run the stages (docs/many_gpus.md)")
         files = [self.train_dataset.file, *self.train_dataset.image_files()]
-        self.model.engine.graphs.clear()  # training needs the memory
-        with scratch("finetune", self._settings(), files) as checkpoints:
+        with self.model.engine.lock, scratch("finetune", self._settings(), files) as checkpoints:
+            self.model.engine.weights_changed()  # they will; and training needs the memory
             history = self._fit(checkpoints)
             self._write()
         loss = None if self.val_dataset is None else self.evaluate(self.val_dataset)

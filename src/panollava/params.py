@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import dvc.api
+from dvc.exceptions import DvcException
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -21,10 +22,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from ruamel.yaml import YAML
 
 from panollava.corpus.world.scenes import MAX_LATITUDE_DEG
 from panollava.vlm.views import ViewSettings
+from panollava.yaml_files import ParamsError, problems_of, read_yaml
 
 Weights = Literal["standin", "hub"]
 PARAMS_FILE, LAUNCH_FILE = Path("params.yaml"), Path("launch.yaml")
@@ -45,12 +46,13 @@ MOVED = {
     "model.*.panorama_height": "now views.panorama_height in the same section",
     "model.*.token_reduction": "removed: each view keeps all of its tokens",
 }
+MOVED_DEPTH = max(pattern.count(".") + 1 for pattern in MOVED)
 
 
 class Strict(BaseModel):
     """A section: unknown keys, missing keys and wrong types are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class EncoderPreset(Strict):
@@ -97,7 +99,7 @@ class Dataset(Strict):
     """Where the panoramas come from."""
 
     source: Literal["world", "records"]
-    path: str
+    path: str = Field(min_length=1)
     shares: SplitShares
     allow_any_aspect: bool
     world: World
@@ -145,7 +147,7 @@ class Training(Strict):
     steps: PositiveInt
     batch_size: PositiveInt
     accumulation: PositiveInt
-    learning_rate: dict[str, float]
+    learning_rate: dict[str, Annotated[float, Field(ge=0)]]
     warmup: float = Field(ge=0, lt=1)
     schedule: Literal["cosine", "constant_with_warmup"]
 
@@ -198,14 +200,11 @@ class Evaluate(Strict):
     resamples: PositiveInt
 
 
-FiniteDegrees = Annotated[float, Field(allow_inf_nan=False)]
-
-
 class Robustness(Strict):
     """Which panoramas are rotated, how, and how their answers are scored."""
 
     panoramas: PositiveInt
-    yaws_deg: list[FiniteDegrees] = Field(min_length=2)
+    yaws_deg: list[float] = Field(min_length=2)
     tilts_deg: list[Annotated[float, Field(gt=-90, lt=90)]] = Field(min_length=1)
     seam_pairs: PositiveInt
     batch_size: PositiveInt
@@ -232,7 +231,7 @@ class Rule(BaseModel):
     A test draws 10,000 exchanges, so its p value is at least 0.0001; a level must lie well above.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     better: Literal["higher", "lower"]
     abs: float = Field(default=0.0, ge=0)
@@ -249,7 +248,7 @@ class Rule(BaseModel):
 class Params(Strict):
     """The whole of params.yaml."""
 
-    seed: int
+    seed: int = Field(ge=0, lt=2**32)  # NumPy takes no other
     weights: Weights
     encoder: str
     llm: str
@@ -283,10 +282,6 @@ class LaunchFile(Strict):
     hub: Launch
 
 
-class ParamsError(ValueError):
-    """params.yaml or launch.yaml is not what it should be; the message lists every place."""
-
-
 View = TypeVar("View", bound=BaseModel)
 
 
@@ -294,8 +289,7 @@ def _validated(model: type[View], values: Any, source: str) -> View:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [f"  {'.'.join(str(p) for p in e['loc'])} = {e['input']!r}: {e['msg']}" for e in error.errors()]
-        raise ParamsError(f"{source}:\n" + "\n".join(lines)) from None
+        raise ParamsError(f"{source}:\n" + "\n".join(problems_of(error))) from None
 
 
 def _moved(tree: Mapping[str, Any], parents: tuple[str, ...] = ()) -> Iterator[str]:
@@ -306,7 +300,7 @@ def _moved(tree: Mapping[str, Any], parents: tuple[str, ...] = ()) -> Iterator[s
             parts = pattern.split(".")
             if len(parts) == len(path) and all(map(fnmatchcase, path, parts)):
                 yield f"  {'.'.join(path)}: {where}"
-        if isinstance(value, dict):
+        if isinstance(value, dict) and len(path) < MOVED_DEPTH:
             yield from _moved(value, path)
 
 
@@ -314,11 +308,11 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     """Return the whole of params.yaml, validated.
 
     Raises:
-        ParamsError: keys of an earlier version, all of them; unknown or missing keys, wrong types or values, each with
-            its dotted path; unknown presets.
+        ParamsError: no YAML file; keys of an earlier version, all of them; unknown or missing keys, wrong types or
+            values, each with its dotted path; unknown presets.
     """
-    values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    if isinstance(values, dict) and (moved := list(_moved(values))):
+    values = read_yaml(path)
+    if moved := list(_moved(values)):
         raise ParamsError(f"{path} has settings of an earlier version; move or remove each:\n" + "\n".join(moved))
     params = _validated(Params, values, str(path))
     for kind, name, presets in (("encoder", params.encoder, params.encoders), ("llm", params.llm, params.llms)):
@@ -336,7 +330,11 @@ def read_params(model: type[View], *, stage: str) -> View:
         ParamsError: as `load_params`, and for a difference between dvc.yaml and `model`.
     """
     load_params()
-    return _validated(model, dvc.api.params_show(stages=[stage]), f"params of stage {stage} in dvc.yaml")
+    try:
+        declared = dvc.api.params_show(stages=[stage])
+    except DvcException as error:
+        raise ParamsError(f"dvc.yaml, stage {stage}: {error}") from error
+    return _validated(model, declared, f"params of stage {stage} in dvc.yaml")
 
 
 def read_launch(weights: Weights, path: Path = LAUNCH_FILE) -> Launch:
@@ -345,5 +343,5 @@ def read_launch(weights: Weights, path: Path = LAUNCH_FILE) -> Launch:
     Raises:
         ParamsError: unknown or missing keys, wrong types or values, each with its dotted path.
     """
-    launch = _validated(LaunchFile, YAML(typ="safe").load(path.read_text(encoding="utf-8")), str(path))
+    launch = _validated(LaunchFile, read_yaml(path), str(path))
     return launch.standin if weights == "standin" else launch.hub

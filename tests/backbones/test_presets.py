@@ -1,21 +1,35 @@
 """From a preset to a pointer: folders by content, hub ids by commit, and clear refusals of everything else."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+from tiny_backbones import write_encoder, write_llm
 
 from panollava.backbones.presets import (
     Backbone,
     check_unchanged,
     folder_fingerprint,
+    hub_reachable,
     read_pointer,
     resolve,
     write_pointer,
 )
+
+
+@pytest.fixture(autouse=True)
+def _ask_the_hub_anew() -> Iterator[None]:
+    hub_reachable.cache_clear()
+    yield
+    hub_reachable.cache_clear()
 
 
 @pytest.fixture
@@ -75,6 +89,7 @@ def test_a_hub_checkpoint_is_known_by_its_commit(monkeypatch: pytest.MonkeyPatch
     def model_info(source: str, timeout: float) -> SimpleNamespace:
         return SimpleNamespace(sha=f"commit of {source}")
 
+    monkeypatch.setattr("panollava.backbones.presets.hub_reachable", lambda: True)
     monkeypatch.setattr(huggingface_hub, "model_info", model_info)
     backbone = resolve("clip", "openai/clip-vit-base-patch32", feature_layer=-2)
     assert backbone.revision == backbone.fingerprint == "commit of openai/clip-vit-base-patch32"
@@ -86,6 +101,7 @@ def test_an_unreachable_hub_is_said_clearly(monkeypatch: pytest.MonkeyPatch, err
     def fail(source: str, timeout: float) -> None:
         raise error
 
+    monkeypatch.setattr("panollava.backbones.presets.hub_reachable", lambda: True)
     monkeypatch.setattr(huggingface_hub, "model_info", fail)
     with pytest.raises(ValueError, match=r"clip: 'openai/clip' is neither a folder nor a checkpoint .* params\.yaml"):
         resolve("clip", "openai/clip")
@@ -117,3 +133,45 @@ def test_a_cached_checkpoint_is_used_where_the_hub_is_out_of_reach(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert resolve("clip", "some/encoder").revision == commit
     assert f"some/encoder is taken from the cache, at commit {commit[:12]}" in capsys.readouterr().out
+
+
+# Resolves and loads a hub id, where connections to the hub fail in the given way.
+LOADING = """
+import sys
+from pathlib import Path
+import torch
+from panollava.backbones.assemble import load_image_processor
+from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer
+from panollava.backbones.presets import resolve
+from tiny_backbones import MODEL
+encoder = resolve("clip", "some/encoder", feature_layer=-2)
+load_encoder(encoder, torch.float32)
+llm = resolve("llama", "some/llm", chat_template="llama")
+load_llm(llm, torch.float32), load_tokenizer(llm)
+print(*load_image_processor(encoder, 32, MODEL).image_mean)
+try:
+    resolve("other", "some/other")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_cached_checkpoint_loads_at_once_without_the_network(tmp_path: Path) -> None:
+    """Not every checkpoint has all kinds of files: for each that is missing, the hub would be asked again and again."""
+    commit = "0123456789" * 4
+    for name, write in (("encoder", write_encoder), ("llm", write_llm)):
+        cache = tmp_path / f"hub/models--some--{name}"
+        write({"encoder": "clip", "llm": "llama"}[name], cache / "snapshots" / commit)
+        (cache / "refs").mkdir()
+        (cache / "refs/main").write_text(commit)
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"some/llm is taken from the cache, at commit {commit[:12]}\n0.48 0.46 0.41" in done.stdout
+    assert "some/other' is neither a folder nor a checkpoint available from the hub (the hub cannot be" in done.stdout
+    assert time.monotonic() - start < 25, "most of it is the import of PyTorch"
+    assert "Retrying" not in done.stderr

@@ -1,5 +1,7 @@
 """What transformers, peft and the hub expect of the model, on tiny random backbones of every family."""
 
+import ast
+import inspect
 import os
 import subprocess
 import sys
@@ -294,6 +296,33 @@ print(model.generate(**inputs, max_new_tokens=2, eos_token_id=None).shape[1])
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split()[-1] == "22"
+
+
+# What transformers 5.16 has as well. A further name: run `make exports` first.
+LONG_KNOWN = {
+    "transformers": {
+        "AutoConfig", "AutoModel", "BatchFeature", "Cache", "GenerationMixin", "PreTrainedConfig", "PreTrainedModel",
+        "PreTrainedTokenizerBase", "ProcessorMixin", "initialization",
+    },
+    "transformers.image_processing_backends": {"PilBackend"},
+    "transformers.image_utils": {"IMAGENET_STANDARD_MEAN", "IMAGENET_STANDARD_STD", "SizeDict"},
+    "transformers.modeling_outputs": {"BaseModelOutputWithPast", "BaseModelOutputWithPooling", "ModelOutput"},
+    "transformers.processing_utils": {"ImagesKwargs"},
+    "transformers.utils": {"torch_compilable_check"},
+    "transformers.utils.generic": {"can_return_tuple"},
+}  # fmt: skip
+
+
+def test_an_export_imports_nothing_that_older_versions_lack() -> None:
+    folder = Path(inspect.getfile(PanoLlavaForConditionalGeneration)).parent
+    imported: dict[str, set[str]] = {}
+    for file in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("transformers"):
+                imported.setdefault(node.module, set()).update(alias.name for alias in node.names)
+    assert {module: names - LONG_KNOWN.get(module, set()) for module, names in imported.items()} == {
+        module: set() for module in imported
+    }
 
 
 # 11: compilation

@@ -5,7 +5,7 @@ import torch
 from tiny_configs import VISION_CONFIGS
 from transformers import AutoModel, LlamaConfig
 
-from panollava.vlm.vision import num_prefix_tokens, patch_grid
+from panollava.vlm.vision import encode_views, num_prefix_tokens, patch_grid
 
 
 @pytest.mark.parametrize("family", VISION_CONFIGS)
@@ -34,3 +34,10 @@ def test_unknown_encoders_and_odd_token_counts_are_refused() -> None:
         num_prefix_tokens(LlamaConfig())
     with pytest.raises(ValueError, match=r"17 tokens.*remaining 17"):
         patch_grid(torch.zeros(1, 17, 8), VISION_CONFIGS["siglip"]())
+
+
+@pytest.mark.parametrize("layer", [-4, 3, 9])
+def test_a_hidden_state_that_the_encoder_does_not_have_is_refused(layer: int) -> None:
+    tower = AutoModel.from_config(VISION_CONFIGS["clip"]()).eval()
+    with pytest.raises(ValueError, match=f"is {layer}, but this clip_vision_model has 3 hidden states"):
+        encode_views(tower, torch.rand(1, 1, 3, 32, 32), layer)

@@ -9,7 +9,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 import panollava.auto  # noqa: F401 # models that are saved carry their own code
 from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer, reading
-from panollava.backbones.presets import Backbone
+from panollava.backbones.presets import Backbone, loading_options
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
@@ -64,7 +64,9 @@ def load_image_processor(encoder: Backbone, view_size: int, settings: ModelSetti
         ValueError: the encoder's preprocessor_config.json is missing or damaged.
     """
     with reading(encoder.source):
-        stored, _ = BaseImageProcessor.get_image_processor_dict(encoder.source, revision=encoder.revision)
+        stored, _ = BaseImageProcessor.get_image_processor_dict(
+            encoder.source, revision=encoder.revision, **loading_options(encoder.source)
+        )
         for name in ("image_mean", "image_std"):
             if not (len(stored[name]) == 3 and all(isfinite(value) for value in stored[name])):
                 raise ValueError(f"preprocessor_config.json: {name} is {stored[name]}; expected three numbers")

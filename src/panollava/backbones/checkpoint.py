@@ -7,7 +7,8 @@ from transformers import AutoConfig
 
 from panollava.backbones.adapter import ADAPTER
 from panollava.backbones.files import check_files
-from panollava.backbones.loading import NO_CODE, TELLING, check_loaded, reading
+from panollava.backbones.loading import check_loaded, model_options, reading
+from panollava.backbones.presets import hub_reachable, loading_options
 from panollava.backbones.trained import PARTS
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
@@ -32,9 +33,9 @@ def load_checkpoint(
     _check_kind(path)
     with reading(path):
         loaded = PanoLlavaForConditionalGeneration.from_pretrained(
-            path, dtype=dtype or "auto", use_safetensors=True, **TELLING
+            path, dtype=dtype or "auto", use_safetensors=True, **model_options(path)
         )
-        processor = PanoLlavaProcessor.from_pretrained(path, **NO_CODE)
+        processor = PanoLlavaProcessor.from_pretrained(path, **loading_options(path))
     if not processor.chat_template:
         raise ValueError(f"{path} has no chat template; a checkpoint of PanoLLaVA keeps it in chat_template.jinja")
     return check_loaded(loaded, path, exact=True), processor
@@ -48,11 +49,11 @@ def _check_kind(path: str | Path) -> None:
         raise ValueError(f"{path} is a file; expected the folder of a checkpoint or of a finished stage")
     try:
         with reading(path):
-            config = AutoConfig.from_pretrained(path, **NO_CODE)
+            config = AutoConfig.from_pretrained(path, **loading_options(path))
     except ValueError as error:
         if folder.is_dir() or not isinstance(error.__cause__, OSError):
             raise
-        reason = str(error.__cause__).splitlines()[0]
+        reason = str(error.__cause__).splitlines()[0] if hub_reachable() else "the hub cannot be reached"
         raise ValueError(f"{path} is neither a folder nor a checkpoint available from the hub: {reason}") from error
     if not isinstance(config, PanoLlavaConfig):
         raise ValueError(f"{path} is a checkpoint of {config.model_type!r}, not of {PanoLlavaConfig.model_type!r}")

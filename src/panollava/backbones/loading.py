@@ -21,11 +21,9 @@ from transformers import (
 )
 
 from panollava.backbones.files import check_files, check_finite
-from panollava.backbones.presets import Backbone, check_unchanged
+from panollava.backbones.presets import Backbone, check_unchanged, loading_options
 from panollava.backbones.tokenizer import chat_template
 
-# Code in a checkpoint is never run. Left out, transformers would ask on standard input, where a question may stand.
-NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 # Characters of another library's message that are shown.
 REASON = 300
 
@@ -51,14 +49,18 @@ def reading(source: str | Path) -> Iterator[None]:
         raise ValueError(f"{source} cannot be read: {type(error).__name__}: {reason}") from error
 
 
-# With these, `from_pretrained` returns the model and what it found missing, of another shape, or too much.
-TELLING: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, **NO_CODE}
+def model_options(source: str | Path) -> dict[str, Any]:
+    """Return the options with which `from_pretrained` returns a model and what it found missing or misshapen."""
+    options = loading_options(source)
+    telling = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    # The automatic classes look for adapters by options of their own.
+    return options | telling | {"adapter_kwargs": {"local_files_only": options["local_files_only"]}}
 
 
 def check_loaded(loaded: Any, source: str | Path, *, exact: bool = False) -> Any:
     """Return the model that was loaded; refuse one of which the checkpoint lacks weights, or has such of another shape.
 
-    With `exact` the checkpoint holds nothing else. `loaded` comes from `from_pretrained` with `TELLING`.
+    With `exact` the checkpoint holds nothing else. `loaded` comes from `from_pretrained` with `model_options`.
 
     Raises:
         ValueError: with the first such tensor, or the first one that holds NaN or infinity.
@@ -93,12 +95,13 @@ def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
         ValueError: a changed, incomplete or damaged checkpoint.
     """
     _check(encoder)
-    options: dict[str, Any] = {"revision": encoder.revision, **NO_CODE}
     with reading(encoder.source):
-        config = AutoConfig.from_pretrained(encoder.source, **options)
+        config = AutoConfig.from_pretrained(
+            encoder.source, revision=encoder.revision, **loading_options(encoder.source)
+        )
         vision_config = config.vision_config if "vision_config" in config.sub_configs else config
-        options |= {"config": vision_config, "dtype": dtype, **TELLING}
-        loaded = AutoModel.from_pretrained(encoder.source, **options)
+        options = {"revision": encoder.revision, "config": vision_config, "dtype": dtype}
+        loaded = AutoModel.from_pretrained(encoder.source, **options, **model_options(encoder.source))
     return check_loaded(loaded, encoder.source)
 
 
@@ -128,7 +131,7 @@ def load_llm(llm: Backbone, dtype: torch.dtype, *, four_bit: torch.dtype | None 
         ValueError: a changed, incomplete or damaged checkpoint; bitsandbytes is not installed.
     """
     _check(llm)
-    options: dict[str, Any] = {"revision": llm.revision, "dtype": dtype, **TELLING}
+    options = {"revision": llm.revision, "dtype": dtype, **model_options(llm.source)}
     if four_bit is not None:
         options["quantization_config"] = four_bit_config(four_bit)
     with reading(llm.source):
@@ -142,7 +145,7 @@ def load_llm(llm: Backbone, dtype: torch.dtype, *, four_bit: torch.dtype | None 
 def load_tokenizer(llm: Backbone) -> PreTrainedTokenizerBase:
     """Return a language model's tokenizer with the chat template of its preset."""
     with reading(llm.source):
-        tokenizer = AutoTokenizer.from_pretrained(llm.source, revision=llm.revision, **NO_CODE)
+        tokenizer = AutoTokenizer.from_pretrained(llm.source, revision=llm.revision, **loading_options(llm.source))
     if llm.chat_template is not None:
         tokenizer.chat_template = chat_template(llm.chat_template)
     return tokenizer

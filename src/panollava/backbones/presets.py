@@ -6,6 +6,7 @@ Hugging Face cache. The pointer is a small JSON file, so a stage depends on the 
 
 import hashlib
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ Content = TypeVar("Content")
 
 # What decides the behaviour of a checkpoint; cards and READMEs do not.
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.jinja")
-# Seconds that the hub may take to name a commit.
+# Seconds that the hub may take to answer, and to name a commit.
 HUB_TIMEOUT = 10.0
 
 
@@ -65,21 +66,49 @@ def resolve(name: str, source: str, *, feature_layer: int | None = None, chat_te
     return Backbone(name, source, revision, revision, **extras)
 
 
+@cache
+def hub_reachable() -> bool:
+    """Return whether the hub answers, which a process asks once; False where HF_HUB_OFFLINE=1 forbids to ask.
+
+    Where it does not, only the cache is of use: asked for a file, huggingface_hub would try again for half a minute.
+    """
+    if huggingface_hub.is_offline_mode():
+        return False
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_TIMEOUT)
+    except HTTPError:
+        return False
+    return True
+
+
+def loading_options(source: str | Path) -> dict[str, Any]:
+    """Return the options for every load of a checkpoint, a folder or a hub id.
+
+    Code in a checkpoint is never run; without the option, transformers would ask on standard input, where a question
+    may stand. What is on this machine is read without the network.
+    """
+    return {"trust_remote_code": False, "local_files_only": Path(source).is_dir() or not hub_reachable()}
+
+
 def _hub_commit(name: str, source: str) -> str:
     """Return the commit of a hub id: the newest, or the cached one where the hub cannot be reached."""
     try:
-        return str(huggingface_hub.model_info(source, timeout=HUB_TIMEOUT).sha)
+        cached = huggingface_hub.try_to_load_from_cache(source, "config.json")
+        if hub_reachable():
+            return str(huggingface_hub.model_info(source, timeout=HUB_TIMEOUT).sha)
+        reason = "the hub cannot be reached, and the cache does not hold it"
     except (HFValidationError, HTTPError, OSError) as error:
-        answered = isinstance(error, HFValidationError | HfHubHTTPError)
-        cached = None if answered else huggingface_hub.try_to_load_from_cache(source, "config.json")
-        if isinstance(cached, str):
-            commit = Path(cached).parent.name
-            print(f"{name}: the hub cannot be reached; {source} is taken from the cache, at commit {commit[:12]}")
-            return commit
-        raise ValueError(
-            f"{name}: {source!r} is neither a folder nor a checkpoint available from the hub ({error}); "
-            "check the preset in params.yaml, the network and your access rights"
-        ) from error
+        if isinstance(error, HFValidationError | HfHubHTTPError):  # an answer: the cache is not asked
+            cached = None
+        reason = str(error).strip().splitlines()[0]
+    if isinstance(cached, str):
+        commit = Path(cached).parent.name
+        print(f"{name}: the hub cannot be reached; {source} is taken from the cache, at commit {commit[:12]}")
+        return commit
+    raise ValueError(
+        f"{name}: {source!r} is neither a folder nor a checkpoint available from the hub ({reason}); "
+        "check the preset in params.yaml, the network and your access rights"
+    )
 
 
 def write_pointer(backbone: Backbone, path: Path) -> None:

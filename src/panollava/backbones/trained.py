@@ -20,7 +20,7 @@ from panollava.backbones.adapter import ADAPTER, ADAPTER_WEIGHTS, check_adapter
 from panollava.backbones.assemble import ModelSettings, Parts, assemble
 from panollava.backbones.files import FILES, check_files, load_weights
 from panollava.backbones.loading import reading
-from panollava.backbones.presets import Backbone, read_as
+from panollava.backbones.presets import Backbone, loading_options, read_as
 from panollava.io import replacing, write_json
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
@@ -59,7 +59,7 @@ def read_config(folder: Path) -> PanoLlavaConfig:
         ValueError: config.json is missing or damaged.
     """
     with reading(folder / "config.json"):
-        return PanoLlavaConfig.from_pretrained(folder)
+        return PanoLlavaConfig.from_pretrained(folder, **loading_options(folder))
 
 
 def check_trained(folder: Path) -> None:

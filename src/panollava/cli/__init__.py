@@ -6,11 +6,10 @@ a message and the exit code 1. Each command imports what it needs, so help appea
 
 import argparse
 import inspect
-import sys
 from collections.abc import Callable
+from typing import Never
 
-from safetensors import SafetensorError
-
+from panollava import terminal
 from panollava.cli import data, model, studies
 
 EXAMPLES = """\
@@ -32,9 +31,17 @@ examples:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages hold no control characters of the arguments."""
+
+    def error(self, message: str) -> Never:
+        """Print the message and exit with code 2."""
+        super().error(terminal.printable(message))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; the help of a command is the docstring of its function, which it sets as `run`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="panollava",
         description="Ask a vision-language model about 360° panoramas, and look after its data, weights and numbers.",
         epilog=EXAMPLES,
@@ -60,9 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    options = build_parser().parse_args(arguments)
-    try:
+
+    def command() -> int:
+        options = build_parser().parse_args(arguments)
         return options.run(options)
-    except (ValueError, OSError, SafetensorError) as error:
-        print(f"panollava: {error}", file=sys.stderr)
-        return 1
+
+    return terminal.run("panollava", command)

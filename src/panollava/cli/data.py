@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from panollava.cli.arguments import Add, whole
+from panollava.terminal import say
 
 # The names of `corpus.importers.IMPORTERS`, repeated here so that help imports nothing; a test compares them.
 FORMATS = ("quic360", "llava", "coco", "bench360", "vqa", "imagefolder", "stanford2d3d")
@@ -40,7 +41,7 @@ def import_(options: argparse.Namespace) -> int:
         drop_bad_images=options.drop_bad_images,
         drop_bad_records=options.drop_bad_records,
     )
-    print(report)
+    say(report)
     return 0
 
 
@@ -59,7 +60,7 @@ def validate(options: argparse.Namespace) -> int:
     from panollava.corpus.validation import validate_dataset
 
     report = validate_dataset(Path(options.dataset), allow_any_aspect=options.allow_any_aspect)
-    print(report)
+    say(report)
     return 1 if report.problems else 0
 
 

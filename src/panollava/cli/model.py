@@ -1,10 +1,12 @@
 """Commands that use a model: ask, chat, detect, segment, merge."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panollava.cli.arguments import Add, positive
+from panollava.cli.arguments import Add, decoded, positive
+from panollava.terminal import in_one_line, say, warn
 
 if TYPE_CHECKING:
     from panollava.chat import Chat, PanoLLaVAModel
@@ -15,7 +17,10 @@ LANGUAGES = ("en", "ko")
 
 
 def open_model(path: str) -> "PanoLLaVAModel":
-    """Return a model; raises ValueError if the default one is not there yet."""
+    """Return a model; raises ValueError if the default one is not there yet, or memory is too short."""
+    import warnings
+
+    import torch
     from transformers.utils import logging
 
     from panollava.chat import PanoLLaVAModel
@@ -23,7 +28,14 @@ def open_model(path: str) -> "PanoLLaVAModel":
     if path == MODEL and not Path(path).is_dir():
         raise ValueError(f"there is no {MODEL} here; run `make repro` in the project's folder, or name a --model")
     logging.disable_progress_bar()
-    return PanoLLaVAModel.from_pretrained(path)
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT uses what transformers will rename
+    try:
+        return PanoLLaVAModel.from_pretrained(path)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"the GPU has too little memory for {path}; free it, or hide it: CUDA_VISIBLE_DEVICES="
+        ) from error
 
 
 def open_chat(options: argparse.Namespace) -> "Chat":
@@ -40,30 +52,72 @@ def ask(options: argparse.Namespace) -> int:
     The question may be in any language that the model has learned. Directions are degrees to the right of the image's
     centre and above the horizon, boxes are [yaw, pitch, width, height].
     """
-    print(open_chat(options).ask(options.question, max_new_tokens=options.max_new_tokens))
+    question = decoded(options.question)
+    say(open_chat(options).ask(question, max_new_tokens=options.max_new_tokens))
     return 0
 
 
 def chat(options: argparse.Namespace) -> int:
     """Talk about a panorama, one question a line.
 
-    Each question sees the earlier ones and their answers; the panorama is computed once. An empty line or Ctrl-D ends
-    the conversation. Questions may also come through a pipe; only the answers go to standard output.
-    """
-    from rich.console import Console
+    Each question sees the earlier ones and their answers; the panorama is computed once. Where the context is full, the
+    oldest questions are forgotten. An empty line or Ctrl-D ends the conversation.
 
-    conversation, console = open_chat(options), Console(stderr=True, highlight=False)
+    Through a pipe, each line of input gives one line of output: the answer, its line breaks as spaces. A question that
+    is refused gives an empty line and a message on standard error, and the exit code is 1 at the end. An empty line
+    gives an empty line.
+    """
+    if sys.stdin is None:
+        raise ValueError("standard input is closed, so no question can come; ask through a terminal or a pipe")
+    conversation = open_chat(options)
+    if sys.stdin.isatty():
+        return _talk(conversation, options.max_new_tokens)
+    return _answer_lines(conversation, options.max_new_tokens)
+
+
+def _talk(conversation: "Chat", tokens: int) -> int:
+    """Answer the questions that somebody types."""
+    told = False
     while True:
+        print("> ", end="", file=sys.stderr, flush=True)
         try:
-            question = console.input("[bold cyan]> [/]")
-        except (EOFError, KeyboardInterrupt):
+            question = input()
+        except EOFError:
+            print(file=sys.stderr)
             return 0
         if not question.strip():
             return 0
         try:
-            print(conversation.ask(question, max_new_tokens=options.max_new_tokens), flush=True)
+            told |= _forget(conversation, question, tokens, quiet=told)
+            say(conversation.ask(decoded(question), max_new_tokens=tokens))
         except ValueError as error:  # a question that is too long need not end the conversation
-            console.print(str(error), style="red", markup=False)
+            warn(error)
+
+
+def _answer_lines(conversation: "Chat", tokens: int) -> int:
+    """Answer each line of standard input in one line, and return the exit code."""
+    refused, told = 0, False
+    for number, line in enumerate(sys.stdin, start=1):
+        question, answer = line.removesuffix("\n"), ""
+        try:
+            if question.strip():
+                told |= _forget(conversation, decoded(question), tokens, quiet=told, place=f"line {number}: ")
+                answer = conversation.ask(question, max_new_tokens=tokens)
+        except ValueError as error:
+            refused += 1
+            warn(f"line {number}: {error}")
+        say(in_one_line(answer))
+    if refused:
+        warn(f"panollava: {refused} of {number} questions were refused; their lines are empty")
+    return 1 if refused else 0
+
+
+def _forget(conversation: "Chat", question: str, tokens: int, *, quiet: bool, place: str = "") -> bool:
+    """Make room for a question; return whether something was forgotten for it, and say so unless `quiet`."""
+    forgotten = conversation.make_room(question, max_new_tokens=tokens)
+    if forgotten and not quiet:
+        warn(f"{place}the context is full; from here on, the oldest questions are forgotten")
+    return bool(forgotten)
 
 
 def detect(options: argparse.Namespace) -> int:
@@ -75,11 +129,10 @@ def detect(options: argparse.Namespace) -> int:
     from panollava.corpus.directions import whole_box
     from panollava.corpus.vocabulary import detection_text
 
-    found = open_chat(options).detect(
-        options.description, language=options.language, max_new_tokens=options.max_new_tokens
-    )
+    description = decoded(options.description)
+    found = open_chat(options).detect(description, language=options.language, max_new_tokens=options.max_new_tokens)
     for item in found:
-        print(detection_text([(item.label, whole_box(item.box_deg))]))
+        say(in_one_line(detection_text([(item.label, whole_box(item.box_deg))])))
     return 0
 
 
@@ -92,11 +145,12 @@ def segment(options: argparse.Namespace) -> int:
 
     from panollava.io import check_writable, replacing
 
+    question = decoded(options.question)
     check_writable(Path(options.out))
-    mask = open_chat(options).segment(options.question)
+    mask = open_chat(options).segment(question)
     with replacing(Path(options.out)) as file:
         Image.fromarray(mask).save(file, format="PNG")
-    print(f"{options.out}: {mask.mean():.1%} of the pixels")
+    say(f"{options.out}: {mask.mean():.1%} of the pixels")
     return 0
 
 
@@ -119,7 +173,7 @@ def merge(options: argparse.Namespace) -> int:
     check_vacant(Path(options.out))
     metrics = None if options.metrics is None else read_metrics(Path(options.metrics))
     open_model(options.lora).save_pretrained(options.out, metrics=metrics)
-    print(f"{options.out}: a full checkpoint")
+    say(f"{options.out}: a full checkpoint")
     return 0
 
 

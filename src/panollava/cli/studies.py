@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from panollava.cli.arguments import Add, positive
+from panollava.terminal import say
 
 # `bench` and the sizes of `bench.sizes.SIZES`, repeated here so that help imports nothing; a test compares them.
 BENCHMARKS, SIZES = ("train", "ask", "views", "all"), ("tiny", "7b")
@@ -23,7 +24,7 @@ def compare(options: argparse.Namespace) -> int:
     if options.json:
         check_writable(Path(options.json))
     comparison = compare_sources(options.a, options.b, draws=options.draws, seed=options.seed)
-    print(comparison.markdown())
+    say(comparison.markdown())
     if options.json:
         write_json(Path(options.json), comparison.as_json())
     return 0
@@ -83,7 +84,7 @@ def documents(options: argparse.Namespace) -> int:
         check_documents(Path())
     else:
         for page in write_documents(Path()):
-            print(page)
+            say(page)
     return 0
 
 

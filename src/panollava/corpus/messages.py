@@ -17,6 +17,14 @@ def with_answer(history: Sequence[Message], answer: str) -> list[Message]:
     return [*history, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
 
 
+def without_first_turn(history: Sequence[Message]) -> list[Message]:
+    """Return a dialogue without its first question and answer; the next question brings the panorama then."""
+    if len(history) <= 2:
+        return []
+    question = {**history[2], "content": [{"type": "image"}, *history[2]["content"]]}
+    return [question, *history[3:]]
+
+
 def dialogue(turns: Iterable[tuple[str, str]]) -> list[Message]:
     """Return a dialogue of (question, answer) pairs."""
     messages: list[Message] = []

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from panollava.experiments.gate import flatten
 from panollava.experiments.runner import own_files, run_missing, version_line, write_rows
 from panollava.markdown import NOTHING, degrees, markdown_table, share
+from panollava.params import PARAMS_FILE, load_params
 
 NAME = "ablation"
 FIGURE = Path("plots/ablation.png")  # `panollava ablation` draws it
@@ -126,6 +125,6 @@ def run_ablation(arms: Sequence[str], root: Path = Path(), seeds: Sequence[int] 
     Raises:
         ValueError: an unknown arm, or an error of `run_missing`.
     """
-    weights = YAML(typ="safe").load(root / "params.yaml")["weights"]
+    weights = load_params(root / PARAMS_FILE).weights
     metrics = run_missing(root, cells(arms, seeds, weights), [*own_files(NAME), FIGURE.as_posix()])
     return write_rows(root, NAME, summarise(metrics, arms, seeds))

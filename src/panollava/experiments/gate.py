@@ -14,7 +14,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,13 +22,14 @@ from typing import TYPE_CHECKING
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.scm import RevError
-from pydantic import TypeAdapter
-from ruamel.yaml import YAML
+from pydantic import TypeAdapter, ValidationError
 
 from panollava.experiments.workspace import git
 from panollava.io import write_json
 from panollava.markdown import NOTHING, markdown_table
 from panollava.params import PARAMS_FILE, Rule
+from panollava.terminal import say, warn
+from panollava.yaml_files import problems_of, read_yaml
 
 if TYPE_CHECKING:
     from panollava.experiments.compare import Row as ComparedRow
@@ -195,7 +195,7 @@ def run_gate(base: str | None, rules: Mapping[str, Rule], *, root: Path = Path()
     if result.base is not None:
         result = replace(result, rows=with_paired_tests(result.rows, base, root))
     for note in notes:
-        print(note, file=sys.stderr)
+        warn(note)
     return result
 
 
@@ -273,10 +273,13 @@ def accept(rules: Mapping[str, Rule], *, root: Path = Path()) -> GateResult:
 
 def read_rules(path: Path) -> dict[str, Rule]:
     """Return the section `gate` of a params.yaml; raises ValueError if it is absent or a rule is malformed."""
-    params = YAML(typ="safe").load(path)
+    params = read_yaml(path)
     if "gate" not in params:
         raise ValueError(f"gate: {path} has no section 'gate' with rules like 'metric: {{better: higher, abs: 0.01}}'")
-    rules = TypeAdapter(dict[str, Rule]).validate_python(params["gate"])
+    try:
+        rules = TypeAdapter(dict[str, Rule]).validate_python(params["gate"])
+    except ValidationError as error:
+        raise ValueError(f"gate: the rules of {path}:\n" + "\n".join(problems_of(error))) from None
     for metric, rule in rules.items():
         if rule.paired is not None and not PAIRED.fullmatch(metric):
             raise ValueError(
@@ -296,13 +299,13 @@ def command(base: str | None, *, accepting: bool = False) -> int:
         rules = read_rules(PARAMS_FILE)
         result = accept(rules) if accepting else run_gate(base, rules)
     except (ValueError, DvcException) as error:
-        print(error, file=sys.stderr)
+        warn(f"panollava: {error}")
         return UNREADABLE
-    print(result.markdown())
+    say(result.markdown())
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(result.markdown() + "\n\n")
     if accepting:
-        print(f"\nWritten: {ACCEPTED}. Commit it with the change that it accepts.")
+        say(f"\nWritten: {ACCEPTED}. Commit it with the change that it accepts.")
         return PASSED
     return result.exit_code

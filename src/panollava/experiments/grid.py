@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from panollava.experiments.gate import flatten
 from panollava.experiments.runner import own_files, run_missing, version_line, write_rows
 from panollava.markdown import NOTHING, markdown_table, share
+from panollava.params import PARAMS_FILE
+from panollava.yaml_files import read_yaml
 
 NAME = "combinations"
 
@@ -43,7 +43,7 @@ def run_grid(root: Path = Path()) -> dict[str, Any]:
     Raises:
         ValueError: an error of `run_missing`; no table is written then.
     """
-    cells = grid(YAML(typ="safe").load(root / "params.yaml"))
+    cells = grid(read_yaml(root / PARAMS_FILE))
     metrics = run_missing(root, cells, own_files(NAME))
     return write_rows(root, NAME, {name: combination_row(measured) for name, measured in metrics.items()})
 

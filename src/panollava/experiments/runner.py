@@ -4,7 +4,6 @@ A study maps the name of each experiment to the parameters that it sets. Experim
 so an interrupted study continues where it stopped. The workspace ends as it began.
 """
 
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +17,8 @@ from ruamel.yaml import YAML
 from panollava.experiments.gate import flatten
 from panollava.experiments.workspace import dvc, kept_workspace
 from panollava.io import replacing, write_json
+from panollava.terminal import INTERRUPTED, say, warn
+from panollava.yaml_files import parse_yaml
 
 TABLES = ("metrics/combinations.json", "metrics/ablation.json")
 Cells = Mapping[str, Mapping[str, str]]
@@ -25,8 +26,8 @@ Cells = Mapping[str, Mapping[str, str]]
 
 def params_at(repo: Repo, revision: str) -> dict[str, object]:
     """Return the leaves of params.yaml at a git revision under dotted keys."""
-    with repo.scm.get_fs(revision).open("params.yaml", encoding="utf-8") as file:
-        return flatten(YAML(typ="safe").load(file))
+    with repo.scm.get_fs(revision).open("params.yaml", "rb") as file:
+        return flatten(parse_yaml(file.read(), f"params.yaml of {revision[:10]}"))
 
 
 def finished_experiments(repo: Repo, cells: Cells) -> dict[str, str]:
@@ -123,13 +124,16 @@ def own_files(name: str) -> Sequence[str]:
 
 
 def command(table: Callable[[], str]) -> int:
-    """Print the table of a study and return the exit code; errors that a user can correct become messages."""
+    """Print the table of a study and return the exit code.
+
+    Raises:
+        ValueError: an error of DVC, which a user can correct.
+    """
     try:
-        print(table())
-    except (ValueError, DvcException) as error:
-        print(error, file=sys.stderr)
-        return 1
+        say(table())
+    except DvcException as error:
+        raise ValueError(str(error)) from error
     except KeyboardInterrupt:
-        print("experiments: interrupted; what is finished is kept, the next call goes on from there", file=sys.stderr)
-        return 130
+        warn("experiments: interrupted; what is finished is kept, the next call goes on from there")
+        return INTERRUPTED
     return 0

@@ -1,10 +1,13 @@
 """The inference engine: greedy answers to many questions, each panorama prefilled once for all of its questions.
 
-An engine belongs to one model and owns what is reused between calls: on a GPU persistent tensors and CUDA graphs. Not
-for several threads.
+An engine belongs to one model and owns what is reused between calls: on a GPU persistent tensors and CUDA graphs.
+Several threads may use it: a lock lets one call at a time work.
 """
 
 from collections.abc import Callable, Sequence
+from functools import wraps
+from threading import RLock
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from PIL import Image
@@ -22,10 +25,26 @@ from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 Decode = Callable[[Prefix, Sequence[Row], Limits], Decoded]
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+def _locked(method: "Callable[Concatenate[Engine, Given], Result]") -> "Callable[Concatenate[Engine, Given], Result]":
+    """Let a method hold the engine's lock."""
+
+    @wraps(method)
+    def alone(engine: "Engine", *args: Given.args, **kwargs: Given.kwargs) -> Result:
+        with engine.lock:
+            return method(engine, *args, **kwargs)
+
+    return alone
 
 
 class Engine:
     """Answer questions with one model, in evaluation mode.
+
+    Each public method holds `lock`. Hold it around several calls that belong together, and around every other use of
+    the model, its weights and its processor while threads answer.
 
     With `compiled`, for a GPU that answers for long: the language model is compiled, half a minute for each new length
     of prompts and answers, and faster from then on.
@@ -42,7 +61,19 @@ class Engine:
         use_plans(model.model.language_model)
         self.model, self.processor, self.compiled = model.eval(), processor, compiled
         self.graphs = GraphCache(model)
+        self.lock = RLock()
+        self.weights_version = 0
 
+    @_locked
+    def weights_changed(self) -> None:
+        """Forget what was made of the weights before; call it after any change of weights or layers.
+
+        A `Prefix` made before belongs to another `weights_version`, and must be computed again.
+        """
+        self.weights_version += 1
+        self.graphs.clear()
+
+    @_locked
     @torch.inference_mode()
     def prefill(self, panoramas: Sequence[Image.Image], head: list[int]) -> Prefix:
         """Return the prefix of P panoramas: `head`, the visual tokens, and the keys and values of both.
@@ -56,6 +87,7 @@ class Engine:
         )
         return prefill(self.graphs, head, views["pixel_values"], views["view_poses"], compiled=self.compiled)
 
+    @_locked
     @torch.inference_mode()
     def decode(self, prefix: Prefix, batch: Sequence[Row], limits: Limits) -> Decoded:
         """Return the tokens of rows with the same longest answer."""
@@ -63,6 +95,7 @@ class Engine:
             return decode_static(self.graphs, prefix, batch, limits, compiled=self.compiled)
         return decode_growing(self.model, prefix, batch, limits)
 
+    @_locked
     @torch.inference_mode()
     def generate(self, prefix: Prefix, batch: Sequence[Row], *, min_new_tokens: int = 0) -> list[Answer]:
         """Return the answers of rows with the same longest answer, each at least `min_new_tokens` long."""
@@ -73,6 +106,7 @@ class Engine:
         rows = zip(decoded.tokens.tolist(), decoded.scores.tolist(), patches, strict=True)
         return [answer_of(tokenizer, tokens, scores, ends, scored) for tokens, scores, scored in rows]
 
+    @_locked
     def answer(
         self,
         panoramas: Sequence[Image.Image],
@@ -105,6 +139,7 @@ class Engine:
         answers = iter(self._answer_rows(prefix, rows))
         return [[next(answers) for _ in own] for own in dialogues]
 
+    @_locked
     def answer_blind(self, dialogues: Sequence[list[Message]], *, max_new_tokens: Sequence[int]) -> list[Answer]:
         """Answer dialogues about a panorama without showing it: the same tokens without the placeholder, as in
         training.

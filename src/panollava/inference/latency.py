@@ -37,20 +37,21 @@ def measure_latency(engine: Engine, panoramas: Sequence[Image.Image]) -> dict[st
     peak_memory_mb: of the process so far on a CPU, of the tensors during these measurements on a GPU.
     """
     device = engine.model.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    for _ in range(WARM_UPS):
-        _measure_one(engine, panoramas[0])
     times: dict[str, list[float]] = defaultdict(list)
-    for panorama in panoramas[1:] or panoramas:
-        for name, value in _measure_one(engine, panorama).items():
-            times[name].append(value)
+    with engine.lock:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        for _ in range(WARM_UPS):
+            _measure_one(engine, panoramas[0])
+        for panorama in panoramas[1:] or panoramas:
+            for name, value in _measure_one(engine, panorama).items():
+                times[name].append(value)
     latency = {name: round(statistics.median(values), 3) for name, values in times.items()}
     return latency | {"peak_memory_mb": round(peak_memory_mb(device), 1)}
 
 
 def _measure_one(engine: Engine, panorama: Image.Image) -> dict[str, float]:
-    """Return the latencies on one panorama."""
+    """Return the latencies on one panorama; the engine's lock is held by the caller."""
     first, second = ([with_question([], text)] for text in QUESTIONS)
     processor, device = engine.processor, engine.model.device
 

@@ -17,7 +17,7 @@ from PIL import Image
 from yaml import YAMLError
 
 from panollava.backbones.assemble import Parts
-from panollava.backbones.presets import Backbone
+from panollava.backbones.presets import Backbone, hub_reachable
 from panollava.backbones.trained import PARTS, read_parts
 from panollava.corpus.data_card import count, origin_lines
 from panollava.corpus.records import Record
@@ -42,8 +42,9 @@ COLUMNS = ("measure", "language", "n", "value", "interval", "majority", "blind",
 ABOUT = """\
 A vision-language model for 360° equirectangular panoramas, made with PanoLLaVA. It answers questions, holds dialogues,
 points (yaw and pitch in degrees), and gives boxes and masks on the sphere."""
+# The versions of transformers that `make exports` has tried with what `save_pretrained` writes.
 USE_CHECKPOINT = """\
-With transformers alone; the checkpoint brings its own code:
+With transformers 5.16 to 5.23 alone. The checkpoint brings its own code, and `trust_remote_code=True` runs it:
 
 ```python
 from PIL import Image
@@ -107,7 +108,7 @@ def read_card_data(path: str | Path) -> ModelCardData:
             return card_data(read_parts(folder))
         return found
     try:
-        return ModelCard.load(hf_hub_download(str(path), CARD)).data
+        return ModelCard.load(hf_hub_download(str(path), CARD, local_files_only=not hub_reachable())).data
     except EntryNotFoundError:  # not on the hub, or not in the cache of a machine without network
         return ModelCardData()
 

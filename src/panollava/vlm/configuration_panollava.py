@@ -1,12 +1,13 @@
 """The configuration of PanoLLaVA: an image encoder, a language model, the views between panorama and encoder, and the
-resampler between encoder and language model. Angles are in degrees, as everything that a user writes."""
+resampler between encoder and language model. Angles are in degrees, as everything that a user writes.
+
+What `save_pretrained` copies beside the weights, this module among it, runs with transformers 5.16 to 5.23."""
 
 from dataclasses import asdict
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
 from .views import ViewSettings
 
@@ -35,10 +36,8 @@ class PanoLlavaConfig(PreTrainedConfig):
     """
 
     model_type = "panollava"
-    sub_configs_defaults = {  # noqa: RUF012 - the base class declares it so
-        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_vision_model"),
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
-    }
+    # Not `sub_configs_defaults`, which came with transformers 5.20.
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012 - the base class has it so
 
     vision_config: Any = None  # a configuration or its dict; always a configuration once built
     text_config: Any = None
@@ -60,6 +59,8 @@ class PanoLlavaConfig(PreTrainedConfig):
                 "this configuration was written by PanoLLaVA 0.8 or older, which had view_strategy and its settings at "
                 "the top level; they are fields of `views` now: train or merge the model again"
             )
+        self.vision_config = _sub_config(self.vision_config, "clip_vision_model")
+        self.text_config = _sub_config(self.text_config, "llama")
         super().__post_init__(**kwargs)
         self.views = asdict(ViewSettings(**(self.views or {})))
         # Tying is decided by the top-level value, while the language model's own checkpoint carries it in its config.
@@ -83,3 +84,10 @@ class PanoLlavaConfig(PreTrainedConfig):
     def view_settings(self) -> ViewSettings:
         """Return the settings of the views."""
         return ViewSettings(**(self.views or {}))
+
+
+def _sub_config(given: Any, family: str) -> PreTrainedConfig:
+    """Return the configuration of a part, built from its dict; `family` is that of a part without `model_type`."""
+    if isinstance(given, PreTrainedConfig):
+        return given
+    return AutoConfig.for_model(**{"model_type": family} | (given or {}))

@@ -1,4 +1,4 @@
-"""PanoLLaVA, a composite model of transformers 5.23.
+"""PanoLLaVA, a composite model of transformers 5.16 to 5.23.
 
 An image encoder sees the views of a panorama, a resampler turns them into tokens that know their direction, and a
 language model reads them in place of one placeholder per panorama.
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
@@ -394,7 +393,8 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
             rows, positions, panoramas = mask_queries.unbind(-1)
             mask_logits = self.score_patches(hidden[rows, positions], patch_grids, view_poses, panoramas)
         if shift_labels is None:
-            logits = self.lm_head(slice_logits_to_keep(hidden, logits_to_keep))
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden[:, kept])
         else:
             logits, targets = self.lm_head(hidden.flatten(0, 1)[needed]), shift_labels.flatten()[needed]
             vocabulary = text_config.vocab_size

@@ -56,6 +56,8 @@ class PanoLlavaProcessor(ProcessorMixin):
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(PANORAMA_TOKEN)  # type: ignore[assignment] # one token
         if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
             raise ValueError(f"the tokenizer has no {PANORAMA_TOKEN}; build the processor with `from_parts`")
+        # Where `text_kwargs` of a class is not read, as by transformers older than 5.23.
+        tokenizer.padding_side = "left"
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod

@@ -68,15 +68,22 @@ def encode_views(tower: PreTrainedModel, pixel_values: Tensor, layer: int) -> Te
     precision, in training as for features that are kept and for answers.
 
     Raises:
-        ValueError: pixel values without the panorama or the view dimension.
+        ValueError: pixel values without the panorama or the view dimension, or no such layer.
     """
     if pixel_values.ndim != 5:
         raise ValueError(f"pixel_values must be [panoramas, views, 3, size, size], not {list(pixel_values.shape)}")
+    count = tower.config.num_hidden_layers + 1
+    if not -count <= layer < count:
+        raise ValueError(
+            f"vision_feature_layer is {layer}, but this {tower.config.model_type} has {count} hidden states; give a "
+            f"number from {-count} to {count - 1}"
+        )
     frozen, device = is_frozen(tower), pixel_values.device.type
     alone = torch.autocast(device, enabled=False) if frozen else nullcontext()
     # Activation checkpointing makes all embeddings require gradients, even a frozen encoder's, hence the mode.
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen), alone:
         images = pixel_values.flatten(0, 1).to(tower.dtype)
-        outputs = tower(images, output_hidden_states=None if layer == -1 else [layer], return_dict=True)
+        # All hidden states: asked for one alone, transformers 5.19 gives the next one, and others none.
+        outputs = tower(images, output_hidden_states=layer != -1, return_dict=True)
         hidden = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
     return patch_grid(hidden, tower.config).unflatten(0, pixel_values.shape[:2])
