@@ -426,7 +426,7 @@ def test_images_that_fail_alike_are_cut_short(tmp_path: Path) -> None:
     names = [f"{'abcdefgh'[number % 8] * (number + 1)}.png" for number in range(30)]
     rows = [good_record(0) | {"image_id": name, "image_path": name} for name in names]
     for name in names[:20]:
-        Image.new("RGB", (30 + len(name), 20)).save(tmp_path / name)
+        Image.new("RGB", (60 + len(name), 20)).save(tmp_path / name)
     for name in names[20:]:
         (tmp_path / name).write_text("no image")
     write(tmp_path, rows)
