@@ -16,7 +16,7 @@ SHOWN_LINE = 1000
 # Of a message: the places of one kind, all lines, the kinds.
 SHOWN_PLACES, SHOWN_LINES, SHOWN_KINDS = 5, 60, 60
 # What differs between two problems of one kind: quoted values and numbers.
-_VALUES = re.compile(r"'(?:[^'\\…]|\\.)*['…]|\"(?:[^\"\\…]|\\.)*[\"…]|\d+")
+_VALUES = re.compile(r"'(?:[^'\\…]|\\.)*(?:['…]|$)|\"(?:[^\"\\…]|\\.)*(?:[\"…]|$)|\d+")
 
 
 @dataclass(frozen=True)

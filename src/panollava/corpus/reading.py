@@ -51,7 +51,7 @@ def record_file(path: Path) -> Path:
 
 def _dotted(path: tuple[str | int, ...]) -> str:
     """Return the field of a path, in time that does not grow with the keys."""
-    return ".".join(str(part)[:SHOWN_CHARACTERS] for part in path)
+    return ".".join(str(part)[:SHOWN_CHARACTERS] or "''" for part in path)
 
 
 def _value_problems(location: RecordLocation, row: object) -> Iterator[Problem]:
