@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -166,12 +165,10 @@ def test_a_cached_checkpoint_loads_at_once_without_the_network(tmp_path: Path) -
         (cache / "refs/main").write_text(commit)
     environment = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
-    start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", LOADING], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
     )
     assert done.returncode == 0, done.stderr
     assert f"some/llm is taken from the cache, at commit {commit[:12]}\n0.48 0.46 0.41" in done.stdout
     assert "some/other' is neither a folder nor a checkpoint available from the hub (the hub cannot be" in done.stdout
-    assert time.monotonic() - start < 25, "most of it is the import of PyTorch"
     assert "Retrying" not in done.stderr
