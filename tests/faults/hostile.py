@@ -43,10 +43,10 @@ def png(width: int, height: int, rows: bytes, *extra: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def with_packet(packet: bytes) -> bytes:
-    """Return a JPEG file with an XMP packet."""
+def with_packet(packet: bytes, height: int = 32) -> bytes:
+    """Return a JPEG file of 64 x `height` pixels with an XMP packet."""
     content = b"http://ns.adobe.com/xap/1.0/\0" + packet
-    whole = picture(kind="JPEG")
+    whole = picture(height=height, kind="JPEG")
     return whole[:2] + b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content + whole[2:]
 
 
@@ -131,7 +131,13 @@ DATASETS: dict[str, Callable[[Path], None]] = {
     "a link to a device": other(lambda path: path.symlink_to("/dev/zero")),
 }
 # Cases in which nothing is wrong but what need not be read.
-SOUND = {"PNG with a text of 100 MB", "PNG with 20,000 chunks", "XMP of nested entities", "XMP of 60 KB of brackets"}
+SOUND = {
+    "a text of 20 MB",
+    "PNG with a text of 100 MB",
+    "PNG with 20,000 chunks",
+    "XMP of nested entities",
+    "XMP of 60 KB of brackets",
+}
 
 
 def _run(folder: Path, *arguments: str) -> tuple[int, str, float, float]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import torch
 from hostile import picture, with_packet
 from PIL import Image
@@ -19,8 +20,11 @@ from panollava.backbones.trained import read_parts
 from panollava.corpus.images import ImageError, open_panorama
 from panollava.corpus.importers import import_dataset
 from panollava.corpus.importers.common import Request
+from panollava.corpus.masks import encoded
+from panollava.corpus.problems import Problem, RecordErrors
 from panollava.corpus.reading import parse_records
-from panollava.corpus.records import records_from_json, records_to_json, rle_runs
+from panollava.corpus.records import records_from_json, records_to_json
+from panollava.corpus.run_lengths import rle_runs
 from panollava.corpus.world_records import world_row
 from panollava.metrics.spherical_iou import paired_iou
 from panollava.tasks.detection import parse_detection
@@ -61,19 +65,25 @@ def imported(layout: str, name: str) -> Call:
         for neighbour in ("a.jpg", "b.jpg"):
             if not (file.parent / neighbour).exists():
                 (file.parent / neighbour).write_bytes(picture(kind="JPEG"))
-        request = Request(file, file.parent, 0, drop_bad_records=number % 2 == 1)
-        return import_dataset(
-            layout, request, file.parent / f"out-{number}",
-            source=None, licence=None, allow_any_aspect=False, drop_bad_images=False,
-        )  # fmt: skip
+        out = file.parent / f"out-{number}"
+        return import_dataset(layout, Request(file, file.parent), out, drop_bad_records=number % 2 == 1)
 
     return in_file(name, read)
 
 
 def read_records_again(file: Path) -> None:
-    """Read records; those that are sound are the same after writing and reading them."""
-    sound = [record for _, record in parse_records(file)[0]]
+    """Read records; those that are sound are the same after writing and reading them, the others have problems."""
+    located, problems = parse_records(file)
+    sound = [record for _, record in located]
     assert records_from_json(records_to_json(sound)) == sound
+    raise_unless_sound(problems)
+
+
+def raise_unless_sound(problems: list[Problem]) -> None:
+    """Raise RecordErrors for problems, but for that of the image, which is not there."""
+    problems = [problem for problem in problems if problem.field != "image_path"]
+    if problems:
+        raise RecordErrors(problems)
 
 
 def read_mask(_: Path, case: bytes | str) -> None:
@@ -127,7 +137,7 @@ def pictures() -> list[bytes]:
         f'GPano:ProjectionType="equirectangular" {pixels}/></rdf:RDF></x:xmpmeta>'
     )
     kinds = [picture(kind=kind) for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP")]
-    return [*kinds, buffer.getvalue(), with_packet(packet.encode())]
+    return [*kinds, buffer.getvalue(), with_packet(packet.encode(), height=16)]
 
 
 def world_json() -> str:
@@ -135,9 +145,17 @@ def world_json() -> str:
     return records_to_json(world_row(0, seed=0, split="test", height=64, korean_share=0.5).records[:6])
 
 
+def masks() -> list[str]:
+    """Return run lengths of real masks: of a box, of noise, of nothing."""
+    box = np.zeros((32, 64), dtype=bool)
+    box[8:20, 10:30] = True
+    noise = np.random.default_rng(0).random((32, 64)) < 0.5
+    return [encoded(mask)["counts"] for mask in (box, noise, ~box & box)]
+
+
 def prediction_line() -> str:
     """Return a line of predictions.jsonl."""
-    fields = {"variant": "image", "image_id": "a", "record": 0, "turn": 0, "language": "en", "task": "choice"}
+    fields = {"variant": "model", "image_id": "a", "record": 0, "turn": 0, "language": "en", "task": "choice"}
     fields |= {"type": "colour", "question": "What?", "reference": "red", "references": ["red"]}
     return json.dumps(fields | {"answer": {"text": "red"}, "prediction": "red", "score": 0.5, "correct": True})
 
@@ -149,12 +167,13 @@ def sample(name: str, question: str, answer: str) -> dict[str, object]:
 
 
 LLAVA = json.dumps([sample("a", "<image>\nWhat is it?", "A wall."), sample("b", "Who is there?", "Nobody.")])
+DOORS = [[180, 90, 20, 20], [350.5, 80, 30, 20], [10, 60.25, 12, 170]]
 COCO = json.dumps({
-    "images": [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 32}],
+    "images": [{"id": 1, "file_name": "a.jpg"}],
     "categories": [{"id": 1, "name": "door"}],
-    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10.0, 20.0, 30.0, 40.0], "iscrowd": 0}],
+    "annotations": [{"id": n, "image_id": 1, "category_id": 1, "bbox": box} for n, box in enumerate(DOORS)],
 })  # fmt: skip
-QUIC = "id\tfile_name\tcaption\n1\ta.jpg\tA wide room.\n2\tb.jpg\tA street, with cars.\n"
+QUIC = 'url\tquery\tannotation\nx/a.jpg\troom\tA wide "room".\nx/b.jpg\tcity\tA street, with cars.\n'
 POINTER = {"name": "clip", "source": "x", "revision": None, "fingerprint": "0" * 64, "feature_layer": -2}
 PARTS = json.dumps(dict.fromkeys(("encoder", "llm"), POINTER | {"chat_template": None}))
 ANSWERS = [
@@ -164,7 +183,7 @@ ANSWERS = [
 REFUSED = (ValueError, OSError)
 TARGETS: dict[str, Target] = {
     "answers": Target(ANSWERS, parse_answers, (), 0.40),
-    "run lengths": Target(["0o1P20", "XY1N3", "o" * 40], read_mask, (ValueError,), 0.25),
+    "run lengths": Target(masks(), read_mask, (ValueError,), 0.25),
     "records": Target([world_json()], in_file("annotations.json", read_records_again), (ValueError,), 0.08),
     "lines of records": Target(
         ["\n".join(json.dumps(one) for one in json.loads(world_json()))],
