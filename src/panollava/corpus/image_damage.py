@@ -27,7 +27,7 @@ WIDTH, HEIGHT, COMPRESSION, SAMPLES, PLANES = 256, 257, 259, 277, 284
 STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_LENGTHS = 273, 278, 279
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS = 322, 323, 324, 325
 UNCOMPRESSED, OLD_JPEG, SEPARATE = 1, 6, 2
-TILE_EXCESS = 1024
+EXCESS = 1024  # pixels of a tile beyond the image, or tiles beyond those needed, that are harmless
 # JPEG: markers by their second byte.
 MARKER = re.compile(rb"\xff([^\0\xd0-\xd7\xff])", re.DOTALL)  # neither stuffing nor a restart of the same scan
 ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
@@ -127,17 +127,18 @@ def _check_tiff(exif: Image.Exif, file: BinaryIO) -> None:
     if compression == OLD_JPEG:  # it lies elsewhere
         return
     right, down = (*_tags(exif, TILE_WIDTH), width)[0], (*_tags(exif, TILE_HEIGHT, ROWS_PER_STRIP), height)[0]
-    if min(right, down) < 1 or (TILE_WIDTH in exif and (right > width + TILE_EXCESS or down > height + TILE_EXCESS)):
+    if min(right, down) < 1 or (TILE_WIDTH in exif and (right > width + EXCESS or down > height + EXCESS)):
         raise ImageError(f"damaged TIFF: tiles or strips of {right}x{down} pixels in {width}x{height}; save it anew")
     expected = -(-width // right) * -(-height // down) * (samples if planes == SEPARATE else 1)
     offsets, lengths = _tags(exif, TILE_OFFSETS, STRIP_OFFSETS), _tags(exif, TILE_LENGTHS, STRIP_LENGTHS)
-    if len(offsets) != expected:
+    if not expected <= len(offsets) <= expected + EXCESS:
         raise ImageError(f"damaged TIFF: {len(offsets)} tiles or strips, expected {expected}; copy it again")
     size = file.seek(0, SEEK_END)
     # The decoder reads uncompressed pixels whatever their lengths say.
-    if compression != UNCOMPRESSED and not all(
+    inside = len(offsets) == len(lengths) and all(
         0 < length <= size - offset for offset, length in zip(offsets, lengths, strict=True)
-    ):
+    )
+    if compression != UNCOMPRESSED and not inside:
         raise ImageError("damaged or truncated TIFF: tiles or strips are not in the file; copy it again")
 
 
