@@ -44,7 +44,8 @@ def decode(image: Image.Image, file: BinaryIO) -> None:
     """Decode the pixels of an image in a file.
 
     Raises:
-        ImageError: pixels are missing. PIL's exceptions for damaged files pass through.
+        ImageError: it would take too long.
+        OSError: pixels are missing; others of PIL's exceptions for damaged files pass through.
     """
     match image.format:
         case "JPEG" | "MPO":
@@ -107,8 +108,10 @@ def _check_png(file: BinaryIO) -> None:
         while piece and not inflate.eof and found < expected:
             found += len(inflate.decompress(piece, 1 << 20))
             piece = inflate.unconsumed_tail
+    if found < expected:  # what the last step held back
+        found += len(inflate.flush())
     if found < expected:
-        raise ImageError(f"damaged or truncated PNG: it holds {found} of {expected} bytes of its pixels; copy it again")
+        raise OSError(f"it holds {found} of {expected} bytes of its pixels")
 
 
 def _tags(exif: Image.Exif, *tags: int) -> tuple[int, ...]:
@@ -116,7 +119,7 @@ def _tags(exif: Image.Exif, *tags: int) -> tuple[int, ...]:
     values = next((exif[tag] for tag in tags if tag in exif), ())
     values = values if isinstance(values, tuple) else (values,)
     if not all(isinstance(value, int) and value >= 0 for value in values):
-        raise ImageError(f"damaged TIFF: tag {tags[0]} is not made of whole numbers; save it anew")
+        raise OSError(f"tag {tags[0]} is not made of whole numbers")
     return values
 
 
@@ -128,18 +131,18 @@ def _check_tiff(exif: Image.Exif, file: BinaryIO) -> None:
         return
     right, down = (*_tags(exif, TILE_WIDTH), width)[0], (*_tags(exif, TILE_HEIGHT, ROWS_PER_STRIP), height)[0]
     if min(right, down) < 1 or (TILE_WIDTH in exif and (right > width + EXCESS or down > height + EXCESS)):
-        raise ImageError(f"damaged TIFF: tiles or strips of {right}x{down} pixels in {width}x{height}; save it anew")
+        raise OSError(f"tiles or strips of {right}x{down} pixels in {width}x{height}")
     expected = -(-width // right) * -(-height // down) * (samples if planes == SEPARATE else 1)
     offsets, lengths = _tags(exif, TILE_OFFSETS, STRIP_OFFSETS), _tags(exif, TILE_LENGTHS, STRIP_LENGTHS)
     if not expected <= len(offsets) <= expected + EXCESS:
-        raise ImageError(f"damaged TIFF: {len(offsets)} tiles or strips, expected {expected}; copy it again")
+        raise OSError(f"{len(offsets)} tiles or strips, expected {expected}")
     size = file.seek(0, SEEK_END)
     # The decoder reads uncompressed pixels whatever their lengths say.
     inside = len(offsets) == len(lengths) and all(
         0 < length <= size - offset for offset, length in zip(offsets, lengths, strict=True)
     )
     if compression != UNCOMPRESSED and not inside:
-        raise ImageError("damaged or truncated TIFF: tiles or strips are not in the file; copy it again")
+        raise OSError("tiles or strips are not in the file")
 
 
 @dataclass
@@ -193,7 +196,7 @@ def _scans(data: bytes) -> _Scans:
 
 def _check_jpeg(image: Image.Image, data: bytes, scans: _Scans) -> None:
     if any(map(any, scans.missing.values())):
-        raise ImageError("damaged or truncated JPEG: scans are missing; copy it again")
+        raise OSError("scans are missing")
     last = image.getpixel((image.width - 1, image.height - 1))
     # Pixels that are not there are left grey. A single scan that ends with another colour is complete.
     if not scans.end or (scans.count == 1 and (last if isinstance(last, tuple) else (last,)) not in UNWRITTEN):
@@ -205,7 +208,7 @@ def _check_jpeg(image: Image.Image, data: bytes, scans: _Scans) -> None:
         half = max(scans.width // 2, 1), max(scans.height // 2, 1)
         same = _same(_again(data, half), _again(filled, half))
     if not same:
-        raise ImageError("damaged or truncated JPEG: it ends before its last pixel; copy it again")
+        raise OSError("it ends before its last pixel")
 
 
 def _again(data: bytes, size: tuple[int, int]) -> Image.Image:
