@@ -27,7 +27,7 @@ WIDTH, HEIGHT, COMPRESSION, SAMPLES, PLANES = 256, 257, 259, 277, 284
 STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_LENGTHS = 273, 278, 279
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS = 322, 323, 324, 325
 UNCOMPRESSED, OLD_JPEG, SEPARATE = 1, 6, 2
-TILE_EXCESS = 1024
+EXCESS = 1024  # pixels of a tile beyond the image, or tiles beyond those needed, that are harmless
 # JPEG: markers by their second byte.
 MARKER = re.compile(rb"\xff([^\0\xd0-\xd7\xff])", re.DOTALL)  # neither stuffing nor a restart of the same scan
 ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
@@ -44,7 +44,8 @@ def decode(image: Image.Image, file: BinaryIO) -> None:
     """Decode the pixels of an image in a file.
 
     Raises:
-        ImageError: pixels are missing. PIL's exceptions for damaged files pass through.
+        ImageError: it would take too long.
+        OSError: pixels are missing; others of PIL's exceptions for damaged files pass through.
     """
     match image.format:
         case "JPEG" | "MPO":
@@ -107,8 +108,10 @@ def _check_png(file: BinaryIO) -> None:
         while piece and not inflate.eof and found < expected:
             found += len(inflate.decompress(piece, 1 << 20))
             piece = inflate.unconsumed_tail
+    if found < expected:  # what the last step held back
+        found += len(inflate.flush())
     if found < expected:
-        raise ImageError(f"damaged or truncated PNG: it holds {found} of {expected} bytes of its pixels; copy it again")
+        raise OSError(f"it holds {found} of {expected} bytes of its pixels")
 
 
 def _tags(exif: Image.Exif, *tags: int) -> tuple[int, ...]:
@@ -116,7 +119,7 @@ def _tags(exif: Image.Exif, *tags: int) -> tuple[int, ...]:
     values = next((exif[tag] for tag in tags if tag in exif), ())
     values = values if isinstance(values, tuple) else (values,)
     if not all(isinstance(value, int) and value >= 0 for value in values):
-        raise ImageError(f"damaged TIFF: tag {tags[0]} is not made of whole numbers; save it anew")
+        raise OSError(f"tag {tags[0]} is not made of whole numbers")
     return values
 
 
@@ -127,18 +130,19 @@ def _check_tiff(exif: Image.Exif, file: BinaryIO) -> None:
     if compression == OLD_JPEG:  # it lies elsewhere
         return
     right, down = (*_tags(exif, TILE_WIDTH), width)[0], (*_tags(exif, TILE_HEIGHT, ROWS_PER_STRIP), height)[0]
-    if min(right, down) < 1 or (TILE_WIDTH in exif and (right > width + TILE_EXCESS or down > height + TILE_EXCESS)):
-        raise ImageError(f"damaged TIFF: tiles or strips of {right}x{down} pixels in {width}x{height}; save it anew")
+    if min(right, down) < 1 or (TILE_WIDTH in exif and (right > width + EXCESS or down > height + EXCESS)):
+        raise OSError(f"tiles or strips of {right}x{down} pixels in {width}x{height}")
     expected = -(-width // right) * -(-height // down) * (samples if planes == SEPARATE else 1)
     offsets, lengths = _tags(exif, TILE_OFFSETS, STRIP_OFFSETS), _tags(exif, TILE_LENGTHS, STRIP_LENGTHS)
-    if len(offsets) != expected:
-        raise ImageError(f"damaged TIFF: {len(offsets)} tiles or strips, expected {expected}; copy it again")
+    if not expected <= len(offsets) <= expected + EXCESS:
+        raise OSError(f"{len(offsets)} tiles or strips, expected {expected}")
     size = file.seek(0, SEEK_END)
     # The decoder reads uncompressed pixels whatever their lengths say.
-    if compression != UNCOMPRESSED and not all(
+    inside = len(offsets) == len(lengths) and all(
         0 < length <= size - offset for offset, length in zip(offsets, lengths, strict=True)
-    ):
-        raise ImageError("damaged or truncated TIFF: tiles or strips are not in the file; copy it again")
+    )
+    if compression != UNCOMPRESSED and not inside:
+        raise OSError("tiles or strips are not in the file")
 
 
 @dataclass
@@ -192,7 +196,7 @@ def _scans(data: bytes) -> _Scans:
 
 def _check_jpeg(image: Image.Image, data: bytes, scans: _Scans) -> None:
     if any(map(any, scans.missing.values())):
-        raise ImageError("damaged or truncated JPEG: scans are missing; copy it again")
+        raise OSError("scans are missing")
     last = image.getpixel((image.width - 1, image.height - 1))
     # Pixels that are not there are left grey. A single scan that ends with another colour is complete.
     if not scans.end or (scans.count == 1 and (last if isinstance(last, tuple) else (last,)) not in UNWRITTEN):
@@ -204,7 +208,7 @@ def _check_jpeg(image: Image.Image, data: bytes, scans: _Scans) -> None:
         half = max(scans.width // 2, 1), max(scans.height // 2, 1)
         same = _same(_again(data, half), _again(filled, half))
     if not same:
-        raise ImageError("damaged or truncated JPEG: it ends before its last pixel; copy it again")
+        raise OSError("it ends before its last pixel")
 
 
 def _again(data: bytes, size: tuple[int, int]) -> Image.Image:

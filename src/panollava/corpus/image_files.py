@@ -203,10 +203,12 @@ def opened(source: Source) -> Iterator[Opened]:
             warnings.filterwarnings("ignore", module=r"PIL\.")
             image, file = _image_of(source, stack)
             check_size(*image.size)
-            size = f"{image.format or image.mode} of {image.width}x{image.height}"
+            kind = "JPEG" if image.format == MPO else image.format or image.mode
+            size = f"{kind} of {image.width}x{image.height}"
             _check_format(image)
             yield Opened(image, file)
     except ImageError as error:
         raise ImageError(f"{_name(source)}: {error}") from None
     except (*DAMAGED, Image.DecompressionBombError) as error:
-        raise ImageError(f"{_name(source)}: damaged or truncated {size}: {error}") from None
+        text = f"{_name(source)}: damaged or truncated {size}: {error}; copy or download it again"
+        raise ImageError(text) from None
