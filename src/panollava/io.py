@@ -87,7 +87,7 @@ def left_over(folder: Path) -> list[Path]:
 def remove_left_over(folder: Path) -> None:
     """Remove the temporary folders that killed processes left in `folder`: those whose lock nobody holds."""
     for path in left_over(folder):
-        with suppress(OSError, Timeout), FileLock(path / LOCK, timeout=0):
+        with suppress(OSError, NotImplementedError), FileLock(path / LOCK, timeout=0):
             shutil.rmtree(path)
 
 
@@ -147,9 +147,13 @@ def _locked(folder: Path) -> tuple[Path, FileLock]:
     while True:
         temporary = Path(tempfile.mkdtemp(SUFFIX, PREFIX, folder))
         lock = FileLock(temporary / LOCK, timeout=0)
-        with suppress(Timeout):  # until it is locked, another process may lock it to remove it
+        try:
             lock.acquire()
-            return temporary, lock
+        except Timeout:
+            continue  # another process took it for left over, and is about to remove it
+        except (OSError, NotImplementedError):
+            pass  # a file system without locks, where nobody can take it for left over either
+        return temporary, lock
 
 
 @contextmanager
