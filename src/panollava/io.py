@@ -23,6 +23,8 @@ PREFIX, SUFFIX = ".panollava-", ".tmp"
 LOCK = f"{PREFIX}lock"
 # What a new file system holds before anybody has written to it.
 OF_THE_DISK = {"lost+found"}
+# What PyTorch says when a file is shorter than what was written to it; it gives no reason.
+OF_PYTORCH = ("inline_container", "PytorchStreamWriter", "iostream error")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -111,8 +113,7 @@ def _of_writing(error: Exception, inside: str) -> int | None:
         ours = any(str(name).startswith(inside) for name in (error.filename, error.filename2))
         broken = error.errno == errno.EIO and error.filename is None
         return error.errno if ours or broken or error.errno in FULL else None
-    # PyTorch gives no reason why a file is shorter than what was written to it.
-    if "inline_container" in str(error):
+    if any(text in str(error) for text in OF_PYTORCH):
         return errno.ENOSPC
     # The libraries in Rust, safetensors and tokenizers, have classes of their own for it.
     found = re.search(r"\(os error (\d+)\)", str(error))
