@@ -247,6 +247,18 @@ def test_a_temporary_folder_may_be_taken_for_left_over_before_it_is_locked(
     assert [path.name for path in home.iterdir()] == ["file"]
 
 
+def test_a_file_system_without_locks_can_be_written_to(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: Any, **kwargs: Any) -> NoReturn:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (home / ".panollava-of-somebody.tmp").mkdir()
+    monkeypatch.setattr(FileLock, "acquire", refused)
+    fill("out")
+    write_json(home / "file", {"a": 1})
+    # Without locks nobody knows whether it is in use.
+    assert {path.name for path in home.iterdir()} == {"out", "file", ".panollava-of-somebody.tmp"}
+
+
 @pytest.mark.parametrize("kind", ["device", "pipe", "socket", "folder", "link to a pipe"])
 def test_only_regular_files_are_replaced(home: Path, kind: str) -> None:
     path = Path("/dev/null") if kind == "device" else home / "out"
