@@ -126,7 +126,7 @@ def dialogue_of(record: Record) -> Dialogue:
 def encoded(processor: PanoLlavaProcessor, dialogue: Dialogue) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     """Return the position of the placeholder among a dialogue's ids, the ids, and their labels."""
     tokens = processor.tokenizer.apply_chat_template(
-        messages.dialogue(dialogue),
+        processor.plain_text.messages(messages.dialogue(dialogue)),
         chat_template=processor.chat_template,
         return_dict=True,
         return_assistant_tokens_mask=True,
