@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src/panollava"
 LAYERS = (
     "io",
     "markdown",
+    "closed_answers",
     "vlm",
     "auto",
     "attention",

@@ -30,6 +30,7 @@ from panollava.corpus.splits import image_contents
 from panollava.corpus.validation import read_dataset
 from panollava.io import check_vacant, new_folder
 from panollava.report.model_card import trained_further, write_model_card
+from panollava.tasks.checks import answer_problems
 from panollava.training.dialogues import Collator, Draw, Draws
 from panollava.training.fit import RESAMPLER
 from panollava.training.language_stages import LORA, MASK_HEAD, NEW
@@ -59,7 +60,7 @@ class PanoDataset(Dataset):
         """
         self.file = record_file(Path(path))
         self.image_height, self.allow_any_aspect = image_height, allow_any_aspect
-        self.records = read_dataset(self.file, allow_any_aspect=allow_any_aspect)
+        self.records = read_dataset(self.file, answer_problems, allow_any_aspect=allow_any_aspect)
         panoramas: dict[str, list[Record]] = {}
         for record in self.records:
             panoramas.setdefault(record.image_id, []).append(record)

@@ -5,8 +5,8 @@ from task_data import question
 
 from panollava.inference.answer import Answer
 from panollava.tasks.block_scores import evaluate
-from panollava.tasks.direction import parse_direction
 from panollava.tasks.scoring import score
+from panollava.tasks.spellings import parse_direction
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from panollava.tasks.scoring import score
         ("35, 91", None),
         ("35", None),
         ("35, -12, 4", None),
-        ("[35, -12]", None),
+        ("[35, -12]", (35, -12)),
         ("35, -12 or so", None),
         ("nan, 0", None),
         ("1e3, 0", None),

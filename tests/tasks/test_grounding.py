@@ -5,8 +5,8 @@ from task_data import question
 
 from panollava.inference.answer import Answer
 from panollava.tasks.block_scores import evaluate
-from panollava.tasks.grounding import parse_box
 from panollava.tasks.scoring import score
+from panollava.tasks.spellings import parse_box
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from panollava.tasks.scoring import score
         ("[35, -12, nan, 15]", None),
         ("[35, -12, 20]", None),
         ("[35, -12, 20, 15, 3]", None),
-        ("35, -12, 20, 15", None),
+        ("35, -12, 20, 15", (35, -12, 20, 15)),
         ("red cube [35, -12, 20, 15]", None),
         ("[35, -12, 20, 15", None),
         (f"[35, -12, {'9' * 400}, 15]", None),

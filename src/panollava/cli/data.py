@@ -47,8 +47,9 @@ def validate(options: argparse.Namespace) -> int:
     Records are checked against the format, images are decoded to their end. The exit code is 0 if all is well, else 1.
     """
     from panollava.corpus.validation import validate_dataset
+    from panollava.tasks.checks import answer_problems
 
-    report = validate_dataset(Path(options.dataset), allow_any_aspect=options.allow_any_aspect)
+    report = validate_dataset(Path(options.dataset), answer_problems, allow_any_aspect=options.allow_any_aspect)
     print(report)
     return 1 if report.problems else 0
 

@@ -1,19 +1,18 @@
 """Direction: yaw and pitch of a named object as `35, -12`, in degrees, scored by the angle from the true direction."""
 
-import math
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from panollava.corpus.records import DirectionAnswer, DirectionDeg, Turn
+from panollava.corpus.records import DirectionAnswer, Turn
 from panollava.corpus.rotation.panorama import Rotation
 from panollava.metrics.intervals import clustered_bootstrap
-from panollava.tasks.degrees import angle_deg, numbers_pattern, wrapped
+from panollava.tasks.degrees import angle_deg
 from panollava.tasks.prediction import Prediction, typed
 from panollava.tasks.scorer import Block, Scorer, interval_block, unparsed
+from panollava.tasks.spellings import parse_direction
 from panollava.tasks.task import Fields, Measure, Predictions, RotationStudy, ScoreBlock, ScoreNumber, Task, require
 from panollava.vlm.geometry import angular_distance, directions_to_rays
 
@@ -22,16 +21,6 @@ if TYPE_CHECKING:
 
 # A direction this close is right.
 NEAR_DEG = 15.0
-_DIRECTION = re.compile(numbers_pattern(2))
-
-
-def parse_direction(text: str) -> DirectionDeg | None:
-    """Return yaw in [-180, 180) and pitch in degrees of `35, -12`, or None if the text is anything else."""
-    match = _DIRECTION.fullmatch(text.strip())
-    if match is None:
-        return None
-    yaw, pitch = (float(number) for number in match.groups())
-    return (wrapped(yaw), pitch) if math.isfinite(yaw) and abs(pitch) <= 90 else None
 
 
 def score_direction(answer: "Answer", turn: Turn) -> Fields:

@@ -4,20 +4,19 @@ A true box of 180 degrees or more has no area: grounding it has no score (`iou` 
 the record has a mask, the answer has one too (see `segmentation`).
 """
 
-import math
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from panollava.corpus.records import BoxDeg, LabelledBox, Turn
+from panollava.corpus.records import LabelledBox, Turn
 from panollava.corpus.rotation.panorama import Rotation
 from panollava.metrics.spherical_iou import pairwise_iou
-from panollava.tasks.degrees import box_iou, has_area, numbers_pattern, wrapped
+from panollava.tasks.degrees import box_iou, has_area
 from panollava.tasks.prediction import Prediction, typed
 from panollava.tasks.scorer import Block, Scorer, interval_block, mean, too_wide, unparsed
 from panollava.tasks.segmentation import MASK_BLOCK, MASK_MEASURE
+from panollava.tasks.spellings import parse_box
 from panollava.tasks.task import Fields, Measure, Predictions, RotationStudy, ScoreBlock, ScoreNumber, Task
 
 if TYPE_CHECKING:
@@ -25,21 +24,6 @@ if TYPE_CHECKING:
 
 # A box that overlaps the true one this much is right.
 HALF = 0.5
-BOX = re.compile(rf"\[\s*{numbers_pattern(4)}\s*\]")
-
-
-def parse_box(text: str) -> BoxDeg | None:
-    """Return the box (yaw, pitch, width, height) in degrees of `[35, -12, 20, 15]`, or None.
-
-    A pitch beyond the poles and an extent outside (0, 180) are no box; the yaw is wrapped to [-180, 180).
-    """
-    match = BOX.fullmatch(text.strip())
-    if match is None:
-        return None
-    yaw, pitch, width, height = (float(number) for number in match.groups())
-    if not math.isfinite(yaw) or abs(pitch) > 90 or not (0 < width < 180 and 0 < height < 180):
-        return None
-    return wrapped(yaw), pitch, width, height
 
 
 def score_grounding(answer: "Answer", turn: Turn) -> Fields:
