@@ -85,6 +85,9 @@ def main() -> None:
     predictions += predict_blind(questions)
     if not state.is_main_process:
         return
+    unanswered = sum(prediction.unanswered for prediction in predictions if prediction.variant == "model")
+    if unanswered:
+        print(f"{unanswered} questions leave no room for an answer in the language model's context and count as wrong")
     chosen = {"seed": params.seed, "weights": params.weights, "encoder": params.encoder, "llm": params.llm}
     scores = evaluate(predictions, resamples=params.evaluate.resamples, seed=params.seed)
     write_lines(PREDICTIONS, (prediction.as_line() for prediction in predictions))

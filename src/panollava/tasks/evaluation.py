@@ -1,11 +1,13 @@
 """Answer the questions of panoramas and score the answers: by the model, shown another panorama, and by the blind twin.
 
-Processes share the work; each returns all predictions.
+Processes share the work; each returns all predictions. A question that the context does not hold is not answered, which
+counts as a wrong answer.
 """
 
 from collections.abc import Sequence
 
 import datasets
+import torch
 from torch import Tensor
 
 from panollava.inference.answer import Answer
@@ -48,6 +50,7 @@ def answer_with_images(
             [[question.messages for _, question in own] for own in group],
             max_new_tokens=[[question.max_new_tokens for _, question in own] for own in group],
             masked=[[question.mask is not None for _, question in own] for own in group],
+            skip_long=True,
         )
         answered = [
             (variant, question, answer)
@@ -62,11 +65,19 @@ def answer_with_images(
 def with_masks(
     model: PanoLlavaForConditionalGeneration, answered: Sequence[tuple[Variant, Question, Answer]], constant: Tensor
 ) -> list[Prediction]:
-    """Return the predictions of answers; those with masks are compared with the `constant` mask too."""
+    """Return the predictions of answers; those with masks are compared with the `constant` mask too.
+
+    The mask of a question that was not answered is empty.
+    """
     predictions = [score(*one) for one in answered]
-    masked = [(number, answer.patches) for number, (_, _, answer) in enumerate(answered) if answer.patches is not None]
+    vision, poses = model.config.vision_config, model.model.default_poses(torch.zeros(1))[0]
+    nothing = torch.full((len(poses), *[vision.image_size // vision.patch_size] * 2), -1.0)
+    masked = [
+        (number, nothing if answer.patches is None else answer.patches)
+        for number, (_, question, answer) in enumerate(answered)
+        if question.mask is not None
+    ]
     if masked:
-        poses = model.model.default_poses(masked[0][1][None])[0]
         scored = score_masks([(answered[number][1].true_mask, patches) for number, patches in masked], poses, constant)
         for (number, _), fields in zip(masked, scored, strict=True):
             predictions[number] = predictions[number].model_copy(update=fields)
@@ -81,7 +92,7 @@ def answer_blind_twin(engine: Engine, questions: Sequence[Question]) -> list[Pre
     def answer(indices: range) -> list[Prediction]:
         group = [ordered[index] for index in indices]
         budgets = [question.max_new_tokens for question in group]
-        answers = engine.answer_blind([question.messages for question in group], max_new_tokens=budgets)
+        answers = engine.answer_blind([question.messages for question in group], max_new_tokens=budgets, skip_long=True)
         return [score("blind", *pair) for pair in zip(group, answers, strict=True)]
 
     return shard_by_rank(groups_of(len(ordered), BLIND_AT_ONCE), answer, desc="answer blind", unit="batch")
