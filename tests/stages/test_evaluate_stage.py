@@ -55,7 +55,8 @@ def prepared(
             records = [Record.model_validate(shared | {"conversations": [turn]}) for turn in turns]
             image = Image.fromarray(generator.integers(0, 256, (64, 128, 3), dtype=np.uint8))
             rows.append(PanoramaRow(f"p{index}", image, records))
-        write_store(Path("data/store"), "test", rows, jpeg_quality=None)
+        for split in ("train", "test"):
+            write_store(Path("data/store"), split, rows, jpeg_quality=None)
         return rows
 
     return prepare

@@ -38,5 +38,8 @@ def test_the_majority_is_the_constant_direction_that_does_best() -> None:
         score("model", question("direction", {"yaw_deg": yaw, "pitch_deg": 0}, image_id=f"d{yaw}"), Answer("0, 0", 1))
         for yaw in yaws
     ]
-    block = evaluate(said, resamples=5, seed=0)["en"]["direction"]
+    block = evaluate(said, resamples=5, seed=0, training=said)["en"]["direction"]
     assert block["majority_median_deg"] == pytest.approx(2)  # always 12: off by 0, 2, 2, 88, 178
+    assert evaluate(said[3:4], resamples=5, seed=0, training=said)["en"]["direction"]["majority_median_deg"] == (
+        pytest.approx(88)
+    )

@@ -53,4 +53,8 @@ def test_the_majority_is_the_constant_box_that_does_best() -> None:
         score("model", question("grounding", {"label": "a", "box_deg": box}, image_id=f"b{box[0]}"), Answer("?", 1))
         for box in boxes
     ]
-    assert evaluate(said, resamples=5, seed=0)["en"]["grounding"]["majority"] == 3 / 4  # always [0, 0, 20, 20]
+    block = evaluate(said, resamples=5, seed=0, training=said)["en"]["grounding"]
+    assert block["majority"] == 3 / 4  # always [0, 0, 20, 20]
+    assert evaluate(said[2:3], resamples=5, seed=0, training=said)["en"]["grounding"]["majority"] == 0
+    wide = score("model", question("grounding", {"label": "a", "box_deg": [0, 0, 200, 20]}), Answer("?", 1))
+    assert "majority" not in evaluate(said, resamples=5, seed=0, training=[wide])["en"]["grounding"]

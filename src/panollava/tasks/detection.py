@@ -19,9 +19,9 @@ from panollava.metrics.paired import Statistic
 from panollava.metrics.spherical_iou import pairwise_iou
 from panollava.metrics.text import normalise_answer
 from panollava.tasks.degrees import has_area
-from panollava.tasks.grounding import HALF
+from panollava.tasks.grounding import HALF, TRIED_BOXES
 from panollava.tasks.prediction import Prediction, typed
-from panollava.tasks.scorer import Block, Scorer, too_wide
+from panollava.tasks.scorer import Block, Scorer, evenly, too_wide
 from panollava.tasks.spellings import parse_detection, parse_object
 from panollava.tasks.task import Fields, Measure, Predictions, ScoreBlock, ScoreNumber, Task, require
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 # The type of questions for the objects that match a description.
 DESCRIBED = "detection_described"
-# Of how many boxes of a label one is chosen that stands for all; each is compared with all others.
-TRIED_BOXES = 100
 
 
 def score_detection(answer: "Answer", turn: Turn) -> Fields:
@@ -91,8 +89,8 @@ def detections(predictions: Predictions) -> tuple[list[list[tuple]], list[list[t
 def constant_detections(predictions: Predictions) -> list[tuple[str, tuple[float, ...], float]]:
     """Return one (label, box, score) for each true label: the best answer that is the same for every panorama.
 
-    The box is the true one that hits most true boxes of its label, IoU ≥ 0.5, of `TRIED_BOXES` evenly drawn ones; its
-    score is the share of questions in which it does.
+    The box is the true one that hits most true boxes of its label, IoU ≥ 0.5, of `TRIED_BOXES` tried ones; its score
+    is the share of questions in which it does.
     """
     places: dict[str, list[tuple[int, tuple[float, ...]]]] = {}
     for number, prediction in enumerate(predictions):
@@ -124,9 +122,11 @@ def detection(scorer: Scorer) -> Block:
     block: Block = dict(average_precision(found, wanted))
     block |= {"low": interval.low, "high": interval.high, "n": len(predictions)}
     block["unparsed"] = sum(p.unparsed or 0 for p in predictions)
-    constant = match_detections([constant_detections(predictions)] * len(predictions), wanted, (HALF,))
-    everything = np.ones((1, len(predictions)), dtype=np.int64)
-    block["majority_ap50"] = float(resampled_precision(constant, everything)[0])
+    # Questions for all objects, or those by description, as in the block.
+    if known := [p for p in scorer.training if is_described(p) == is_described(predictions[0])]:
+        constant = match_detections([constant_detections(evenly(known))] * len(predictions), wanted, (HALF,))
+        everything = np.ones((1, len(predictions)), dtype=np.int64)
+        block["majority_ap50"] = float(resampled_precision(constant, everything)[0])
     for variant, others in scorer.baselines.items():
         block[f"{variant}_ap50"] = average_precision(*detections(others), thresholds=(HALF,))["ap50"]
     return block | too_wide(wide_boxes(predictions))

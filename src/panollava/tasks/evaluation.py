@@ -16,7 +16,7 @@ from panollava.inference.sharding import shard_by_rank
 from panollava.tasks.prediction import Prediction, Variant
 from panollava.tasks.questions import Question, derangement
 from panollava.tasks.scoring import score
-from panollava.tasks.segmentation import constant_mask, score_masks
+from panollava.tasks.segmentation import score_masks
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 
 BLIND_AT_ONCE = 512
@@ -30,18 +30,19 @@ def answer_with_images(
     shuffled: int,
     batch_size: int,
     seed: int,
+    constant: Tensor,
 ) -> list[Prediction]:
     """Return the predictions of the variants `model` and `shuffled` for the questions of each panorama of a split.
 
     A panorama answers its own questions together with those of the one panorama in whose place it is shown, so it is
     computed once for both. The questions of the first `shuffled` panoramas are enough for a floor; a single panorama
-    has no other to take its place. `batch_size` panoramas are answered together.
+    has no other to take its place. `batch_size` panoramas are answered together. Masks are compared with the
+    `constant` one too (`segmentation.constant_mask`).
     """
     asked: list[list[tuple[Variant, Question]]] = [[("model", question) for question in own] for own in questions]
     if len(questions) > 1:
         for panorama, shown in enumerate(derangement(len(questions), seed)[:shuffled]):
             asked[shown] += [("shuffled", question) for question in questions[panorama]]
-    constant = constant_mask([question.mask for own in questions for question in own if question.mask is not None])
 
     def answer(panoramas: range) -> list[Prediction]:
         group = [asked[index] for index in panoramas]
