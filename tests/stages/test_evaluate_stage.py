@@ -122,7 +122,7 @@ def test_questions_longer_than_the_context_are_unanswered_and_counted(
     long = [turn | {"human": "wall " * 300} for turn in TURNS]
     prepared(2, [{"label": "cube", "box_deg": [1, 2, 3, 4], "mask": encoded(mask)}], TURNS + long)
     stage.main()
-    assert "10 questions leave no room in the context" in capsys.readouterr().out
+    assert "10 questions leave no room for an answer" in capsys.readouterr().out
     said = read_predictions(Path("data/evaluate/predictions.jsonl"))
     unanswered = [p for p in said if p.unanswered]
     assert len(said) == 60
