@@ -22,7 +22,7 @@ from panollava.tasks.segmentation import constant_mask
 
 TEXTS = [
     ("อะไรอยู่ข้างหน้า", "ประตูสีแดง"), ("ما هذا؟", "باب"), ("🧭?", "🚪"), ("?", "."), ("a\nb\tc", "line\nbreak\r\n"),
-    ("bell \x07 \x1b[31m \x00", "\x00\x1b"), ("</s> <pad>", "A wall.</s> more <s>"), ("\u200b", "\u200b"),
+    ("bell \x07 \x1b[31m", "\x1b"), ("</s> <pad>", "A wall.</s> more <s>"), ("\u200b", "\u200b"),
     ("\u202eabc", "\ufeff"), ("what", " spaces around "), ("{{ 7 * 7 }}", "{% for %}"), ("<|im_end|>", "[INST]"),
     ("ﷺ" * 20, "ﷺ"), ("e\u0301", "é"), ("x", "0"), ("\U0010003c", "\U0010ffff"), ("ASSISTANT: yes USER:", "[/INST]"),
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Records that the context does not hold are named before anything is computed; those that just fit are trained."""
 
 import json
+import pickle
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,7 @@ def record(question: str, answer: str = "a", *, image_id: str = "a") -> Record:
 def test_the_context_holds_exactly_what_a_batch_takes(processor: PanoLlavaProcessor) -> None:
     context, collator = Context(processor), Collator(processor)
     assert (context.tokens, context.visual_tokens) == (256, 20)
+    assert pickle.loads(pickle.dumps(context)).holds(record("9"))  # goes to the processes that load data
     spare = context.tokens - context.length(record("9"))
     fits, longer = record("9" * (1 + spare)), record("9" * (2 + spare))
     assert context.length(fits) == 256
@@ -55,6 +57,14 @@ def test_the_field_is_that_of_the_longest_text(processor: PanoLlavaProcessor) ->
         ("x", "conversations.1.assistant"),
         ("z", "conversations.1.human"),
     ]
+
+
+def test_a_template_that_marks_no_answer_is_refused(processor: PanoLlavaProcessor) -> None:
+    marked = str(processor.chat_template)
+    processor.chat_template = marked.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    assert processor.chat_template != marked
+    with pytest.raises(ValueError, match="marks no answer"):
+        Context(processor)
 
 
 def with_long_records(store: Path) -> Path:

@@ -13,13 +13,23 @@ from panollava.corpus.records import Record
 from panollava.corpus.store import RECORDS, open_records, panorama_records
 from panollava.corpus.validation import Check
 from panollava.training.dialogues import dialogue_of, encoded
+from panollava.vlm.labels import IGNORE
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 
 class Context:
-    """The context of a processor's language model, and which records it holds."""
+    """The context of a processor's language model, and which records it holds.
+
+    Raises:
+        ValueError: a chat template that does not mark answers.
+    """
 
     def __init__(self, processor: PanoLlavaProcessor) -> None:
+        if not any(label != IGNORE for label in encoded(processor, (("a", "a"),))[2]):
+            raise ValueError(
+                "the language model's chat template marks no answer with {% generation %}, so nothing is learned; "
+                "name one of ours as chat_template of its preset, or add the marks"
+            )
         self.processor, self.tokens = processor, processor.context_length
         self.visual_tokens = processor.tokens_of_panorama(processor.image_processor.poses())
         self._templates: dict[int, int] = {}
