@@ -20,6 +20,7 @@ from panollava.corpus.validation import read_dataset
 from panollava.corpus.world_records import world_rows
 from panollava.io import write_json, write_text
 from panollava.params import Dataset, Preprocess, Strict, Weights, read_params
+from panollava.tasks.checks import answer_problems
 from stages import run_stage
 
 SPLITS = ("train", "validation", "test")
@@ -92,7 +93,7 @@ def _from_world(params: PreprocessParams, settings: Preprocess) -> dict[str, Ite
 def _from_records(params: PreprocessParams, settings: Preprocess) -> dict[str, Iterator[PanoramaRow]]:
     file = record_file(Path(params.dataset.path))
     folder = file.parent
-    records = read_dataset(file, allow_any_aspect=params.dataset.allow_any_aspect)
+    records = read_dataset(file, answer_problems, allow_any_aspect=params.dataset.allow_any_aspect)
     splits = split_by_panorama(records, folder, shares=params.dataset.shares.model_dump(), seed=params.seed)
     return {split: _rows(splits[split], folder, params, settings) for split in SPLITS}
 

@@ -41,6 +41,20 @@ def load_checkpoint(
     return check_loaded(loaded, path, exact=True), processor
 
 
+def load_processor(path: str | Path) -> PanoLlavaProcessor:
+    """Return the processor of a trained folder or a full checkpoint.
+
+    Raises:
+        ValueError: something else, or an incomplete or damaged folder; in one line that names it.
+    """
+    if (Path(path) / PARTS).is_file():
+        check_files(Path(path))
+    else:
+        _check_kind(path)
+    with reading(path):
+        return PanoLlavaProcessor.from_pretrained(path, **loading_options(path))
+
+
 def _check_kind(path: str | Path) -> None:
     folder = Path(path)
     if folder.is_dir():
