@@ -28,6 +28,7 @@ ABOUT = (
     "Panoramas and dialogues about them, converted by `panollava import {layout}`. "
     f"`{RECORD_FILE}` holds the records, `images/` copies of the images."
 )
+# The entries to write, each with its record.
 Located = list[tuple[Entry, Record]]
 
 
