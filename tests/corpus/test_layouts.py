@@ -44,6 +44,8 @@ FOREIGN = [
     ("a.json", '{"data": []}', "expected a list of records, found an object with 'data'"),
     ("a.json", '"text"', "expected a list of records"),
     ("a.json", "NaN", "expected a list of records"),
+    ("a.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "run `git lfs pull`"),
+    ("a.jsonl", "<!DOCTYPE html>\n<html>\n", "is a web page"),
     ("a.json", "", "is empty"),
     ("a.jsonl", "\n \n", "is empty"),
     ("a.json", "[]", "holds no records"),
@@ -76,6 +78,14 @@ def test_a_folder_of_another_layout_names_the_importer(tmp_path: Path, file: str
     ):
         parse_records(tmp_path)
     assert importer in IMPORTERS
+
+
+def test_a_folder_with_a_record_file_of_another_name_says_so(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text("[]")
+    with pytest.raises(
+        RecordErrors, match=r"found none of them; if its records are in '.*train\.json', give that file"
+    ):
+        parse_records(tmp_path)
 
 
 def test_records_with_some_keys_wrong_are_no_other_layout(tmp_path: Path) -> None:

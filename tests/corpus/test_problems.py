@@ -44,6 +44,12 @@ def test_the_counts_of_a_message_add_up(kinds: list[int]) -> None:
     assert len({line.split(":")[2] for line in shown}) == min(len(set(kinds)), SHOWN_KINDS)
 
 
+def test_the_kind_of_a_hostile_text_is_found_at_once() -> None:
+    text = "'" + "\\'" * 100_000
+    assert problem(0, "a", text).group() == "a: #"
+    assert problem(0, "objects.3", "got 'it…: 12 is wrong").group() == "objects.#: got #: # is wrong"
+
+
 def test_a_line_holds_nothing_that_a_terminal_obeys() -> None:
     text = str(Problem(RecordLocation(Path("a\x1b[2J.json"), 0, 1), "k\u202e\n", "\x07 값 é"))
     assert text == "a\\x1b[2J.json: record 0 (line 1): k\\u202e\\n: \\x07 값 é"

@@ -184,8 +184,8 @@ BAD_RECORDS: list[tuple[dict[str, Any], str, str]] = [
     ({"image_id": "a\0b"}, "image_id", "U+0000 at position 1"),
     ({"metadata": {"a": [{"b\ud83d": 1}]}}, "metadata.a.0.b\\ud83d", "the key: the text holds U+D83D"),
     ({"metadata": {"a": [0, {"b": "\udfff"}]}}, "metadata.a.1.b", "U+DFFF"),
-    ({"metadata": {"a": [0, float("nan")]}}, "metadata.a.1", "nan is no number of JSON"),
-    ({"metadata": {"b": float("-inf")}}, "metadata.b", "-inf is no number of JSON"),
+    ({"metadata": {"a": [0, float("nan")]}}, "metadata.a.1", "nan is not a JSON number"),
+    ({"metadata": {"b": float("-inf")}}, "metadata.b", "-inf is not a JSON number"),
     ({"metadata": {"n": 2**64}}, "metadata.n", "an integer of more than 64 bits"),
     ({"objects": [{"label": "x", "box_deg": [True, 0, 1, 1]}]}, "objects.0.box_deg.0", "True"),
     ({"objects": [{"label": "x", "box_deg": [2**53 + 1, 0, 1, 1]}]}, "objects.0.box_deg.0", "9007199254740993"),
@@ -422,6 +422,21 @@ def test_records_and_images_are_reported_together(tmp_path: Path) -> None:
     assert text in str(report)
 
 
+def test_images_that_fail_alike_are_cut_short(tmp_path: Path) -> None:
+    names = [f"{'abcdefgh'[number % 8] * (number + 1)}.png" for number in range(30)]
+    rows = [good_record(0) | {"image_id": name, "image_path": name} for name in names]
+    for name in names[:20]:
+        Image.new("RGB", (60 + len(name), 20)).save(tmp_path / name)
+    for name in names[20:]:
+        (tmp_path / name).write_text("no image")
+    write(tmp_path, rows)
+    report = validate_dataset(tmp_path)
+    assert len(report.problems) == 30
+    assert len({problem.group() for problem in report.problems}) == 2
+    assert "  … and 15 more of this kind" in str(report)
+    assert "  … and 5 more of this kind" in str(report)
+
+
 def test_the_report_counts_records_images_and_turns(tmp_path: Path) -> None:
     choice = turn(task="choice", type="existence", answer={"text": "yes"})
     path = write(tmp_path, [good_record(0), {**good_record(0), "conversations": [choice, turn()]}, good_record(1)])
@@ -432,6 +447,7 @@ def test_the_report_counts_records_images_and_turns(tmp_path: Path) -> None:
     assert report.languages == {"ko": 2, "en": 2}
     assert report.problems == []
     assert str(report).endswith("no problems")
+    assert "note: the pipeline needs at least 7 different panoramas" in str(report)
 
 
 def test_text_with_the_panorama_token_is_refused() -> None:

@@ -94,13 +94,18 @@ def test_splits_named_by_the_records_are_kept(tmp_path: Path) -> None:
 def test_all_contradicting_split_names_are_in_one_error(tmp_path: Path) -> None:
     records = records_of(tmp_path, 4, splits=["train", None, "val", ["test"]])
     records[4] = records[4].model_copy(update={"metadata": {"split": "test"}})
-    with pytest.raises(ValueError, match="contradict") as error:
+    with pytest.raises(ValueError, match="7 problems with the splits that the records name:") as error:
         split_by_panorama(records, tmp_path, shares=SHARES, seed=0)
     text = str(error.value)
-    assert "record 1 (image_id 'pano_1'): metadata.split is missing" in text
-    assert "record 2 (image_id 'pano_2'): metadata.split is 'val'; expected one of train, validation, test" in text
-    assert "record 3 (image_id 'pano_3'): metadata.split is ['test']" in text
-    assert "record 4 (image_id 'pano_0'): metadata.split is 'test', but it was in 'train' before" in text
+    assert "record 1 (image_id 'pano_1'): metadata.split: is missing" in text
+    assert "record 2 (image_id 'pano_2'): metadata.split: is 'val'; expected one of train, validation, test" in text
+    assert "record 3 (image_id 'pano_3'): metadata.split: is ['test']" in text
+    many = records_of(tmp_path, 4, splits=["train"] * 3 + ["val"], per_panorama=500)
+    with pytest.raises(ValueError, match="500 problems") as error:
+        split_by_panorama(many, tmp_path, shares=SHARES, seed=0)
+    assert len(str(error.value).splitlines()) == 7
+    assert str(error.value).endswith("… and 495 more of this kind")
+    assert "record 4 (image_id 'pano_0'): metadata.split: is 'test', but it was in 'train' before" in text
 
 
 def test_the_same_image_under_two_ids_in_two_named_splits_is_refused(tmp_path: Path) -> None:
@@ -131,7 +136,7 @@ def test_the_note_says_what_the_pipeline_lacks(tmp_path: Path) -> None:
             assert note is None
     note = split_note(records_of(tmp_path, 3, splits=["train", "test", "val"]), tmp_path)
     assert note is not None
-    assert "metadata.split is 'val'; expected one of train, validation, test" in note
+    assert "metadata.split: is 'val'; expected one of train, validation, test" in note
     assert "\n" not in note
     note = split_note(records_of(tmp_path, 2, splits=["train", "test"]), tmp_path)
     assert note is not None

@@ -16,7 +16,7 @@ from panollava.corpus.problems import shorten
 MAX_PATH = 4096
 # A hint looks for the file under so many last parts of the path.
 HINT_PARTS = 8
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif")
 
 
 def normal(name: str) -> str:

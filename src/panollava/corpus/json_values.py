@@ -48,7 +48,7 @@ def value_faults(value: object, path: JsonPath = (), depth: int = 1) -> Iterator
     if isinstance(value, str):
         fault = text_fault(value)
     elif isinstance(value, float):
-        fault = None if math.isfinite(value) else f"{value} is no number of JSON; use null or leave the key out"
+        fault = None if math.isfinite(value) else f"{value} is not a JSON number; use null or leave the key out"
     elif isinstance(value, int):
         fault = None if value in INTEGERS else "an integer of more than 64 bits; write it as text, in quotes"
     elif isinstance(value, dict | list | tuple):

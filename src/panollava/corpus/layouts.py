@@ -27,6 +27,11 @@ FOLDERS = {
 }
 # The importers of tables. Both have columns of their own; importing names the ones that are missing.
 TABLES = {".tsv": ("quic360", "bench360"), ".csv": ("quic360",)}
+# The first characters of what stands where the data should be.
+NO_DATA = {
+    "version https://git-lfs": "is a pointer of git-lfs, not the data; run `git lfs pull`",
+    "<": "is a web page or XML, not JSON; download the data itself",
+}
 # Records have both.
 RECORD_KEYS = {"image_id", "image_path"}
 
@@ -48,7 +53,10 @@ def table_hint(file: Path) -> str:
 def folder_hint(folder: Path) -> str:
     """Return a hint for a folder without a record file: the importer of its layout, if it has one."""
     found = [importer for pattern, importer in FOLDERS.items() if next(folder.glob(pattern), None) is not None]
-    return f"; if it is the data set that it looks like, {_import_hint(folder, found[0])}" if found else ""
+    if found:
+        return f"; if it is the data set that it looks like, {_import_hint(folder, found[0])}"
+    others = [file for pattern in ("*.json", "*.jsonl") for file in sorted(folder.glob(pattern)) if file.is_file()]
+    return f"; if its records are in {str(others[0])!r}, give that file" if others else ""
 
 
 def foreign_row(file: Path, row: object) -> str | None:
@@ -83,6 +91,9 @@ def foreign_text(file: Path, text: str) -> str | None:
     start = skip_space(text)
     if start == len(text):
         return "is empty; expected at least one record"
+    for beginning, what in NO_DATA.items():
+        if text.startswith(beginning, start):
+            return what
     if file.suffix == ".jsonl":
         return _foreign_lines(file, text, start)
     if text[start] == "[":

@@ -16,7 +16,7 @@ SHOWN_LINE = 1000
 # Of a message: the places of one kind, all lines, the kinds.
 SHOWN_PLACES, SHOWN_LINES, SHOWN_KINDS = 5, 60, 60
 # What differs between two problems of one kind: quoted values and numbers.
-_VALUES = re.compile(r"'(?:[^'\\…]|\\.)*['…]|\"(?:[^\"\\…]|\\.)*[\"…]|\d+")
+_VALUES = re.compile(r"'(?:[^'\\…]|\\.)*(?:['…]|$)|\"(?:[^\"\\…]|\\.)*(?:[\"…]|$)|\d+")
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class RecordErrors(ValueError):
         header = f"{count} in the dataset (records and fields count from 0):"
         # Of a file that is no record file there is one thing to say.
         alone = len(problems) == 1 and isinstance(problems[0].where, str) and not problems[0].field
-        super().__init__("\n".join([*([] if alone else [header]), *_lines(problems)]))
+        super().__init__("\n".join([*([] if alone else [header]), *message_lines(problems)]))
 
 
-def _lines(problems: Sequence[Problem]) -> Iterator[str]:
+def message_lines(problems: Sequence[Problem]) -> Iterator[str]:
     """Yield the lines of a message: the kinds in the order of their first problem, the problems of a kind in theirs."""
     kinds: dict[str, list[Problem]] = {}
     for problem in problems:

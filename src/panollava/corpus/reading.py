@@ -24,8 +24,8 @@ RECORD_FILES = ("annotations.json", "annotations.jsonl", "records.json", "record
 KNOWN_KEYS: dict[str, type[BaseModel]] = {"": Record, "conversations": Turn, "objects": ObjectAnnotation}
 # Reading ends there: a file with so many is not worth the memory.
 MAX_PROBLEMS = 100_000
-# Of a record, about 5,000 objects: every value may be a problem.
-MAX_VALUES = 50_000
+# Of a record, about 5,000 objects: every value may be a problem. Its metadata may hold more.
+MAX_VALUES, MAX_METADATA = 50_000, 1_000_000
 
 Located = tuple[RecordLocation, Record]
 
@@ -51,7 +51,7 @@ def record_file(path: Path) -> Path:
 
 def _dotted(path: tuple[str | int, ...]) -> str:
     """Return the field of a path, in time that does not grow with the keys."""
-    return ".".join(str(part)[:SHOWN_CHARACTERS] for part in path)
+    return ".".join(str(part)[:SHOWN_CHARACTERS] or "''" for part in path)
 
 
 def _value_problems(location: RecordLocation, row: object) -> Iterator[Problem]:
@@ -120,6 +120,10 @@ def _record(location: RecordLocation, row: object) -> Record | list[Problem]:
     if holds_more({key: value for key, value in row.items() if key != "metadata"}, MAX_VALUES):
         text = f"holds more than {MAX_VALUES} values besides the metadata; divide it into several records"
         return [Problem(location, "", text)]
+    if holds_more(row.get("metadata"), MAX_METADATA):
+        return [
+            Problem(location, "metadata", f"holds more than {MAX_METADATA} values; keep them in a file of their own")
+        ]
     problems = list(islice(_value_problems(location, row), MAX_PROBLEMS))
     try:
         record = Record.model_validate(row)

@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from panollava.corpus.image_paths import image_file
-from panollava.corpus.problems import shorten
+from panollava.corpus.problems import Problem, message_lines, shorten
 from panollava.corpus.records import Record
 
 # Those of params.yaml as it is delivered; the pipeline reads them there.
@@ -71,22 +71,27 @@ def _by_shares(contents: Mapping[str, str], shares: Mapping[str, float], seed: i
 def _by_metadata(records: list[Record], contents: Mapping[str, str], known: list[str]) -> dict[str, str]:
     """Return the split that the records name for each content hash; raises ValueError with every contradiction."""
     splits: dict[str, tuple[str, Record]] = {}
-    problems: list[str] = []
+    problems: list[Problem] = []
     for index, record in enumerate(records):
-        where = f"record {index} (image_id {record.image_id!r}): metadata.split"
+        where = f"record {index} (image_id {shorten(record.image_id)})"
         if "split" not in record.metadata:
-            problems.append(f"{where} is missing, other records have it; expected it in all records or in none")
+            text = "is missing, other records have it; expected it in all records or in none"
+            problems.append(Problem(where, "metadata.split", text))
             continue
         name = record.metadata["split"]
         if name not in known:
-            problems.append(f"{where} is {shorten(name)}; expected one of {', '.join(known)}")
+            text = f"is {shorten(name)}; expected one of {', '.join(known)}"
+            problems.append(Problem(where, "metadata.split", text))
             continue
         first_name, first = splits.setdefault(contents[record.image_id], (name, record))
         if first_name != name:
-            same = "" if first.image_id == record.image_id else f" as image_id {first.image_id!r}, the same image,"
-            problems.append(f"{where} is {name!r}, but{same} it was in {first_name!r} before; one panorama, one split")
+            other = first.image_id != record.image_id
+            same = f" as image_id {shorten(first.image_id)}, the same image," if other else ""
+            text = f"is {name!r}, but{same} it was in {first_name!r} before; one panorama, one split"
+            problems.append(Problem(where, "metadata.split", text))
     if problems:
-        raise ValueError("\n".join(["the splits named by the records contradict:", *problems]))
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ValueError("\n".join([f"{count} with the splits that the records name:", *message_lines(problems)]))
     counts = Counter(name for name, _ in splits.values())
     empty = [name for name in known if not counts[name]]
     if empty:
@@ -130,9 +135,7 @@ def split_note(records: list[Record], folder: Path) -> str | None:
         split_by_panorama(records, folder, shares=PIPELINE_SHARES, seed=0)
     except ValueError as error:
         if any("split" in record.metadata for record in records):
-            first, *others = str(error).splitlines()
-            more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-            return f"the pipeline refuses this: {first} {others[0] if others else ''}{more}".rstrip()
+            return f"the pipeline refuses this: {' '.join(str(error).splitlines()[:2])}"
         found, least = len(set(image_contents(records, folder).values())), next(filter(_divisible, itertools.count(1)))
         return (
             f"the pipeline needs at least {least} different panoramas for its splits (dataset.shares), here: {found}; "

@@ -5,6 +5,7 @@ All problems are found in one pass, so that one run of `panollava validate` show
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from panollava.corpus.image_paths import image_file
@@ -54,9 +55,10 @@ def check_images(
     problems: list[Problem] = []
     checked: set[Path] = set()
     sizes: dict[Path, tuple[int, int]] = {}
+    find = cache(partial(image_file, folder, hint=False))
     for location, record in located:
         try:
-            file = image_file(folder, record.image_path, hint=False)
+            file = find(record.image_path)
         except ValueError:
             continue
         if file not in checked:
