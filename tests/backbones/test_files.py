@@ -77,6 +77,7 @@ def test_large_files_are_known_by_their_size_unless_all_shall_be_read(
         {"../config.json": {"bytes": 9, "sha256": "0"}},
         {"/etc/passwd": {"bytes": 9, "sha256": "0"}},
         {"config.json\x1b[31m\n": 1},
+        {"config.json\x1b[31m\n": {"bytes": 9, "sha256": "0"}},
     ],
 )
 def test_a_list_that_is_none_is_refused_in_one_line(folder: Path, entries: dict) -> None:

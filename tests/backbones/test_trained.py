@@ -237,6 +237,16 @@ def test_a_folder_without_its_adapter_is_not_taken_for_another_model(
         load_finetuned(folder)
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_an_adapter_without_its_resampler_is_not_loaded(made: SimpleNamespace, tmp_path: Path, listed: bool) -> None:
+    model = PanoLLaVAModel.from_pretrained(made.root / "resampler")
+    folder = shutil.copytree(made.root / "lora", tmp_path / "lora")
+    for name in (TRAINED,) if listed else (TRAINED, FILES):
+        (folder / name).unlink()
+    with pytest.raises(ValueError, match=rf"^{folder}/{TRAINED} is missing"):
+        model.load_lora_weights(folder)
+
+
 def test_folders_of_version_0_9_load(made: SimpleNamespace, tmp_path: Path) -> None:
     for kind in ("resampler", "lora", "full"):
         folder = shutil.copytree(made.root / kind, tmp_path / kind)

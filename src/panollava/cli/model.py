@@ -90,8 +90,9 @@ def segment(options: argparse.Namespace) -> int:
     """
     from PIL import Image
 
-    from panollava.io import replacing
+    from panollava.io import check_writable, replacing
 
+    check_writable(Path(options.out))
     mask = open_chat(options).segment(options.question)
     with replacing(Path(options.out)) as file:
         Image.fromarray(mask).save(file, format="PNG")

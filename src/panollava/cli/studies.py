@@ -18,8 +18,10 @@ def compare(options: argparse.Namespace) -> int:
     Intervals and p values resample panoramas; p (Holm) is corrected for the number of rows.
     """
     from panollava.experiments.compare import compare_sources
-    from panollava.io import write_json
+    from panollava.io import check_writable, write_json
 
+    if options.json:
+        check_writable(Path(options.json))
     comparison = compare_sources(options.a, options.b, draws=options.draws, seed=options.seed)
     print(comparison.markdown())
     if options.json:
@@ -99,10 +101,12 @@ def bench(options: argparse.Namespace) -> int:
     alternately.
     """
     from panollava.bench.running import run
-    from panollava.io import write_json
+    from panollava.io import check_writable, write_json
 
+    if options.json:
+        check_writable(Path(options.json))
     result = run(options.what, options.size, options.rounds)
-    if options.json is not None:
+    if options.json:
         write_json(Path(options.json), result)
     return 0
 
