@@ -167,15 +167,16 @@ def test_import_writes_a_dataset_that_validates(root: Path, tmp_path: Path, caps
     assert main(command) == 1
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith("panollava: 1 of 2 images are missing or cannot be used:\n")
+    assert output.err.startswith("panollava: 1 of 2 images are missing or cannot be used; --drop-bad-images leaves")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.tsv"]
     assert main([*command, "--drop-bad-images", "--licence", "as agreed"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{out}: 1 records, 1 images, 1 turns"
     assert lines[2:] == [
         "licence: as agreed",
-        "left out: 1 images missing or not usable",
-        "left out: 1 records of such images",
+        "read: 3 rows, imported: 2, left out: 1",
+        "left out: 1 rows of images missing or not usable",
+        "also left out: 1 images missing or not usable",
     ]
     assert main(["validate", str(out)]) == 0
     assert main(command) == 1

@@ -40,7 +40,7 @@ def write_table(file: Path, rows: list[tuple[str, ...]], separator: str = "\t") 
 def run(tmp_path: Path, name: str, src: Path, **options: Any) -> tuple[list[Record], ImportReport]:
     """Import into `tmp_path`/out and return the records as the project itself reads and checks them, and the report."""
     request = Request(src, options.pop("images", None), options.pop("seed", 0))
-    report = import_dataset(name, request, tmp_path / "out", **options)
+    report = import_dataset(name, request, tmp_path / "out", *options.pop("checks", ()), **options)
     records = read_dataset(tmp_path / "out", answer_problems)
     assert report.records == len(records)
     assert report.images == len({record.image_path for record in records})
@@ -52,7 +52,7 @@ def refused(tmp_path: Path, name: str, src: Path, **options: Any) -> str:
     """Return the message of an import that fails and writes nothing."""
     request = Request(src, options.pop("images", None))
     with pytest.raises(ValueError) as error:
-        import_dataset(name, request, tmp_path / "out", **options)
+        import_dataset(name, request, tmp_path / "out", *options.pop("checks", ()), **options)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*")), "a temporary folder remains"
     return str(error.value)

@@ -23,7 +23,7 @@ def check(*boxes: list[float], size: tuple[int, int] | None = None) -> None:
         ([[0.5, 0.5, 0.1, 0.2, 0]], None, "no number of any box is above 1"),
         ([[3.1, 1.6, 0.3, 0.2]], None, "no extent of any box is above 2 pi"),
         ([[-1.5, 0.5, 0.3, 0.2, 0]], None, "no extent of any box is above 1 pi"),
-        ([[960, 480, 40, 30]], (1920, 960), "1 of 1 boxes, such as [960.0, 480.0, 40.0, 30.0], have their centre off"),
+        ([[960, 480, 40, 30]], (1920, 960), "1 of 1 boxes, such as [960.0, 480.0, 40.0, 30.0], are off"),
         ([[700, 100, 40, 30], [100, 300, 9, 9]], None, "2 of 2 boxes"),
         ([[-90, 10, 40, 30], [90, -10, 9, 9]], None, "they may be angles from the centre of the image"),
         ([[90, 10, 40, 30, 0], [-90, -10, 9, 9, 0]], None, "they may be degrees or pixels"),
@@ -31,6 +31,8 @@ def check(*boxes: list[float], size: tuple[int, int] | None = None) -> None:
         ([[20.5 + number, 60.25, 40, 30] for number in range(25)], SMALL, "all 25 boxes of images of stated size"),
         ([[230, 60, 40, 30], [10, 20, 30, 20]], (512, 256), "all 2 boxes of images of stated size"),
         ([[180, 90, 20, 20], [1, 0.5, 20, 20, 0]], None, "boxes of four numbers (1) and of five (1)"),
+        ([[180, 90, 20, 20]] * 9 + [[1, 0.5, 20, 20, 0]] * 2, None, "boxes of four numbers (9) and of five (2)"),
+        ([[100, 50, 400, 380], [90, 40, 20, 500]], None, "2 of 2 boxes"),
     ],
 )
 def test_another_unit_is_refused_in_one_line(boxes: list[list[float]], size: tuple[int, int] | None, sign: str) -> None:
@@ -51,6 +53,7 @@ def test_another_unit_is_refused_in_one_line(boxes: list[list[float]], size: tup
         ([[-3.1, 1.5, 20, 20, 0], [3.1, -1.5, 20, 20, 30]], None),
         ([[180, 90, 20, 20]] * 20 + [[400, 90, 20, 20]], None),
         ([[0.5, 0.5, 1, 40]], None),
+        ([[180, 90, 20, 20], [90, 90, 9, 9], [1, 0.5, 20, 20, 0]], None),
     ],
 )
 def test_degrees_pass(boxes: list[list[float]], size: tuple[int, int] | None) -> None:

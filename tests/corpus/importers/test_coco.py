@@ -134,6 +134,7 @@ def test_an_annotation_without_a_box_is_left_out(tmp_path: Path, box: list[float
         ({"bbox": [1, 90, "10", True]}, "a bad bbox"),
         ({"bbox": [1, -1, 10, 10]}, "a box off the sphere"),
         ({"image_id": 3}, "an unknown image"),
+        ({"bbox": [1, 90, 400, 10]}, "a box off the sphere"),
         ({"image_id": None}, "a bad image_id"),
         ({"category_id": 6}, "an unknown category"),
         ({"iscrowd": "maybe"}, "a bad iscrowd"),
@@ -159,7 +160,7 @@ def test_faults_of_an_image_are_faults_of_its_annotations(tmp_path: Path) -> Non
     images += [{"id": 4, "file_name": "1.png"}, {"id": 4, "file_name": "2.png"}]
     file = coco_file(tmp_path, GOOD, *((n, 5, GOOD[2]) for n in (2, 3, 4)), images=images)
     message = refused(tmp_path, "coco", file)
-    assert "3 annotations with an image that cannot be used" in message
+    assert "3 annotations with a bad image" in message
     for text in (
         "images.1: file_name is missing",
         "images.2: image '../1.png'; expected",
@@ -181,9 +182,24 @@ def test_a_category_of_two_names_is_always_refused(tmp_path: Path) -> None:
     categories = [{"id": 5, "name": "door"}, {"id": 5, "name": "window"}]
     file = coco_file(tmp_path, GOOD, categories=categories)
     message = refused(tmp_path, "coco", file, drop_bad_records=True)
-    assert message == f"{file}: categories.1 (id 5): id '5' is 'door' and 'window'; expected one name"
+    assert message == f"{file}: categories.1: id '5' is 'door' and 'window'; expected one name"
     coco_file(tmp_path, GOOD, categories=[{"id": 5, "name": "a; b"}])
     assert "1 annotations with a bad label" in refused(tmp_path, "coco", file)
+    coco_file(tmp_path, GOOD, (1, 9, GOOD[2]), categories=[{"id": 5, "name": "door"}, {"id": 9}, {"id": 9}])
+    message = refused(tmp_path, "coco", file)
+    assert (
+        "1 annotations with a bad category:\n  train.json annotations.1 (id 1): categories.2: name is missing"
+        in message
+    )
+
+
+def test_a_single_box_of_another_number_of_numbers_is_bad(tmp_path: Path) -> None:
+    file = coco_file(tmp_path, GOOD, GOOD, (1, 9, [1, 0.5, 20, 10, 0]))
+    assert "train.json annotations.2 (id 2): bbox [1.0, 0.5, 20.0, 10.0, 0.0] has 5 numbers" in refused(
+        tmp_path, "coco", file
+    )
+    records, _ = run(tmp_path, "coco", file, images=tmp_path / "images", drop_bad_records=True)
+    assert [item.label for item in records[0].objects] == ["chair", "chair"]
 
 
 @pytest.mark.parametrize("content", [[], {"images": []}, {"images": [], "annotations": {}, "categories": []}, 3])

@@ -12,7 +12,6 @@ from panollava.cli.data import FORMATS
 from panollava.corpus.importers import IMPORTERS, import_dataset
 from panollava.corpus.importers.common import Request
 from panollava.corpus.problems import Problem
-from panollava.corpus.reading import parse_records
 
 SAMPLE = {
     "id": 1,
@@ -139,15 +138,11 @@ def test_images_may_be_links_to_another_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "out/images/a.png").is_symlink()
 
 
-def test_what_only_the_reader_refuses_is_named_by_its_place_in_the_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def parsed(path: Path) -> Any:
-        located, problems = parse_records(path)
-        found = [where for where, record in located if "bad" in record.metadata["id"]]
-        return located, problems + [Problem(where, "conversations.0.human", "is odd") for where in found]
+def test_what_a_further_check_refuses_is_named_by_its_place_in_the_source(tmp_path: Path) -> None:
+    def check(located: Any) -> list[Problem]:
+        found = [where for where, record in located if record.metadata["id"] == "bad"]
+        return [Problem(where, "conversations.0.human", "is odd") for where in found]
 
-    monkeypatch.setattr("panollava.corpus.importers.writing.parse_records", parsed)
     for name in ("a.png", "b.png"):
         write_image(tmp_path / name)
     samples = [SAMPLE | {"id": "good"}, SAMPLE | {"id": "bad", "image": "b.png"}]
@@ -155,8 +150,8 @@ def test_what_only_the_reader_refuses_is_named_by_its_place_in_the_source(
     expected = (
         "1 samples with a bad conversations.human:\n  talk.json entry 1 (id 'bad'): conversations.0.human: is odd"
     )
-    assert expected in refused(tmp_path, "llava", file)
-    records, report = run(tmp_path, "llava", file, drop_bad_records=True)
+    assert expected in refused(tmp_path, "llava", file, checks=[check])
+    records, report = run(tmp_path, "llava", file, checks=[check], drop_bad_records=True)
     assert [record.metadata["id"] for record in records] == ["good"]
     assert "left out: " + expected in str(report)
     assert [image.name for image in (tmp_path / "out/images").iterdir()] == ["a.png"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from panollava.corpus.image_paths import as_on_disk
 from panollava.corpus.importers import bench360, coco, imagefolder, llava, quic360, stanford2d3d, vqa
 from panollava.corpus.importers.common import Imported, Origin, Request
-from panollava.corpus.importers.writing import ImportReport, write_dataset
+from panollava.corpus.importers.writing import Check, ImportReport, write_dataset
 from panollava.io import check_vacant
 
 IMPORTERS: dict[str, Callable[[Request], Imported]] = {
@@ -28,7 +28,7 @@ def import_dataset(
     name: str,
     request: Request,
     dst: Path,
-    *,
+    *checks: Check,
     source: str | None = None,
     licence: str | None = None,
     allow_any_aspect: bool = False,
@@ -36,6 +36,8 @@ def import_dataset(
     drop_bad_records: bool = False,
 ) -> ImportReport:
     """Read a public data set and write it as a dataset folder; `source` and `licence` replace the importer's own.
+
+    `checks` are further checks of the records, such as that of their answers.
 
     Raises:
         ValueError: an unknown name, another layout, samples or images that cannot be used (unless they are to be
@@ -54,6 +56,7 @@ def import_dataset(
         replace(imported, origin=origin),
         dst,
         layout=name,
+        checks=checks,
         allow_any_aspect=allow_any_aspect,
         drop_bad_images=drop_bad_images,
         drop_bad_records=drop_bad_records,

@@ -32,9 +32,9 @@ def direction(bbox: Box) -> tuple[float, float]:
 
 
 def on_sphere(bbox: Box) -> bool:
-    """Return whether the centre is a direction."""
+    """Return whether the centre is a direction and no extent is larger than the sphere."""
     yaw, pitch = direction(bbox)
-    return abs(yaw) <= 180 + SLACK_DEG and abs(pitch) <= 90 + SLACK_DEG
+    return abs(yaw) <= 180 + SLACK_DEG and abs(pitch) <= 90 + SLACK_DEG and max(bbox[2:4]) <= 360
 
 
 def _inside(bbox: Box, size: Size) -> bool:
@@ -72,7 +72,7 @@ def _off_sphere(boxes: Sequence[tuple[Box, Size]], four: bool) -> str | None:
     if four and any(min(bbox[:2]) < 0 for bbox, _ in off):
         unit = "angles from the centre of the image"
     example = [round(number, 3) for number in off[0][0]]
-    return f"{len(off)} of {len(boxes)} boxes, such as {example}, have their centre off the sphere; they may be {unit}"
+    return f"{len(off)} of {len(boxes)} boxes, such as {example}, are off the sphere; they may be {unit}"
 
 
 def _sign(boxes: Sequence[tuple[Box, Size]]) -> str | None:
@@ -87,17 +87,25 @@ def _sign(boxes: Sequence[tuple[Box, Size]]) -> str | None:
     return _off_sphere(boxes, four) or (_may_be_pixels(boxes) if four else None)
 
 
-def check_units(file: Path, boxes: Sequence[tuple[Box, Size]]) -> None:
-    """Refuse a file whose boxes seem to be in another unit.
+def _width(file: Path, boxes: Sequence[tuple[Box, Size]]) -> int:
+    """Return the number of numbers of a box; raises ValueError if not only single boxes have another one."""
+    fours = sum(len(bbox) == 4 for bbox, _ in boxes)
+    fives = len(boxes) - fours
+    # Two boxes, one of each kind, do not tell which of them is odd.
+    if min(fours, fives) > max(1, OFF_SPHERE * len(boxes)) or fours == fives == 1:
+        raise ValueError(f"{file}: boxes of four numbers ({fours}) and of five ({fives}); expected one kind")
+    return 4 if fours >= fives else 5
+
+
+def check_units(file: Path, boxes: Sequence[tuple[Box, Size]]) -> int:
+    """Return the number of numbers of the file's boxes; single boxes may differ.
 
     Raises:
-        ValueError: some boxes have four numbers and some five, or a sign of another unit was found.
+        ValueError: many boxes have four numbers and many five, or there is a sign of another unit.
     """
-    fours = sum(len(bbox) == 4 for bbox, _ in boxes)
-    if 0 < fours < len(boxes):
-        text = f"boxes of four numbers ({fours}) and of five ({len(boxes) - fours}); expected one kind"
-        raise ValueError(f"{file}: {text}")
-    sign = _sign(boxes) if boxes else None
+    width = _width(file, boxes)
+    alike = [(bbox, size) for bbox, size in boxes if len(bbox) == width]
+    sign = _sign(alike) if alike else None
     if sign is not None:
-        width = len(boxes[0][0])
         raise ValueError(f"{file}: {sign}. {width} numbers are read as {LAYOUTS[width]}; convert the boxes first")
+    return width

@@ -5,7 +5,7 @@ The folder appears only when it is complete and `corpus.reading` finds no proble
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from panollava.corpus.images import ImageError, check_image
 from panollava.corpus.importers.checking import records_of
 from panollava.corpus.importers.common import Entry, Imported, Origin
 from panollava.corpus.importers.findings import SHOWN, BadSample, Findings, listed
-from panollava.corpus.problems import RecordLocation
+from panollava.corpus.problems import Problem, RecordLocation
 from panollava.corpus.reading import parse_records
 from panollava.corpus.records import Record
 from panollava.io import new_folder
@@ -28,6 +28,9 @@ ABOUT = (
     "Panoramas and dialogues about them, converted by `panollava import {layout}`. "
     f"`{RECORD_FILE}` holds the records, `images/` copies of the images."
 )
+# A further check of well-formed records, such as that of their answers.
+Check = Callable[[Sequence[tuple[RecordLocation, Record]]], list[Problem]]
+# The entries to write, each with its record.
 Located = list[tuple[Entry, Record]]
 
 
@@ -80,7 +83,7 @@ def _unusable(files: dict[str, Path], *, allow_any_aspect: bool) -> dict[str, st
     return problems
 
 
-def _write(folder: Path, kept: Located, files: dict[str, Path], findings: Findings) -> Located:
+def _write(folder: Path, kept: Located, files: dict[str, Path], findings: Findings, checks: Sequence[Check]) -> Located:
     """Write records and copies of their images; return the entries that the project's own reader finds right."""
     copied = {entry.image for entry, _ in kept}
     for name in copied:
@@ -90,7 +93,8 @@ def _write(folder: Path, kept: Located, files: dict[str, Path], findings: Findin
     while kept:
         lines = [record.model_dump_json(exclude_unset=True) + "\n" for _, record in kept]
         (folder / RECORD_FILE).write_text("".join(lines), encoding="utf-8")
-        _, problems = parse_records(folder / RECORD_FILE)
+        located, problems = parse_records(folder / RECORD_FILE)
+        problems = problems + [problem for check in checks for problem in check(located)]
         bad: dict[int, BadSample] = {}
         for problem in problems:
             if not isinstance(problem.where, RecordLocation):
@@ -124,6 +128,7 @@ def write_dataset(
     dst: Path,
     *,
     layout: str,
+    checks: Sequence[Check] = (),
     allow_any_aspect: bool = False,
     drop_bad_images: bool = False,
     drop_bad_records: bool = False,
@@ -152,7 +157,7 @@ def write_dataset(
     kept = [(entry, record) for entry, record in kept if entry.image not in unusable]
     # Without its records nobody takes a folder for a dataset.
     with new_folder(dst, last=RECORD_FILE) as folder:
-        kept = _write(folder, kept, files, findings) if kept else []
+        kept = _write(folder, kept, files, findings, checks) if kept else []
         _refuse(findings, drop_bad_records=drop_bad_records)
         if not kept:
             left = "; ".join(f"{number} {reason}" for reason, number in findings.counts().items())
