@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from panollava.cli.arguments import Add, positive
+from panollava.cli.arguments import Add, positive, whole
 from panollava.terminal import say
 
 # `bench` and the sizes of `bench.sizes.SIZES`, repeated here so that help imports nothing; a test compares them.
@@ -19,8 +19,10 @@ def compare(options: argparse.Namespace) -> int:
     Intervals and p values resample panoramas; p (Holm) is corrected for the number of rows.
     """
     from panollava.experiments.compare import compare_sources
-    from panollava.io import write_json
+    from panollava.io import check_writable, write_json
 
+    if options.json:
+        check_writable(Path(options.json))
     comparison = compare_sources(options.a, options.b, draws=options.draws, seed=options.seed)
     say(comparison.markdown())
     if options.json:
@@ -100,10 +102,12 @@ def bench(options: argparse.Namespace) -> int:
     alternately.
     """
     from panollava.bench.running import run
-    from panollava.io import write_json
+    from panollava.io import check_writable, write_json
 
+    if options.json:
+        check_writable(Path(options.json))
     result = run(options.what, options.size, options.rounds)
-    if options.json is not None:
+    if options.json:
         write_json(Path(options.json), result)
     return 0
 
@@ -127,7 +131,7 @@ def _add_compare_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", metavar="OUT", help="write all numbers to this file too")
     text = "resamples and exchanges drawn for each row (default: %(default)s)"
     command.add_argument("--draws", type=positive, default=10_000, metavar="N", help=text)
-    command.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    command.add_argument("--seed", type=whole, default=0, metavar="N", help="of the draws (default: %(default)s)")
 
 
 def _add_bench_arguments(command: argparse.ArgumentParser) -> None:
