@@ -300,9 +300,7 @@ def _device(device: str | torch.device | None) -> torch.device:
     try:
         place = torch.device(device or ("cuda" if gpus else "cpu"))
         if place.type == "cuda" and (place.index or 0) >= gpus:
-            raise ValueError(
-                f"device is {str(place)!r}, but PyTorch sees {gpus} GPUs; leave it out to use what is there"
-            )
+            raise ValueError(f"device is {str(place)!r}, but there are {gpus} GPUs; leave it out to use what is there")
         torch.empty(0, device=place)
     except RuntimeError as error:
         raise ValueError(f"device is {device!r}, which PyTorch does not have here; give cpu, cuda or cuda:1") from error
