@@ -16,7 +16,7 @@ from panollava.corpus.splits import split_by_panorama
 from panollava.corpus.store import PanoramaRow, write_store
 from panollava.corpus.validation import read_dataset
 from panollava.corpus.world_records import world_rows
-from panollava.io import write_json
+from panollava.io import write_json, write_text
 from panollava.params import Dataset, Preprocess, Strict, Weights, read_params
 from stages import run_stage
 
@@ -68,7 +68,7 @@ def write_card(params: PreprocessParams, settings: Preprocess, report: dict[str,
     about = (WORLD if world else RECORDS).format(height=settings.image_height)
     title = "Synthetic panoramas" if world else "Prepared panoramas"
     text = data_card(title, f"{about} Panoramas: {sizes}.", counts, hub_licence="mit" if world else "other")
-    (STORE / CARD).write_text(text, encoding="utf-8")
+    write_text(STORE / CARD, text)
 
 
 def _from_world(params: PreprocessParams, settings: Preprocess) -> dict[str, Iterator[PanoramaRow]]:

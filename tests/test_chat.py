@@ -228,6 +228,7 @@ def test_lora_of_another_model_is_refused_and_changes_nothing(root: Path, image:
         model.load_lora_weights(tmp_path / "other_backbones")
     assert f"encoder: trained on clip ({tmp_path / 'clip'}" in str(caught.value)
     assert f"language model: trained on llama ({tmp_path / 'llama'}" in str(caught.value)
+    assert "\n" not in str(caught.value)
     parts = write_backbones("clip", "llama", root)
     write_resampler_folder(parts, tmp_path / "b", lora=tmp_path / "wider", resampler_hidden_size=64)
     with pytest.raises(ValueError, match="resampler_hidden_size: 64 there, 32 here"):

@@ -234,7 +234,7 @@ def test_a_temporary_folder_may_be_taken_for_left_over_before_it_is_locked(
         if len(made) == 1 and removed:
             io.remove_left_over(home)
         elif len(made) == 1:  # another process is about to remove it
-            other.append(FileLock(Path(made[0], "lock")))
+            other.append(FileLock(Path(made[0], io.LOCK)))
             other[0].acquire()
         return made[-1]
 

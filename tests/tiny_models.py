@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from panollava.attention.cuda_graphs import GraphCache, GraphedFunction
 from panollava.backbones.assemble import Parts, assemble
+from panollava.backbones.files import new_checkpoint
 from panollava.backbones.trained import trained_state, write_parts, write_trained
 from panollava.inference.prefill import prefill
 from panollava.inference.prompts import Prefix
@@ -62,23 +63,27 @@ def write_resampler_folder(parts: Parts, folder: Path, *, lora: Path | None = No
     """Write what train_resampler writes, and with `lora` what finetune_lora writes on top of the same weights."""
     torch.manual_seed(0)
     model, processor = assemble(parts, replace(MODEL, **changes), dtype=torch.float32)
-    resampler = {name for name, _ in model.named_parameters() if ".resampler." in name or name.startswith("mask_head.")}
-    for out in (folder, lora):
-        if out is None:
-            continue
-        write_trained(trained_state(model, resampler), out)
-        write_parts(parts, out)
-        model.config.save_pretrained(out)
-        processor.save_pretrained(out)
+    names = {name for name, _ in model.named_parameters() if ".resampler." in name or name.startswith("mask_head.")}
+
+    def write(out: Path, adapted: Any = None) -> None:
+        with new_checkpoint(out, replace=True) as new:
+            write_trained(trained_state(model, names), new)
+            write_parts(parts, new)
+            model.config.save_pretrained(new)
+            processor.save_pretrained(new)
+            if adapted is not None:
+                adapted.save_pretrained(str(new))
+
+    write(folder)
+    if lora is not None:
         with torch.no_grad():  # finetuning trains the resampler further
             model.model.resampler.projection.contract.weight.mul_(1.5)
-    if lora is not None:
         adapted = get_peft_model(model, lora_config(**LORA))
         with torch.no_grad():
             for name, weight in adapted.named_parameters():
                 if ".lora_" in name:
                     weight.normal_(std=0.3)
-        adapted.save_pretrained(str(lora))
+        write(lora, adapted)
     return folder
 
 

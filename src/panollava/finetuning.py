@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from panollava.backbones.files import new_checkpoint
-from panollava.backbones.trained import trained_state, write_parts, write_trained
+from panollava.backbones.trained import NEW, trained_state, write_parts, write_trained
 from panollava.chat import PanoLLaVAModel
 from panollava.corpus.images import open_panorama, to_working_size
 from panollava.corpus.masks import mask_of
@@ -33,7 +33,7 @@ from panollava.io import check_vacant
 from panollava.report.model_card import trained_further, write_model_card
 from panollava.training.dialogues import Collator, Draw, Draws
 from panollava.training.fit import RESAMPLER
-from panollava.training.language_stages import LORA, MASK_HEAD, NEW
+from panollava.training.language_stages import LORA, MASK_HEAD
 from panollava.training.lora import lora_config
 from panollava.training.processes import divided
 from panollava.training.recipe import Recipe

@@ -20,8 +20,11 @@ from filelock import FileLock, Timeout
 
 # Around the random part of a temporary folder's name.
 PREFIX, SUFFIX = ".panollava-", ".tmp"
+LOCK = f"{PREFIX}lock"
 # What a new file system holds before anybody has written to it.
 OF_THE_DISK = {"lost+found"}
+# What PyTorch says when a file is shorter than what was written to it; it gives no reason.
+OF_PYTORCH = ("inline_container", "PytorchStreamWriter", "iostream error")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -86,7 +89,7 @@ def left_over(folder: Path) -> list[Path]:
 def remove_left_over(folder: Path) -> None:
     """Remove the temporary folders that killed processes left in `folder`: those whose lock nobody holds."""
     for path in left_over(folder):
-        with suppress(OSError, Timeout), FileLock(path / "lock", timeout=0):
+        with suppress(OSError, NotImplementedError), FileLock(path / LOCK, timeout=0):
             shutil.rmtree(path)
 
 
@@ -110,8 +113,7 @@ def _of_writing(error: Exception, inside: str) -> int | None:
         ours = any(str(name).startswith(inside) for name in (error.filename, error.filename2))
         broken = error.errno == errno.EIO and error.filename is None
         return error.errno if ours or broken or error.errno in FULL else None
-    # PyTorch gives no reason why a file is shorter than what was written to it.
-    if "inline_container" in str(error):
+    if any(text in str(error) for text in OF_PYTORCH):
         return errno.ENOSPC
     # The libraries in Rust, safetensors and tokenizers, have classes of their own for it.
     found = re.search(r"\(os error (\d+)\)", str(error))
@@ -145,10 +147,14 @@ def _temporary(folder: Path, path: Path) -> Iterator[Path]:
 def _locked(folder: Path) -> tuple[Path, FileLock]:
     while True:
         temporary = Path(tempfile.mkdtemp(SUFFIX, PREFIX, folder))
-        lock = FileLock(temporary / "lock", timeout=0)
-        with suppress(Timeout):  # until it is locked, another process may lock it to remove it
+        lock = FileLock(temporary / LOCK, timeout=0)
+        try:
             lock.acquire()
-            return temporary, lock
+        except Timeout:
+            continue  # another process took it for left over, and is about to remove it
+        except (OSError, NotImplementedError):
+            pass  # a file system without locks, where nobody can take it for left over either
+        return temporary, lock
 
 
 @contextmanager
@@ -163,7 +169,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     target = check_writable(path)
     with _temporary(target.parent, path) as temporary:
-        content = temporary / "content"
+        content = temporary / target.name
         with content.open("wb") as file:
             yield file
             file.flush()
@@ -219,7 +225,8 @@ def new_folder(out: Path, *, last: str) -> Iterator[Path]:
     place = check_vacant(out)
     filled = place.is_dir()
     with _temporary(place if filled else place.parent, out) as temporary:
-        content = _content(temporary)
+        content = temporary / place.name
+        content.mkdir()
         yield content
         _make_plain(content)
         if filled:
@@ -237,18 +244,13 @@ def replacing_folder(out: Path) -> Iterator[Path]:
     """
     place = Path(os.path.realpath(out))
     with _temporary(place.parent, out) as temporary:
-        content = _content(temporary)
+        content = temporary / place.name
+        content.mkdir()
         yield content
         _make_plain(content)
         if place.exists():
-            place.replace(temporary / "old")
+            place.replace(temporary / f"{PREFIX}old")
         content.replace(place)
-
-
-def _content(temporary: Path) -> Path:
-    content = temporary / "content"
-    content.mkdir()
-    return content
 
 
 def _make_plain(folder: Path) -> None:

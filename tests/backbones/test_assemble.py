@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from tiny_backbones import CONTEXT, ENCODERS, LLMS, MEANS, MODEL, write_encoder, write_llm
 from transformers import AutoModel, AutoModelForCausalLM
 
@@ -17,7 +16,6 @@ from panollava.backbones.assemble import Parts, assemble
 from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer
 from panollava.backbones.presets import Backbone, resolve
 from panollava.backbones.tokenizer import chat_template
-from panollava.backbones.trained import TRAINED, load_trained, read_parts, trained_state, write_parts, write_trained
 
 PAIRS = [(encoder, llm) for encoder in ENCODERS for llm in LLMS]
 
@@ -105,33 +103,6 @@ def test_a_changed_checkpoint_is_refused(backbones: dict[str, Backbone], tmp_pat
     assert changed.fingerprint != encoder.fingerprint
 
 
-def test_parts_survive_the_round_trip(backbones: dict[str, Backbone], tmp_path: Path) -> None:
-    parts = Parts(backbones["clip"], backbones["vicuna"])
-    write_parts(parts, tmp_path)
-    assert read_parts(tmp_path) == parts
-    with pytest.raises(ValueError, match=r"nowhere has no parts\.json: it is not a folder that a training stage"):
-        read_parts(tmp_path / "nowhere")
-
-
-def test_backbones_are_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = tmp_path / "home"
-    write_encoder("clip", home / "backbones/clip")
-    write_llm("llama", home / "backbones/llama")
-    monkeypatch.chdir(home)
-    parts = Parts(resolve("clip", "backbones/clip"), resolve("llama", "backbones/llama"))
-    (home / "data/trained").mkdir(parents=True)
-    write_parts(parts, home / "data/trained")
-    assert read_parts(Path("data/trained")) == parts
-    monkeypatch.chdir(tmp_path)
-    found = read_parts(Path("home/data/trained"))
-    assert Path(found.encoder.source) == home / "backbones/clip"
-    load_encoder(found.encoder, torch.float32)
-    load_tokenizer(found.llm)
-    (home / "backbones").rename(home / "moved")
-    with pytest.raises(ValueError, match=r"clip: there is no folder backbones/clip, .*`panollava merge`"):
-        load_encoder(read_parts(Path("home/data/trained")).encoder, torch.float32)
-
-
 @pytest.mark.parametrize("consent", ["y", "n"])
 def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, consent: str) -> None:
     monkeypatch.setattr("builtins.input", lambda prompt="": consent)
@@ -152,44 +123,3 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ValueError, match="encoder needs Python code of its own, and code in a checkpoint is never run"):
         PanoLLaVAModel.from_pretrained(encoder)
     assert not (tmp_path / "ran").exists()
-
-
-def test_trained_parameters_survive_the_round_trip(backbones: dict[str, Backbone], tmp_path: Path) -> None:
-    model, _ = build(backbones)
-    names = {name for name in model.state_dict() if "resampler" in name}
-    write_trained(trained_state(model, names), tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [TRAINED]
-    torch.manual_seed(5)
-    other, _ = build(backbones)
-    kept = {name: value.clone() for name, value in other.state_dict().items()}
-    assert load_trained(other, tmp_path / "out") == sorted(names)
-    for name, value in other.state_dict().items():
-        assert torch.equal(value, model.state_dict()[name] if name in names else kept[name]), name
-
-
-@pytest.mark.parametrize("changes", [{"resampler_hidden_size": 64}, {"resampler": "perceiver"}])
-def test_parameters_of_another_model_are_refused(backbones: dict[str, Backbone], tmp_path: Path, changes: dict) -> None:
-    model, _ = build(backbones)
-    names = {name for name in model.state_dict() if "resampler" in name}
-    write_trained(trained_state(model, names), tmp_path)
-    other, _ = build(backbones, **changes)
-    before = {name: value.clone() for name, value in other.state_dict().items()}
-    with pytest.raises(ValueError, match=r"safetensors: model\.resampler\..*, the model has .*another encoder"):
-        load_trained(other, tmp_path)
-    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
-
-
-def test_a_name_that_the_model_lacks_is_refused(backbones: dict[str, Backbone], tmp_path: Path) -> None:
-    save_file({"model.resampler.elsewhere": torch.zeros(2)}, tmp_path / TRAINED)
-    model, _ = build(backbones)
-    with pytest.raises(
-        ValueError, match=r"model\.resampler\.elsewhere has shape \[2\], the model has no such parameter"
-    ):
-        load_trained(model, tmp_path)
-
-
-def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
-    write_trained({"a": torch.ones(2)}, tmp_path)
-    with pytest.raises(ValueError):
-        write_trained({"a": "no tensor"}, tmp_path)  # type: ignore[dict-item]
-    assert torch.equal(load_file(tmp_path / TRAINED)["a"], torch.ones(2))

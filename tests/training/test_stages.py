@@ -215,7 +215,7 @@ def test_a_killed_run_continues_to_the_weights_of_an_uninterrupted_one(
     with (tmp_path / "log").open("w") as log:
         child = subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdout=log, stderr=log)
         try:
-            while not list(tmp_path.glob("killed/.scratch/finetune_lora/*/checkpoint-3/trainer_state.json")):
+            while not list(tmp_path.glob("killed/.scratch/finetune_lora/*/checkpoint-3/files.json")):
                 assert child.poll() is None, (tmp_path / "log").read_text()
                 time.sleep(0.02)
         finally:

@@ -1,19 +1,25 @@
 """Load a full checkpoint, a folder or a hub id: one that plain transformers opens, with all weights in it."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig
 
 from panollava.backbones.adapter import ADAPTER
 from panollava.backbones.files import check_files
-from panollava.backbones.loading import check_loaded, reading
+from panollava.backbones.loading import TELLING, check_loaded, reading
 from panollava.backbones.presets import hub_reachable, loading_options
 from panollava.backbones.trained import PARTS
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
+
+# A full checkpoint holds one of each; large weights are divided among files with an index.
+NEEDED = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("processor_config.json",),
+    ("tokenizer.json", "tokenizer.model"),
+)
 
 
 def load_checkpoint(
@@ -26,13 +32,13 @@ def load_checkpoint(
     """
     _check_kind(path)
     with reading(path):
-        loaded: Any = PanoLlavaForConditionalGeneration.from_pretrained(
-            path, dtype=dtype or "auto", output_loading_info=True, use_safetensors=True, **loading_options(path)
+        loaded = PanoLlavaForConditionalGeneration.from_pretrained(
+            path, dtype=dtype or "auto", use_safetensors=True, **TELLING, **loading_options(path)
         )
         processor = PanoLlavaProcessor.from_pretrained(path, **loading_options(path))
-    model, info = loaded
-    check_loaded(model, info["missing_keys"], path)
-    return model, processor
+    if not processor.chat_template:
+        raise ValueError(f"{path} has no chat template; a checkpoint of PanoLLaVA keeps it in chat_template.jinja")
+    return check_loaded(loaded, path, exact=True), processor
 
 
 def _check_kind(path: str | Path) -> None:
@@ -51,6 +57,9 @@ def _check_kind(path: str | Path) -> None:
         raise ValueError(f"{path} is neither a folder nor a checkpoint available from the hub: {reason}") from error
     if not isinstance(config, PanoLlavaConfig):
         raise ValueError(f"{path} is a checkpoint of {config.model_type!r}, not of {PanoLlavaConfig.model_type!r}")
+    for names in NEEDED if folder.is_dir() else ():
+        if not any((folder / name).is_file() for name in names):
+            raise ValueError(f"{folder} has no {names[0]}; copy the folder anew")
 
 
 def _check_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -22,9 +23,11 @@ HASHED_BYTES = 2**30
 # Of these a checkpoint may hold any; whatever else they hold, it is an object.
 OBJECTS = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "adapter_config.json", "model.safetensors.index.json",
+    "tokenizer_config.json", "special_tokens_map.json", "adapter_config.json",
 )  # fmt: skip
+INDEX = "model.safetensors.index.json"
 POINTER = b"version https://git-lfs"
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 
 
@@ -72,12 +75,16 @@ def damage(folder: Path, *, hashed_bytes: float = HASHED_BYTES) -> str | None:
         return f"{folder / FILES} lists no file"
     for name, entry in listed.items():
         match entry:
-            case {"bytes": int(size), "sha256": str(digest)} if ".." not in name and not name.startswith("/"):
+            case {"bytes": int(size), "sha256": str(digest)} if _inside(name):
                 if problem := _difference(folder / name, size, digest, hashed_bytes):
                     return problem
             case _:
                 return f"{folder / FILES}: {name[:80]!r} is no file of this folder with its size and hash"
     return None
+
+
+def _inside(name: str) -> bool:
+    return name.isprintable() and not name.startswith("/") and ".." not in name
 
 
 def _difference(path: Path, size: int, digest: str, hashed_bytes: float) -> str | None:
@@ -113,9 +120,25 @@ def check_files(folder: Path, *, hashed_bytes: float = HASHED_BYTES) -> None:
             read_json(folder / name)
     for path in sorted(folder.glob("*.safetensors")):
         check_weights(path)
-    for path in sorted(folder.glob("*.bin")):
+    for path in sorted(file for pattern in ("*.bin", "*.model", "*.jinja") for file in folder.glob(pattern)):
         if problem := _pointer(path):
             raise ValueError(problem)
+    if (index := folder / INDEX).is_file():
+        check_index(index)
+
+
+def check_index(path: Path) -> None:
+    """Refuse the index of weights that are divided among files, if one of these is missing.
+
+    Raises:
+        ValueError: with the file.
+    """
+    match read_json(path):
+        case {"weight_map": dict(places)} if all(isinstance(name, str) and _inside(name) for name in places.values()):
+            for name in sorted(set(places.values())):
+                check_weights(path.parent / name)
+        case _:
+            raise ValueError(f"{path} has no weight_map, which names the file of each tensor")
 
 
 def check_weights(path: Path) -> None:
@@ -146,7 +169,7 @@ def check_finite(weights: Iterable[tuple[str, Tensor]], source: str | Path) -> N
     """
     for name, value in weights:
         # The extremes are NaN where any number is; they are found as fast as memory is read.
-        if value.is_floating_point() and value.numel() and not all(end.isfinite() for end in value.detach().aminmax()):
+        if value.dtype in NUMBERS and value.numel() and not all(end.isfinite() for end in value.detach().aminmax()):
             raise ValueError(f"{source}: {name} holds NaN or infinity; the weights are damaged or diverged in training")
 
 

@@ -4,7 +4,7 @@ A local backbone must be the one that its pointer names. Code that a checkpoint 
 """
 
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ from panollava.backbones.files import check_files, check_finite
 from panollava.backbones.presets import Backbone, check_unchanged, loading_options
 from panollava.backbones.tokenizer import chat_template
 
+# Characters of another library's message that are shown.
+REASON = 300
+
 
 @contextmanager
 def reading(source: str | Path) -> Iterator[None]:
@@ -42,22 +45,37 @@ def reading(source: str | Path) -> Iterator[None]:
                 f"{source} needs Python code of its own, and code in a checkpoint is never run; choose a checkpoint of "
                 "a family that transformers knows"
             ) from error
-        reason = next(iter(str(error).strip().splitlines()), "")
+        reason = " ".join(str(error).split())[:REASON]
         raise ValueError(f"{source} cannot be read: {type(error).__name__}: {reason}") from error
 
 
-def check_loaded(model: PreTrainedModel, missing: Iterable[str], source: str | Path) -> None:
-    """Refuse a model of which the checkpoint lacks weights, or has such that are no numbers.
+# With these, `from_pretrained` returns the model and what it found missing, of another shape, or too much.
+TELLING: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+
+
+def check_loaded(loaded: Any, source: str | Path, *, exact: bool = False) -> Any:
+    """Return the model that was loaded; refuse one of which the checkpoint lacks weights, or has such of another shape.
+
+    With `exact` the checkpoint holds nothing else. `loaded` comes from `from_pretrained` with `TELLING`.
 
     Raises:
-        ValueError: with the first such tensor.
+        ValueError: with the first such tensor, or the first one that holds NaN or infinity.
     """
+    model, info = loaded
+    for name, found, wanted in sorted(info["mismatched_keys"], key=str):
+        raise ValueError(f"{source}: {name} has shape {list(found)}, but {list(wanted)} by its config.json")
     # What is built on top of an encoder's last layer, for tasks of its own, is not used here.
-    lacking = sorted(name for name in missing if not {"pooler", "head"} & set(name.split(".")))
+    lacking = sorted(name for name in info["missing_keys"] if not {"pooler", "head"} & set(name.split(".")))
     if lacking:
-        others = f" and {len(lacking) - 1} others" if lacking[1:] else ""
-        raise ValueError(f"{source} has no weights for {lacking[0]}{others}; the checkpoint is incomplete")
+        raise ValueError(f"{source} has no weights for {_first(lacking)}; the checkpoint is incomplete")
+    if exact and info["unexpected_keys"]:
+        raise ValueError(f"{source} has weights that are not of this model: {_first(sorted(info['unexpected_keys']))}")
     check_finite(model.named_parameters(), source)
+    return model
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{names[0]} (and {len(names) - 1} others)" if names[1:] else names[0]
 
 
 def _check(backbone: Backbone) -> None:
@@ -70,9 +88,7 @@ def _model_options(backbone: Backbone, dtype: torch.dtype) -> dict[str, Any]:
     options = loading_options(backbone.source)
     # The automatic classes look for adapters by options of their own.
     adapter = {"local_files_only": options["local_files_only"]}
-    return options | {
-        "revision": backbone.revision, "dtype": dtype, "output_loading_info": True, "adapter_kwargs": adapter
-    }  # fmt: skip
+    return {"revision": backbone.revision, "dtype": dtype, "adapter_kwargs": adapter, **TELLING, **options}
 
 
 def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
@@ -87,10 +103,8 @@ def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
             encoder.source, revision=encoder.revision, **loading_options(encoder.source)
         )
         vision_config = config.vision_config if "vision_config" in config.sub_configs else config
-        loaded: Any = AutoModel.from_pretrained(encoder.source, config=vision_config, **_model_options(encoder, dtype))
-    model, info = loaded
-    check_loaded(model, info["missing_keys"], encoder.source)
-    return model
+        loaded = AutoModel.from_pretrained(encoder.source, config=vision_config, **_model_options(encoder, dtype))
+    return check_loaded(loaded, encoder.source)
 
 
 def four_bit_config(compute: torch.dtype) -> BitsAndBytesConfig:
@@ -123,9 +137,8 @@ def load_llm(llm: Backbone, dtype: torch.dtype, *, four_bit: torch.dtype | None 
     if four_bit is not None:
         options["quantization_config"] = four_bit_config(four_bit)
     with reading(llm.source):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(llm.source, **options)
-    model, info = loaded
-    check_loaded(model, info["missing_keys"], llm.source)
+        loaded = AutoModelForCausalLM.from_pretrained(llm.source, **options)
+    model = check_loaded(loaded, llm.source)
     if four_bit is not None:
         del model.config.quantization_config
     return model

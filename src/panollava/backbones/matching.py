@@ -8,9 +8,11 @@ from safetensors import safe_open
 from panollava.backbones.adapter import ADAPTER, ADAPTER_WEIGHTS, differing_layers
 from panollava.backbones.assemble import ModelSettings, Parts
 from panollava.backbones.files import check_files, check_weights, load_weights
-from panollava.backbones.trained import PARTS, TRAINED, read_config, read_parts
+from panollava.backbones.trained import PARTS, TRAINED, check_trained, read_config, read_parts
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
+
+SHOWN = 5  # differences in a message
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,17 @@ def check_lora(model: PanoLlavaForConditionalGeneration, origin: Origin | None, 
     Raises:
         ValueError: with what differs, or the file that is damaged.
     """
+    check_trained(folder) if (folder / PARTS).is_file() else check_files(folder)
     for name in (ADAPTER, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}: it is not a LoRA folder")
-    check_files(folder)
     problems = _differing_parts(origin, folder)
     if (folder / "config.json").is_file():
         problems += _differing_settings(model.config, read_config(folder))
     # Shapes that differ follow from the former, and say less.
     if problems := problems or differing_layers(model, folder):
-        raise ValueError(f"{folder} does not belong to this model:\n" + "\n".join(f"  {line}" for line in problems))
+        others = f"; and {len(problems) - SHOWN} more" if problems[SHOWN:] else ""
+        raise ValueError(f"{folder} does not belong to this model: {'; '.join(problems[:SHOWN])}{others}")
     load_weights(folder / ADAPTER_WEIGHTS)
 
 

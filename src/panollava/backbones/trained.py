@@ -27,6 +27,8 @@ from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 TRAINED, PARTS = "trained.safetensors", "parts.json"
+# The parts of the model that no backbone brings: folders hold them whether they have been trained or not.
+NEW = ("model.resampler.", "mask_head.")
 
 
 def write_parts(parts: Parts, folder: Path) -> None:
@@ -144,9 +146,13 @@ def load_finetuned(
     # A configuration read from a file may hold its dtype by name.
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     model, processor = assemble(parts, ModelSettings.of(config), dtype=dtype or stored)
-    _load_state(model, folder)
+    names = set(_load_state(model, folder))
+    for name, _ in model.named_parameters():
+        if name.startswith(NEW) and name not in names:
+            raise ValueError(f"{folder / TRAINED} has no weights for {name}; the file is incomplete")
     if (folder / ADAPTER).is_file():
         check_adapter(model, folder)
-        adapted: Any = PeftModel.from_pretrained(model, folder)
+        with reading(folder / ADAPTER_WEIGHTS):
+            adapted: Any = PeftModel.from_pretrained(model, folder)
         model = adapted.merge_and_unload() if merge else adapted.get_base_model()
     return model.eval(), processor

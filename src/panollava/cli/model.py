@@ -143,9 +143,10 @@ def segment(options: argparse.Namespace) -> int:
     """
     from PIL import Image
 
-    from panollava.io import replacing
+    from panollava.io import check_writable, replacing
 
     question = decoded(options.question)
+    check_writable(Path(options.out))
     mask = open_chat(options).segment(question)
     with replacing(Path(options.out)) as file:
         Image.fromarray(mask).save(file, format="PNG")

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from panollava.io import write_json
+
 # Files that experiments write, and documents with their numbers. Only these may differ from HEAD at the start.
 RESULTS = ("dvc.lock", "metrics", "plots")
 DOCUMENTS = ("README.md", "docs")
@@ -89,10 +91,7 @@ def save(root: Path) -> State:
         # The ref keeps git from pruning the commit during a long study.
         git(root, "update-ref", "refs/panollava/experiments", results)
     state = State(current_branch(root), git(root, "rev-parse", "HEAD"), results)
-    file = _state_file(root)
-    temporary = file.with_suffix(".new")
-    temporary.write_text(json.dumps(asdict(state)), encoding="utf-8")
-    temporary.replace(file)
+    write_json(_state_file(root), asdict(state))
     return state
 
 

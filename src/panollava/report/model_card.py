@@ -4,6 +4,7 @@ The card's metadata (YAML) holds every fact that the weights do not: the base mo
 text is written from the metadata and the configuration, so it survives loading and saving.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
+from yaml import YAMLError
 
 from panollava.backbones.assemble import Parts
 from panollava.backbones.presets import Backbone, hub_reachable
@@ -45,6 +47,7 @@ With transformers 5.16 to 5.23 alone. The checkpoint brings its own code, and `t
 
 ```python
 from PIL import Image
+from yaml import YAMLError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 path = "..."  # this folder or its hub id
@@ -99,13 +102,22 @@ def read_card_data(path: str | Path) -> ModelCardData:
     folder = Path(path)
     if folder.is_dir():
         card = folder / CARD
-        found = ModelCard.load(card).data if card.is_file() else ModelCardData()
+        found = _metadata(card) if card.is_file() else ModelCardData()
         if (folder / PARTS).is_file() and BASES not in found.to_dict():  # the card is the one that PEFT writes
             return card_data(read_parts(folder))
         return found
     try:
         return ModelCard.load(hf_hub_download(str(path), CARD, local_files_only=not hub_reachable())).data
     except EntryNotFoundError:  # not on the hub, or not in the cache of a machine without network
+        return ModelCardData()
+
+
+def _metadata(card: Path) -> ModelCardData:
+    """Return the metadata of a card; it may have been edited, and a model does not depend on it."""
+    try:
+        return ModelCard.load(card).data
+    except (ValueError, YAMLError) as error:
+        print(f"{card} is no model card, and is left out: {' '.join(str(error).split())}", file=sys.stderr)
         return ModelCardData()
 
 

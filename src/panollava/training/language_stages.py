@@ -17,7 +17,7 @@ from panollava.attention.compiling import compile_layers
 from panollava.attention.plan import use_plans
 from panollava.backbones.assemble import ModelSettings, Parts, assemble
 from panollava.backbones.files import new_checkpoint
-from panollava.backbones.trained import load_finetuned, load_trained, trained_state, write_parts, write_trained
+from panollava.backbones.trained import NEW, load_finetuned, load_trained, trained_state, write_parts, write_trained
 from panollava.corpus.store import open_images, open_split
 from panollava.training.dialogues import Collator, Draws, StoredPanoramas
 from panollava.training.features import frozen_features
@@ -29,8 +29,6 @@ from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 LORA, MASK_HEAD = ".lora_", "mask_head."
-# What is in no checkpoint of a backbone: folders hold it whether it has been trained or not.
-NEW = (RESAMPLER, MASK_HEAD)
 
 
 def _draws(store: Path, recipe: Recipe, records: int, **options: Any) -> Draws:

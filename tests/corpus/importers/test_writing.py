@@ -73,6 +73,16 @@ def test_a_folder_that_is_not_empty_and_an_unknown_importer_are_refused(tmp_path
         import_dataset("quic", Request(file), tmp_path / "other")
 
 
+def test_the_folder_may_be_the_working_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "a.png")
+    file = write_table(tmp_path / "train.tsv", [("a.png", "art", "A wall.")])
+    (tmp_path / "walks").mkdir()
+    monkeypatch.chdir(tmp_path / "walks")
+    import_dataset("quic360", Request(file), Path())
+    assert {path.name for path in Path().iterdir()} == {"README.md", "annotations.jsonl", "images"}
+    assert "# walks" in Path("README.md").read_text()
+
+
 def test_a_failed_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError("disk full")

@@ -13,6 +13,7 @@ from panollava.backbones.standins.encoders import SEEDS as ENCODERS
 from panollava.backbones.standins.encoders import train_standin_encoder
 from panollava.backbones.standins.llms import SEEDS as LLMS
 from panollava.backbones.standins.llms import train_standin_llm
+from panollava.io import replacing_folder
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,14 +28,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--panoramas", type=int, default=8000)
     options = parser.parse_args(arguments)
     for name in options.only:
-        folder = options.out / name
-        folder.mkdir(parents=True, exist_ok=True)
         common = {"workers": options.workers, "device": options.device}
-        if name in LLMS:
-            train_standin_llm(name, folder, steps=options.llm_steps, batch=64, **common)
-        else:
-            size = {"steps": options.encoder_steps, "batch": 256, "panoramas": options.panoramas}
-            train_standin_encoder(name, folder, **size, **common)
+        with replacing_folder(options.out / name) as folder:
+            if name in LLMS:
+                train_standin_llm(name, folder, steps=options.llm_steps, batch=64, **common)
+            else:
+                size = {"steps": options.encoder_steps, "batch": 256, "panoramas": options.panoramas}
+                train_standin_encoder(name, folder, **size, **common)
 
 
 if __name__ == "__main__":
