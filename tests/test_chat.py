@@ -290,6 +290,12 @@ def test_static_decoding_notices_that_layers_have_changed(
         assert model.generate(image, question, max_new_tokens=8) == plain(model, image, [question])
 
 
+@pytest.mark.parametrize("device", ["gpu", "cpu:x", "cuda:99", "xla"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded(tmp_path: Path, device: str) -> None:
+    with pytest.raises(ValueError, match=f"device is '{device}', "):
+        PanoLLaVAModel.from_pretrained(tmp_path / "nothing", device=device)
+
+
 def test_compiled_decoding_needs_a_gpu(root: Path) -> None:
     with pytest.raises(ValueError, match="compiled is for a GPU, and the model is on cpu"):
         PanoLLaVAModel.from_pretrained(root / "lora", device="cpu", compiled=True)

@@ -77,10 +77,28 @@ class Terminal(io.StringIO):
         return True
 
 
+def test_numbers_are_not_computed_for_a_file_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("panollava.bench.running.run", lambda *options: pytest.fail("it was computed"))
+    monkeypatch.setattr("panollava.experiments.compare.compare_sources", lambda *a, **k: pytest.fail("it was computed"))
+    for command in (["bench", "views"], ["compare", "a", "b"]):
+        assert main([*command, "--json", str(tmp_path)]) == 1
+        assert f"{tmp_path} is a folder; choose the name of a new file" in capsys.readouterr().err
+
+
+def test_chat_without_standard_input_is_refused(
+    image: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["chat", image]) == 1
+    assert capsys.readouterr().err.startswith("panollava: standard input is closed")
+
+
 def test_chat_answers_each_line_until_an_empty_one(
     root: Path, image: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    typed = f"what is there?\n{'9' * 3000}\nand left of it?\n\nnot asked\n"
+    typed = f"what is there?\n{'9' * 3000}\nbytes \udcff\nand left of it?\n\nnot asked\n"
     monkeypatch.setattr("sys.stdin", Terminal(typed))
     assert main(["chat", image, "--model", str(root / "lora"), *SHORT]) == 0
     conversation = PanoLLaVAModel.from_pretrained(root / "lora").chat(image)
@@ -88,6 +106,7 @@ def test_chat_answers_each_line_until_an_empty_one(
     output = capsys.readouterr()
     assert output.out == "".join(f"{printable(answer)}\n" for answer in answers)
     assert "shorten the text" in output.err
+    assert "'bytes \\udcff' holds bytes that are not UTF-8" in output.err
 
 
 def test_through_a_pipe_each_line_has_its_answer_in_one_line(

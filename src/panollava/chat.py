@@ -299,10 +299,11 @@ def _device(device: str | torch.device | None) -> torch.device:
     gpus = torch.cuda.device_count()
     try:
         place = torch.device(device or ("cuda" if gpus else "cpu"))
+        if place.type == "cuda" and (place.index or 0) >= gpus:
+            raise ValueError(f"device is {str(place)!r}, but there are {gpus} GPUs; leave it out to use what is there")
+        torch.empty(0, device=place)
     except RuntimeError as error:
-        raise ValueError(f"device is {device!r}; give cpu, cuda, or cuda:1 for the second GPU") from error
-    if place.type == "cuda" and (place.index or 0) >= gpus:
-        raise ValueError(f"device is {str(place)!r}, but PyTorch sees {gpus} GPUs; leave it out to use what is there")
+        raise ValueError(f"device is {device!r}, which PyTorch does not have here; give cpu, cuda or cuda:1") from error
     return place
 
 

@@ -30,11 +30,13 @@ def import_(options: argparse.Namespace) -> int:
     """
     from panollava.corpus.importers import import_dataset
     from panollava.corpus.importers.common import Request
+    from panollava.tasks.checks import answer_problems
 
     report = import_dataset(
         options.name,
         Request(Path(options.src), None if options.images is None else Path(options.images), options.seed),
         Path(options.dst),
+        answer_problems,
         source=options.source,
         licence=options.licence,
         allow_any_aspect=options.allow_any_aspect,

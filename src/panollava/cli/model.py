@@ -88,8 +88,8 @@ def _talk(conversation: "Chat", tokens: int) -> int:
         if not question.strip():
             return 0
         try:
-            told |= _forget(conversation, question, tokens, quiet=told)
-            say(conversation.ask(decoded(question), max_new_tokens=tokens))
+            told |= _forget(conversation, decoded(question), tokens, quiet=told)
+            say(conversation.ask(question, max_new_tokens=tokens))
         except ValueError as error:  # a question that is too long need not end the conversation
             warn(error)
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from panollava.cli.arguments import Add, positive
+from panollava.cli.arguments import Add, positive, whole
 from panollava.terminal import say
 
 # `bench` and the sizes of `bench.sizes.SIZES`, repeated here so that help imports nothing; a test compares them.
@@ -131,7 +131,7 @@ def _add_compare_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", metavar="OUT", help="write all numbers to this file too")
     text = "resamples and exchanges drawn for each row (default: %(default)s)"
     command.add_argument("--draws", type=positive, default=10_000, metavar="N", help=text)
-    command.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    command.add_argument("--seed", type=whole, default=0, metavar="N", help="of the draws (default: %(default)s)")
 
 
 def _add_bench_arguments(command: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ OBJECTS: tuple[tuple[set[str], str], ...] = (
     ({"file_name"}, "imagefolder"),
     ({"conversations", "image"}, "llava"),
     ({"conversations", "id"}, "llava"),
+    ({"messages"}, "llava"),
 )
 # The files of a folder, and the importer that reads the folder.
 FOLDERS = {
@@ -66,8 +67,6 @@ def foreign_row(file: Path, row: object) -> str | None:
     for keys, importer in OBJECTS:
         if keys <= row.keys():
             return f"is in the layout of {importer}, not of records; {_import_hint(file, importer)}"
-    if "messages" in row:
-        return "holds chat messages; expected records, with conversations of human and assistant"
     return None
 
 

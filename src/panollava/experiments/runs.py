@@ -51,10 +51,13 @@ def is_file(source: str) -> bool:
 
 
 def read_file(source: str) -> str:
-    """Return the text of a file; raises ValueError where there is none."""
+    """Return the text of a file; raises ValueError where there is none, or no text."""
     if not Path(source).is_file():
         raise ValueError(f"{source}: no such file; give a predictions.jsonl, a git revision or an experiment")
-    return Path(source).read_text(encoding="utf-8")
+    try:
+        return Path(source).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source}: not a file of predictions, which is UTF-8 text: {error.reason}") from error
 
 
 def read_revision_run(name: str, root: Path) -> Run:

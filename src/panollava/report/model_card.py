@@ -4,7 +4,6 @@ The card's metadata (YAML) holds every fact that the weights do not: the base mo
 text is written from the metadata and the configuration, so it survives loading and saving.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from panollava.backbones.presets import Backbone, hub_reachable
 from panollava.backbones.trained import PARTS, read_parts
 from panollava.corpus.data_card import count, origin_lines
 from panollava.corpus.records import Record
-from panollava.io import replacing
+from panollava.io import read_json, replacing
 from panollava.markdown import markdown_table
 from panollava.report.tables import ScoreRow, all_score_rows
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
@@ -153,12 +152,9 @@ def read_metrics(file: Path) -> dict[str, Any]:
     """Return the content of a metrics file.
 
     Raises:
-        ValueError: the file is no JSON.
+        ValueError: the file is missing, or holds no JSON object.
     """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}: not a JSON file: {error}") from error
+    return read_json(file)
 
 
 def model_card(data: ModelCardData, config: PanoLlavaConfig, processor: PanoLlavaProcessor, *, full: bool) -> str:
