@@ -34,7 +34,7 @@ FOREIGN = [
     ("metadata.jsonl", lines(OMNICOT, OMNICOT), "`panollava import imagefolder "),
     ("a.tsv", "url\tquery\tannotation", "`panollava import quic360 "),
     ("a.tsv", "url\tquery\tannotation", "`panollava import bench360 "),
-    ("a.json", json.dumps([{"messages": [{"role": "user", "content": "x"}]}]), "holds chat messages"),
+    ("a.json", json.dumps([{"messages": [{"role": "user", "content": "x"}]}]), "panollava import llava"),
     ("a.json", lines(RECORD, RECORD), "if each has a line, name the file *.jsonl"),
     ("a.jsonl", json.dumps([RECORD] * 1000, indent=1), "name the file *.json"),
     ("a.jsonl", json.dumps([RECORD]), "name the file *.json"),
