@@ -154,9 +154,9 @@ def test_a_question_that_is_no_text_is_refused(root: Path, image: Image.Image, q
         conversation.segment(question)
 
 
-@pytest.mark.parametrize("wrong", [None, b"JFIF", 3, [], np.zeros((64, 128, 3), dtype=np.uint8)])
+@pytest.mark.parametrize("wrong", [None, 3, [], np.zeros((64, 128, 3), dtype=np.uint8)])
 def test_an_image_of_another_type_is_refused(root: Path, wrong: object) -> None:
-    with pytest.raises(TypeError, match=f"the image is of type {type(wrong).__name__}; give an image of PIL or"):
+    with pytest.raises(ValueError, match=f"the given image: a {type(wrong).__name__}; expected a path"):
         opened(root / "base").generate(wrong, "what?")
 
 

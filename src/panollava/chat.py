@@ -21,7 +21,7 @@ from panollava.backbones.checkpoint import load_checkpoint
 from panollava.backbones.files import new_checkpoint
 from panollava.backbones.matching import Origin, check_lora, trained_names
 from panollava.backbones.trained import PARTS, TRAINED, load_finetuned, load_trained, read_parts
-from panollava.corpus.images import open_panorama
+from panollava.corpus.images import Source, open_panorama
 from panollava.corpus.messages import Message, with_answer, with_question, without_first_turn
 from panollava.corpus.patch_masks import splat
 from panollava.corpus.records import LabelledBox
@@ -105,19 +105,19 @@ class PanoLLaVAModel:
         model = model.to(place)  # type: ignore[arg-type] # transformers decorates `to`
         return cls(model, processor, origin, card=read_card_data(path), compiled=compiled)
 
-    def chat(self, image: Image.Image | str | Path) -> "Chat":
-        """Return a new conversation about a panorama, given as an image or as its file."""
-        return Chat(self.engine, _panorama(image))
+    def chat(self, image: Source) -> "Chat":
+        """Return a new conversation about a panorama, given as a file, its bytes or a PIL image."""
+        return Chat(self.engine, open_panorama(image))
 
-    def generate(self, image: Image.Image | str | Path, question: str, *, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
-        """Return the answer to one question about a panorama, given as an image or as its file.
+    def generate(self, image: Source, question: str, *, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
+        """Return the answer to one question about a panorama, given as a file, its bytes or a PIL image.
 
         Raises:
             ValueError: an empty question, one longer than the context, or an image that is no panorama.
         """
         return self.chat(image).ask(question, max_new_tokens=max_new_tokens)
 
-    def segment(self, image: Image.Image | str | Path, question: str) -> NDArray[np.bool_]:
+    def segment(self, image: Source, question: str) -> NDArray[np.bool_]:
         """Return the mask `[H, W]` of what a question about a panorama asks for, as in "Give the box of the red cube."
 
         Only questions of the kind that training had masks for give sensible ones: those that name one object.
@@ -129,7 +129,7 @@ class PanoLLaVAModel:
 
     def detect(
         self,
-        image: Image.Image | str | Path,
+        image: Source,
         description: str,
         *,
         language: str = "en",
@@ -305,12 +305,6 @@ def _device(device: str | torch.device | None) -> torch.device:
     except RuntimeError as error:
         raise ValueError(f"device is {device!r}, which PyTorch does not have here; give cpu, cuda or cuda:1") from error
     return place
-
-
-def _panorama(image: Image.Image | str | Path) -> Image.Image:
-    if not isinstance(image, Image.Image | str | Path):
-        raise TypeError(f"the image is of type {type(image).__name__}; give an image of PIL or the path of a file")
-    return image if isinstance(image, Image.Image) else open_panorama(Path(image))
 
 
 def _answer_length(tokens: int) -> int:

@@ -42,7 +42,7 @@ def open_chat(options: argparse.Namespace) -> "Chat":
     """Return a conversation; the image is opened first, since its path is the likeliest mistake."""
     from panollava.corpus.images import open_panorama
 
-    panorama = open_panorama(Path(options.image))
+    panorama = open_panorama(options.image)
     return open_model(options.model).chat(panorama)
 
 

@@ -1,76 +1,63 @@
 """Open equirectangular photographs safely and resize them to the working size with the seam intact.
 
-An image covers the whole sphere: 2:1, columns wrap, rows clamp. Every format that PIL reads is accepted with 8 bits per
-channel. Error messages name the file, the sizes and what would be right.
+Every image takes the same way, be it a file, bytes or a PIL image: metadata is obeyed (EXIF orientation, GPano), the
+result is RGB and covers the whole sphere: 2:1, columns wrap, rows clamp. Transparency is ignored: the colours count as
+they are stored. Error messages name the image, its size and what would be right.
 """
 
 import math
-import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
-MAX_PIXELS = 16384 * 8192
-ASPECT_TOLERANCE = 0.01
+from panollava.corpus.gpano import Placement, placement, read_gpano
+from panollava.corpus.image_damage import decode
+from panollava.corpus.image_files import DAMAGED, ImageError, Source, is_2_to_1, opened
+
 BAND_ROWS = 512
 LANCZOS_RADIUS = 3
-# Exceptions of PIL's plugins for damaged files: OSError and SyntaxError by contract, the others from their parsers.
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# PIL converts these by way of another mode only.
+PREMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}
 
 
-class ImageError(ValueError):
-    """An image file is unreadable, truncated, too large, or no panorama."""
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image up to its header; refuse decompression bombs before a pixel is decoded."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return how the EXIF orientation has the image turned; broken EXIF and unknown values leave it as it is."""
+    if image.format == "TIFF":  # PIL turns it while decoding; its size is the upright one from the beginning
+        return None
     try:
-        with warnings.catch_warnings():
-            # PIL warns at half of its own limit. The limit here is MAX_PIXELS, checked below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such image file") from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: decompression bomb; at most {MAX_PIXELS} pixels (16384x8192): {error}") from None
-    except DAMAGED as error:
-        raise ImageError(f"{path}: not a readable image: {error}") from None
-    with image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ImageError(
-                f"{path}: decompression bomb; {image.width}x{image.height} is {image.width * image.height} pixels, "
-                f"at most {MAX_PIXELS} (16384x8192)"
-            )
-        yield image
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except DAMAGED:
+        return None
+    return UPRIGHT.get(orientation) if isinstance(orientation, int) else None
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height after applying the EXIF orientation."""
-    width, height = image.size
-    swapped = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (height, width) if swapped else (width, height)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return height and width of an image file after its EXIF orientation, from the header; raises ImageError."""
-    with _opened(path) as image:
-        width, height = _upright_size(image)
-    return height, width
-
-
-def _check_shape(path: Path, image: Image.Image, *, allow_any_aspect: bool) -> None:
-    width, height = _upright_size(image)
-    if not allow_any_aspect and abs(width - 2 * height) > ASPECT_TOLERANCE * 2 * height:
+def _place(image: Image.Image, *, allow_any_aspect: bool) -> Placement:
+    """Return the place of the upright image on the sphere; raises ImageError for an image that is no panorama."""
+    if image.format == "PNG":
+        image.load()  # EXIF and XMP may follow the pixels
+    turned = _turn(image) in (UPRIGHT[5], UPRIGHT[6], UPRIGHT[7], UPRIGHT[8])
+    width, height = image.size[::-1] if turned else image.size
+    xmp = image.info.get("xmp", b"")
+    place = placement(read_gpano(xmp.encode() if isinstance(xmp, str) else xmp), (width, height))
+    if place is None and not allow_any_aspect and not is_2_to_1(width, height):
         raise ImageError(
-            f"{path}: {width}x{height} is {width / height:.3f}:1, not 2:1; an equirectangular panorama of this width "
+            f"{width}x{height} is {width / height:.3f}:1, not 2:1; an equirectangular panorama of this width "
             f"has {round(width / 2)} rows"
         )
     if image.mode.startswith(("I", "F")):
-        raise ImageError(f"{path}: pixel mode {image.mode!r}; expected 8 bits per channel, such as RGB or greyscale")
+        raise ImageError(
+            f"pixel mode {image.mode!r}; expected 8 bits per channel, such as RGB or greyscale: the range of more bits "
+            "is not told, so scale them to 8"
+        )
+    return place or Placement((width, height), (0, 0), (width, height))
 
 
 def _draft(image: Image.Image, working_height: int) -> None:
@@ -86,32 +73,59 @@ def _draft(image: Image.Image, working_height: int) -> None:
             return
 
 
-def open_panorama(path: Path, *, allow_any_aspect: bool = False, working_height: int | None = None) -> Image.Image:
-    """Return an equirectangular image as RGB, with its EXIF orientation applied.
+def _on_sphere(image: Image.Image, place: Placement) -> Image.Image:
+    """Return a decoded image upright, as RGB, on its canvas; what it does not cover is black."""
+    turn = _turn(image)
+    if turn is not None:
+        image = image.transpose(turn)
+        image.info = {}  # else it would be turned again, were it opened again
+    if image.mode in PREMULTIPLIED:
+        image = image.convert(PREMULTIPLIED[image.mode])
+    # Converted only if needed: a copy would take 134 MB for an 8192x4096 image.
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    if place.whole:
+        return image
+    canvas = Image.new("RGB", place.canvas)
+    canvas.paste(image, place.corner)
+    return canvas
 
-    With `working_height`, a large JPEG is decoded no finer than `to_working_size` needs for that height. With
-    `allow_any_aspect`, an image that is not 2:1 is assumed to cover the whole sphere. Raises ImageError.
+
+def image_size(source: Source) -> tuple[int, int]:
+    """Return height and width of the whole panorama that an image shows; raises ImageError.
+
+    It is upright, and a crop with GPano metadata has the size of its canvas. Pixels are decoded as far as needed only.
     """
-    with _opened(path) as image:
-        try:
-            _check_shape(path, image, allow_any_aspect=allow_any_aspect)
-            if working_height is not None:
-                _draft(image, working_height)
+    with opened(source) as (image, _):
+        width, height = _place(image, allow_any_aspect=True).canvas
+    return height, width
+
+
+def open_panorama(source: Source, *, allow_any_aspect: bool = False, working_height: int | None = None) -> Image.Image:
+    """Return an equirectangular image that covers the whole sphere, upright, as RGB.
+
+    `source` is a path, the bytes of a file, an open file, or a PIL image, which stays as it is. A crop with GPano
+    metadata is placed on its canvas, the rest of which is black. With `working_height`, a large JPEG file is decoded
+    no finer than `to_working_size` needs for that height. With `allow_any_aspect`, an image that is not 2:1 and has no
+    GPano metadata is assumed to cover the whole sphere.
+
+    Raises:
+        ImageError: the image is unreadable, damaged, too large or no panorama, with its name.
+    """
+    with opened(source) as (image, file):
+        place = _place(image, allow_any_aspect=allow_any_aspect)
+        if working_height is not None and file is not None and place.whole:
+            _draft(image, working_height)
+        if file is None:
             image.load()
-            # In place, and converted only if needed: either copy would take 134 MB for an 8192x4096 image.
-            ImageOps.exif_transpose(image, in_place=True)
-            return image if image.mode == "RGB" else image.convert("RGB")
-        except ImageError:
-            raise
-        except DAMAGED as error:
-            size = f"{image.width}x{image.height}"
-            raise ImageError(f"{path}: damaged or truncated {image.format} of {size}: {error}") from None
+        else:
+            decode(image, file)
+        return _on_sphere(image, place)
 
 
-def check_image(path: Path, *, allow_any_aspect: bool = False) -> None:
-    """Raise ImageError unless the file can be decoded to its end and is a panorama."""
+def check_image(source: Source, *, allow_any_aspect: bool = False) -> None:
+    """Raise ImageError unless an image can be decoded to its end and is a panorama."""
     # Even the coarsest decoding reads the whole file, and so finds a truncated one.
-    open_panorama(path, allow_any_aspect=allow_any_aspect, working_height=1)
+    open_panorama(source, allow_any_aspect=allow_any_aspect, working_height=1)
 
 
 def _wrap_columns(image: Image.Image, columns: int) -> Image.Image:
