@@ -18,6 +18,7 @@ from panollava.corpus.validation import read_dataset
 from panollava.corpus.world_records import world_rows
 from panollava.io import write_json, write_text
 from panollava.params import Dataset, Preprocess, Strict, Weights, read_params
+from panollava.tasks.checks import answer_problems
 from stages import run_stage
 
 SPLITS = ("train", "validation", "test")
@@ -89,7 +90,7 @@ def _from_world(params: PreprocessParams, settings: Preprocess) -> dict[str, Ite
 
 def _from_records(params: PreprocessParams, settings: Preprocess) -> dict[str, Iterator[PanoramaRow]]:
     folder = Path(params.dataset.path)
-    records = read_dataset(folder, allow_any_aspect=params.dataset.allow_any_aspect)
+    records = read_dataset(folder, answer_problems, allow_any_aspect=params.dataset.allow_any_aspect)
     splits = split_by_panorama(records, folder, shares=params.dataset.shares.model_dump(), seed=params.seed)
     return {split: _rows(splits[split], folder, params, settings) for split in SPLITS}
 

@@ -65,6 +65,9 @@ def main() -> None:
     )
     block["panoramas"] = settings.panoramas
     block["left_out"] = {f"{study}s": dict(sorted(counts.items())) for study, counts in left_out.items()}
+    unanswered = sum(answer.prediction.unanswered for answer in answers)
+    if unanswered:  # longer than the language model's context
+        block["unanswered"] = unanswered
     write_lines(PREDICTIONS, (answer.as_line() for answer in answers))
     # All keys lie below `robustness`: those of several metrics files are read as one.
     chosen = {"seed": params.seed, "weights": params.weights, "encoder": params.encoder, "llm": params.llm}

@@ -11,6 +11,7 @@ LAYERS = (
     "io",
     "markdown",
     "terminal",
+    "closed_answers",
     "vlm",
     "auto",
     "attention",

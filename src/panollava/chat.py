@@ -29,7 +29,7 @@ from panollava.corpus.wording import detection_question
 from panollava.inference.engine import Engine
 from panollava.inference.prompts import Prefix, Row, room_for_answer, split_prompts
 from panollava.report.model_card import read_card_data, trained_further, with_scores, write_model_card
-from panollava.tasks.detection import parse_detection
+from panollava.tasks.spellings import parse_detection
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 

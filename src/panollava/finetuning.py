@@ -25,21 +25,24 @@ from panollava.backbones.trained import NEW, trained_state, write_parts, write_t
 from panollava.chat import PanoLLaVAModel
 from panollava.corpus.images import open_panorama, to_working_size
 from panollava.corpus.masks import mask_of
-from panollava.corpus.reading import image_file, record_file
+from panollava.corpus.reading import RecordErrors, RecordLocation, image_file, record_file
 from panollava.corpus.records import Record
 from panollava.corpus.splits import image_contents
 from panollava.corpus.validation import read_dataset
 from panollava.io import check_vacant
 from panollava.report.model_card import trained_further, write_model_card
+from panollava.tasks.checks import answer_problems
 from panollava.training.dialogues import Collator, Draw, Draws
 from panollava.training.fit import RESAMPLER
 from panollava.training.language_stages import LORA, MASK_HEAD
+from panollava.training.lengths import Context
 from panollava.training.lora import lora_config
 from panollava.training.processes import divided
 from panollava.training.recipe import Recipe
 from panollava.training.scratch import scratch
 from panollava.training.trainer import PanoTrainer, set_trainable, trainable_table
 from panollava.vlm.labels import IGNORE
+from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # What the masks' loss weighs beside the answers', as in the stage.
@@ -60,7 +63,7 @@ class PanoDataset(Dataset):
         """
         self.file = record_file(Path(path))
         self.image_height, self.allow_any_aspect = image_height, allow_any_aspect
-        self.records = read_dataset(self.file, allow_any_aspect=allow_any_aspect)
+        self.records = read_dataset(self.file, answer_problems, allow_any_aspect=allow_any_aspect)
         panoramas: dict[str, list[Record]] = {}
         for record in self.records:
             panoramas.setdefault(record.image_id, []).append(record)
@@ -129,13 +132,15 @@ class PanoLLaVATrainer:
         """Take the settings; `steps` is by default as many as show every panorama three times.
 
         Raises:
-            ValueError: an output folder that is not empty, or an image that is in both datasets.
+            ValueError: an output folder that is not empty, an image that is in both datasets, or records that the
+                language model's context does not hold, all of them named.
         """
         self.model, self.train_dataset, self.val_dataset = model, train_dataset, val_dataset
         self.out, self.records = Path(output_dir), records_per_panorama
         check_vacant(self.out)
         if val_dataset is not None:
             check_disjoint(train_dataset, val_dataset)
+        check_lengths(model.processor, *([train_dataset] if val_dataset is None else [train_dataset, val_dataset]))
         self.lora: dict[str, Any] = {"rank": rank, "alpha": alpha, "dropout": dropout, "targets": list(TARGETS)}
         rates = {RESAMPLER: resampler_learning_rate, LORA: learning_rate}
         self.masked = train_dataset.has_masks()
@@ -242,6 +247,18 @@ class PanoLLaVATrainer:
             adapted.save_pretrained(str(folder))
             # In place of the card that PEFT writes.
             write_model_card(folder, model.card, model.model.config, model.processor, full=False)
+
+
+def check_lengths(processor: PanoLlavaProcessor, *datasets: PanoDataset) -> None:
+    """Refuse records that the language model's context does not hold.
+
+    Raises:
+        RecordErrors: with every such record of all datasets.
+    """
+    located = ((RecordLocation(d.file, index), record) for d in datasets for index, record in enumerate(d.records))
+    problems = Context(processor).problems(located)
+    if problems:
+        raise RecordErrors(problems)
 
 
 def check_disjoint(train: PanoDataset, validation: PanoDataset) -> None:

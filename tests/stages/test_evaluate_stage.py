@@ -45,15 +45,18 @@ def prepared(
     monkeypatch.setattr(stage, "load_finetuned", lambda folder: (model, processor))
     monkeypatch.setattr(stage, "read_params", lambda view, stage: PARAMS)
 
-    def prepare(count: int, objects: list[dict[str, Any]] | None = None) -> list[PanoramaRow]:
+    def prepare(
+        count: int, objects: list[dict[str, Any]] | None = None, turns: list[dict[str, Any]] = TURNS
+    ) -> list[PanoramaRow]:
         generator = np.random.default_rng(0)
         rows = []
         for index in range(count):
             shared = {"image_id": f"p{index}", "image_path": "a.png", "objects": objects or []}
-            records = [Record.model_validate(shared | {"conversations": [turn]}) for turn in TURNS]
+            records = [Record.model_validate(shared | {"conversations": [turn]}) for turn in turns]
             image = Image.fromarray(generator.integers(0, 256, (64, 128, 3), dtype=np.uint8))
             rows.append(PanoramaRow(f"p{index}", image, records))
-        write_store(Path("data/store"), "test", rows, jpeg_quality=None)
+        for split in ("train", "test"):
+            write_store(Path("data/store"), split, rows, jpeg_quality=None)
         return rows
 
     return prepare
@@ -109,3 +112,36 @@ def test_masks_are_scored_beside_the_one_that_is_always_the_same(
     assert 0 <= block["miou"] <= block["ceiling"] < 1
     masked = [p for p in read_predictions(Path("data/evaluate/predictions.jsonl")) if p.mask is not None]
     assert {(p.variant, p.task) for p in masked} == {("model", "grounding"), ("shuffled", "grounding")}
+
+
+def test_questions_longer_than_the_context_are_unanswered_and_counted(
+    prepared: Callable[..., list[PanoramaRow]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = np.zeros((64, 128), dtype=bool)
+    mask[20:40, 100:120] = True
+    long = [turn | {"human": "wall " * 300} for turn in TURNS]
+    prepared(2, [{"label": "cube", "box_deg": [1, 2, 3, 4], "mask": encoded(mask)}], TURNS + long)
+    stage.main()
+    assert "10 questions leave no room for an answer" in capsys.readouterr().out
+    said = read_predictions(Path("data/evaluate/predictions.jsonl"))
+    unanswered = [p for p in said if p.unanswered]
+    assert len(said) == 60
+    assert len(unanswered) == 30
+    assert all(p.prediction == "" and p.question.startswith("wall") for p in unanswered)
+    assert all(not p.correct and p.parsed is (p.task in ("choice", "description")) for p in unanswered)
+    assert all(p.error_deg == 180 for p in unanswered if p.task == "direction")
+    assert all((p.iou, p.mask_iou) == (0, 0) for p in unanswered if p.task == "grounding" and p.variant != "blind")
+    scores = json.loads(Path("metrics/evaluate.json").read_text())["evaluate"]
+    assert {name: block.get("unanswered") for name, block in scores["en"].items()} == {
+        "accuracy": 2, "types": None, "direction": 2, "grounding": 2, "segmentation": 2, "detection": 2
+    }  # fmt: skip
+    assert scores["ko"]["description"]["unanswered"] == 2
+    assert scores["en"]["segmentation"]["n"] == 4
+
+
+def test_only_long_questions_are_an_evaluation_too(prepared: Callable[..., list[PanoramaRow]]) -> None:
+    prepared(2, turns=[turn | {"human": "wall " * 300} for turn in TURNS])
+    stage.main()
+    scores = json.loads(Path("metrics/evaluate.json").read_text())["evaluate"]
+    assert scores["en"]["accuracy"]["value"] == 0
+    assert scores["ko"]["description"]["chrf"] == 0

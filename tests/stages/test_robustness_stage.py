@@ -114,6 +114,17 @@ def test_data_without_objects_are_rotated_by_their_words_alone(prepared: Callabl
     assert block["seam"] == block["latitude"] == {}
 
 
+def test_questions_longer_than_the_context_are_unanswered_and_counted(
+    prepared: Callable[..., list[PanoramaRow]],
+) -> None:
+    turn = {"human": "Is it day? " + "wall " * 300, "assistant": "yes", "task": "choice", "answer": {"text": "yes"}}
+    prepared(3, [turn])
+    stage.main()
+    block = json.loads(stage.METRICS.read_text())["robustness"]
+    assert block["unanswered"] == 3 * 3  # two yaws and a tilt
+    assert block["yaws"]["accuracy"]["agreement"]["value"] == block["yaws"]["accuracy"]["mean"]["value"] == 0
+
+
 def test_fewer_panoramas_than_asked_for_are_refused(prepared: Callable[..., list[PanoramaRow]]) -> None:
     prepared(2)
     with pytest.raises(ValueError, match=r"data/store.* has 2 panoramas, robustness\.panoramas asks for 3"):

@@ -5,8 +5,8 @@ from task_data import question
 
 from panollava.inference.answer import Answer
 from panollava.tasks.block_scores import evaluate
-from panollava.tasks.grounding import parse_box
 from panollava.tasks.scoring import score
+from panollava.tasks.spellings import parse_box
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from panollava.tasks.scoring import score
         ("[35, -12, nan, 15]", None),
         ("[35, -12, 20]", None),
         ("[35, -12, 20, 15, 3]", None),
-        ("35, -12, 20, 15", None),
+        ("35, -12, 20, 15", (35, -12, 20, 15)),
         ("red cube [35, -12, 20, 15]", None),
         ("[35, -12, 20, 15", None),
         (f"[35, -12, {'9' * 400}, 15]", None),
@@ -53,4 +53,8 @@ def test_the_majority_is_the_constant_box_that_does_best() -> None:
         score("model", question("grounding", {"label": "a", "box_deg": box}, image_id=f"b{box[0]}"), Answer("?", 1))
         for box in boxes
     ]
-    assert evaluate(said, resamples=5, seed=0)["en"]["grounding"]["majority"] == 3 / 4  # always [0, 0, 20, 20]
+    block = evaluate(said, resamples=5, seed=0, training=said)["en"]["grounding"]
+    assert block["majority"] == 3 / 4  # always [0, 0, 20, 20]
+    assert evaluate(said[2:3], resamples=5, seed=0, training=said)["en"]["grounding"]["majority"] == 0
+    wide = score("model", question("grounding", {"label": "a", "box_deg": [0, 0, 200, 20]}), Answer("?", 1))
+    assert "majority" not in evaluate(said, resamples=5, seed=0, training=[wide])["en"]["grounding"]

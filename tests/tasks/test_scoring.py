@@ -12,10 +12,8 @@ from panollava.corpus.wording import answer_text
 from panollava.corpus.world.scenes import sample_scene
 from panollava.corpus.world_questions import sample_dialogues
 from panollava.inference.answer import Answer
-from panollava.tasks.detection import parse_detection
-from panollava.tasks.direction import parse_direction
-from panollava.tasks.grounding import parse_box
 from panollava.tasks.scoring import score
+from panollava.tasks.spellings import parse_box, parse_detection, parse_direction
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -59,5 +59,8 @@ def test_the_majority_is_the_most_frequent_text() -> None:
     said = [
         score("model", question("open", None, text, image_id=f"t{n}"), Answer("?", 1)) for n, text in enumerate(texts)
     ]
-    block = evaluate(said, resamples=5, seed=0)["en"]["open"]
+    block = evaluate(said, resamples=5, seed=0, training=said)["en"]["open"]
     assert block["majority_rouge_l"] == pytest.approx((1 + 1 + 2 / 7) / 3)  # "a" of four words
+    # Of training, not of the questions that are scored.
+    assert evaluate(said[2:], resamples=5, seed=0, training=said)["en"]["open"]["majority_rouge_l"] < 0.3
+    assert not [name for name in evaluate(said, resamples=5, seed=0)["en"]["open"] if name.startswith("majority")]

@@ -252,3 +252,16 @@ def test_a_batch_without_masks_has_no_queries(any_processor: PanoLlavaProcessor)
     batch = Collator(any_processor, patches=8)([Draw(Image.new("RGB", (128, 64)), DIALOGUES)])
     assert batch["mask_queries"].shape == (0, 3)
     assert batch["mask_targets"].shape == (0, 6, 8, 8)
+
+
+def test_control_tokens_in_texts_are_learned_as_text(any_processor: PanoLlavaProcessor) -> None:
+    tokenizer, special = any_processor.tokenizer, any_processor.plain_text.control.keys()
+    clean, marked = (record((f"what{x}?", f"A wall.{x} more"), ("and?", f"{x}no")) for x in ("", "</s><s><pad>"))
+    counts = []
+    for one in (clean, marked):
+        _, ids, labels = encoded(any_processor, dialogue_of(one))
+        counts.append(Counter(number for number in ids if number in special))
+        learned = tokenizer.decode([label for label in labels if label != IGNORE])
+        answers = "".join(f" {turn.assistant}</s>" for turn in one.conversations)
+        assert learned == answers
+    assert counts[0] == counts[1]

@@ -30,7 +30,7 @@ def load_checkpoint(
     Raises:
         ValueError: something else, or an incomplete or damaged checkpoint; in one line that names it.
     """
-    _check_kind(path)
+    check_checkpoint(path)
     with reading(path):
         loaded = PanoLlavaForConditionalGeneration.from_pretrained(
             path, dtype=dtype or "auto", use_safetensors=True, **TELLING, **loading_options(path)
@@ -41,7 +41,12 @@ def load_checkpoint(
     return check_loaded(loaded, path, exact=True), processor
 
 
-def _check_kind(path: str | Path) -> None:
+def check_checkpoint(path: str | Path) -> None:
+    """Refuse what is not a full checkpoint of PanoLLaVA, a folder or a hub id.
+
+    Raises:
+        ValueError: with what it is instead, or what it lacks.
+    """
     folder = Path(path)
     if folder.is_dir():
         _check_folder(folder)

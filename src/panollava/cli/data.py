@@ -46,18 +46,26 @@ def import_(options: argparse.Namespace) -> int:
 def validate(options: argparse.Namespace) -> int:
     """Check a dataset and list all of its errors.
 
-    Records are checked against the format, images are decoded to their end. Of a checkpoint or a trained folder, every
-    file is compared with its hash in files.json. The exit code is 0 if all is well, else 1.
+    Records are checked against the format, texts of answers against their typed answers, images are decoded to their
+    end. With --model, records are also checked against the context of its language model, as before a training. Of a
+    checkpoint or a trained folder, every file is compared with its hash in files.json. The exit code is 0 if all is
+    well, else 1.
     """
     if (Path(options.dataset) / "files.json").is_file():
         from panollava.backbones.files import check_files
 
         check_files(Path(options.dataset), hashed_bytes=math.inf)
-        print(f"{options.dataset}: all files are as they were written")
+        say(f"{options.dataset}: all files are as they were written")
         return 0
-    from panollava.corpus.validation import validate_dataset
+    from panollava.corpus.validation import Check, validate_dataset
+    from panollava.tasks.checks import answer_problems
 
-    report = validate_dataset(Path(options.dataset), allow_any_aspect=options.allow_any_aspect)
+    checks: list[Check] = [answer_problems]
+    if options.model is not None:
+        from panollava.training.lengths import length_check
+
+        checks.append(length_check(options.model))
+    report = validate_dataset(Path(options.dataset), *checks, allow_any_aspect=options.allow_any_aspect)
     say(report)
     return 1 if report.problems else 0
 
@@ -67,6 +75,8 @@ def add_commands(add: Add) -> None:
     importing, validating = add(import_), add(validate)
     _add_import_arguments(importing)
     validating.add_argument("dataset", metavar="DATASET", help="a .json or .jsonl file, or a folder with one")
+    text = "check the lengths too: a trained folder, a full checkpoint or a hub id"
+    validating.add_argument("--model", metavar="PATH", help=text)
     for command in (importing, validating):
         text = "accept images that are not twice as wide as high"
         command.add_argument("--allow-any-aspect", action="store_true", help=text)

@@ -59,6 +59,10 @@ def below_60(objects: Sequence[Item]) -> list[Item]:
 
 
 def whole_box(box_deg: Sequence[float]) -> list[int]:
-    """Return a box in whole degrees, as answers write it; no side is shorter than one."""
-    yaw, pitch, width, height = (round(v) for v in box_deg)
-    return [(yaw + 180) % 360 - 180, pitch, max(width, 1), max(height, 1)]
+    """Return a box in whole degrees, as answers write it.
+
+    No side is shorter than one degree, and one below 180, beyond which a box has no area, stays below.
+    """
+    yaw, pitch = (round(v) for v in box_deg[:2])
+    width, height = (round(v) if v >= 180 else min(max(round(v), 1), 179) for v in box_deg[2:])
+    return [(yaw + 180) % 360 - 180, pitch, width, height]

@@ -4,12 +4,16 @@ All problems are found in one pass, so that one run of `panollava validate` show
 """
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from panollava.corpus.images import ImageError, check_image, image_size
 from panollava.corpus.reading import Problem, RecordErrors, RecordLocation, image_file, parse_records, record_file
 from panollava.corpus.records import Record
+
+# A further check of well-formed records, such as that of their answers (`tasks.checks`).
+Check = Callable[[Sequence[tuple[RecordLocation, Record]]], list[Problem]]
 
 
 @dataclass(frozen=True)
@@ -63,27 +67,30 @@ def check_images(
     return problems
 
 
-def _inspect(path: Path, *, allow_any_aspect: bool) -> tuple[Path, list[Record], list[Problem]]:
+def _inspect(
+    path: Path, checks: Sequence[Check], *, allow_any_aspect: bool
+) -> tuple[Path, list[Record], list[Problem]]:
     file = record_file(path)
     located, problems = parse_records(file)
     problems = problems + check_images(located, file.parent, allow_any_aspect=allow_any_aspect)
+    problems += [problem for check in checks for problem in check(located)]
     return file, [record for _, record in located], problems
 
 
-def read_dataset(path: Path, *, allow_any_aspect: bool = False) -> list[Record]:
+def read_dataset(path: Path, *checks: Check, allow_any_aspect: bool = False) -> list[Record]:
     """Return the records of a dataset after decoding every image once; raises RecordErrors with every problem.
 
     `path` is a record file, or a folder with one.
     """
-    _, records, problems = _inspect(path, allow_any_aspect=allow_any_aspect)
+    _, records, problems = _inspect(path, checks, allow_any_aspect=allow_any_aspect)
     if problems:
         raise RecordErrors(problems)
     return records
 
 
-def validate_dataset(path: Path, *, allow_any_aspect: bool = False) -> ValidationReport:
+def validate_dataset(path: Path, *checks: Check, allow_any_aspect: bool = False) -> ValidationReport:
     """Return the counts of a dataset and all its problems; raises RecordErrors if there is no record file to read."""
-    file, records, problems = _inspect(path, allow_any_aspect=allow_any_aspect)
+    file, records, problems = _inspect(path, checks, allow_any_aspect=allow_any_aspect)
     turns = [turn for record in records for turn in record.conversations]
     return ValidationReport(
         file=file,

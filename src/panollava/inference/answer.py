@@ -13,13 +13,18 @@ class Answer:
     """The text of an answer, and the probability of the whole answer, end of sequence included.
 
     `patches` `[V, h, w]` are the mask head's scores, for a question that asks for a mask. `parts` are the probabilities
-    of the tokens of each part of the text between semicolons, given what is before.
+    of the tokens of each part of the text between semicolons, given what is before. A question that the context does
+    not hold is not `answered`: its text is empty.
     """
 
     text: str
     score: float
     patches: Tensor | None = None
     parts: tuple[float, ...] | None = None
+    answered: bool = True
+
+
+UNANSWERED = Answer("", 0.0, answered=False)
 
 
 def answer_of(

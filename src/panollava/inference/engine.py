@@ -16,7 +16,7 @@ from torch import Tensor
 from panollava.attention.cuda_graphs import GraphCache
 from panollava.attention.plan import use_plans
 from panollava.corpus.messages import Message
-from panollava.inference.answer import Answer, answer_of
+from panollava.inference.answer import UNANSWERED, Answer, answer_of
 from panollava.inference.decode import Decoded, Limits, decode_growing
 from panollava.inference.decode_static import decode_static
 from panollava.inference.prefill import prefill
@@ -114,14 +114,15 @@ class Engine:
         *,
         max_new_tokens: Sequence[Sequence[int]],
         masked: Sequence[Sequence[bool]] | None = None,
+        skip_long: bool = False,
     ) -> list[list[Answer]]:
         """Answer `dialogues[p]`, each ending with a question, about panorama p, with at most `max_new_tokens` each.
 
         Those that are `masked` get scores of patches too; none by default. An answer ends at the latest where the
-        language model's context ends.
+        language model's context ends. With `skip_long`, a dialogue that leaves no room for an answer is `UNANSWERED`.
 
         Raises:
-            ValueError: a dialogue without exactly one panorama, or one that leaves no room for an answer.
+            ValueError: a dialogue without exactly one panorama, or one that leaves no room, without `skip_long`.
         """
         asked = [dialogue for own in dialogues for dialogue in own]
         if not asked:
@@ -133,22 +134,24 @@ class Engine:
         prefix = self.prefill(panoramas, head)
         columns = zip(owners, tails, asked, budgets, wanted, strict=True)
         rows = [
-            Row(index, owner, tail, min(budget, self._room(dialogue, len(prefix.ids) + len(tail))), mask)
+            Row(index, owner, tail, min(budget, self._room(dialogue, len(prefix.ids) + len(tail), skip_long)), mask)
             for index, (owner, tail, dialogue, budget, mask) in enumerate(columns)
         ]
         answers = iter(self._answer_rows(prefix, rows))
         return [[next(answers) for _ in own] for own in dialogues]
 
     @_locked
-    def answer_blind(self, dialogues: Sequence[list[Message]], *, max_new_tokens: Sequence[int]) -> list[Answer]:
+    def answer_blind(
+        self, dialogues: Sequence[list[Message]], *, max_new_tokens: Sequence[int], skip_long: bool = False
+    ) -> list[Answer]:
         """Answer dialogues about a panorama without showing it: the same tokens without the placeholder, as in
         training.
 
-        Equal questions then have equal answers and are asked once.
+        Equal questions then have equal answers and are asked once; `skip_long` as for `answer`.
         """
         head, tails = split_prompts(self.processor, dialogues)
         prompts = [
-            ((*head, *tail), min(budget, self._room(dialogue, len(head) + len(tail))))
+            ((*head, *tail), min(budget, self._room(dialogue, len(head) + len(tail), skip_long)))
             for tail, dialogue, budget in zip(tails, dialogues, max_new_tokens, strict=True)
         ]
         distinct = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
@@ -156,13 +159,15 @@ class Engine:
         answers = self._answer_rows(Prefix([]), rows)
         return [answers[distinct[prompt]] for prompt in prompts]
 
-    def _room(self, dialogue: list[Message], length: int) -> int:
+    def _room(self, dialogue: list[Message], length: int, skip_long: bool) -> int:
+        if skip_long and length >= self.processor.context_length:
+            return 0
         return room_for_answer(self.processor, dialogue, length)
 
     def _answer_rows(self, prefix: Prefix, rows: Sequence[Row]) -> list[Answer]:
-        """Return one answer per row, in the order of `Row.index`."""
-        answers: dict[int, Answer] = {}
-        for batch in batches(rows):
+        """Return one answer per row, in the order of `Row.index`; a row without room for one is not answered."""
+        answers = {row.index: UNANSWERED for row in rows if not row.max_new_tokens}
+        for batch in batches([row for row in rows if row.max_new_tokens]):
             found = self.generate(prefix, batch)
             answers |= {row.index: answer for row, answer in zip(batch, found, strict=True)}
         return [answers[index] for index in range(len(rows))]

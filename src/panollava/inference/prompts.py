@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from panollava.corpus.messages import Message
+from panollava.vlm.plain_text import PANORAMA_TOKEN
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 # Own tokens of all rows of one batch, answers included; keys and values of a 7B model take half a megabyte for each.
@@ -76,10 +77,22 @@ class PromptBatch(NamedTuple):
 
 
 def prompt_ids(processor: PanoLlavaProcessor, dialogues: Sequence[list[Message]]) -> list[list[int]]:
-    """Return the token ids of dialogues that end with a question, one placeholder for a panorama."""
+    """Return the token ids of dialogues that end with a question, one placeholder for a panorama.
+
+    Raises:
+        ValueError: a text that is not valid Unicode, or a question with the token of the panorama.
+    """
+    for text in (text for dialogue in dialogues for text in questions_of(dialogue) if PANORAMA_TOKEN in text):
+        raise ValueError(f"the question {text[:60]!r} contains {PANORAMA_TOKEN}, the token of the panorama; reword it")
     texts = processor.apply_chat_template(list(dialogues), tokenize=False, add_generation_prompt=True)
     # The chat template writes the start of sequence itself.
     return processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+def questions_of(dialogue: Sequence[Message]) -> list[str]:
+    """Return the texts of all questions of a dialogue."""
+    parts = [part for message in dialogue if message["role"] == "user" for part in message["content"]]
+    return [part["text"] for part in parts if part["type"] == "text"]
 
 
 def split_prompts(

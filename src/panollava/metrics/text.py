@@ -14,21 +14,14 @@ import regex
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
+from panollava.closed_answers import normalise_answer as normalise_answer
 from panollava.metrics.cider import cider_d
 
 References = Sequence[Sequence[str]]
 
-SENTENCE_MARKS = ".,;:!?…。、，！？；："
 # The regex module, because \w of `re` ends a word at the vowel signs of Hindi or Thai.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _WORD = regex.compile(rf"[{_UNSPACED}]|[\w--[{_UNSPACED}]]+", regex.VERSION1)
-
-
-def normalise_answer(text: str) -> str:
-    """Return a closed answer in the form for comparison: NFC, case folded, single spaces, no punctuation at its end."""
-    words = " ".join(unicodedata.normalize("NFC", text).casefold().split())
-    # Case folding can decompose a character, so compose again.
-    return unicodedata.normalize("NFC", words.rstrip(SENTENCE_MARKS + " "))
 
 
 def words(text: str) -> list[str]:

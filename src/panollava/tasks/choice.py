@@ -39,10 +39,18 @@ def is_correct(prediction: Prediction) -> bool | None:
     return prediction.correct
 
 
-def majority(predictions: Predictions) -> float:
-    """Return the accuracy of the most frequent true answer."""
-    answers = Counter(normalise_answer(p.truth(ChoiceAnswer).text) for p in predictions)
-    return answers.most_common(1)[0][1] / len(predictions)
+def usual_answers(training: Predictions) -> dict[str, str]:
+    """Return the most frequent true answer of each question type."""
+    return {kind: Counter(map(_truth, group)).most_common(1)[0][0] for kind, group in by_type(training).items()}
+
+
+def _truth(prediction: Prediction) -> str:
+    return normalise_answer(prediction.truth(ChoiceAnswer).text)
+
+
+def _majority(kind: str, predictions: Predictions, usual: dict[str, str]) -> float:
+    """Return the accuracy of the usual answer; a type that training does not know has none, and nothing is right."""
+    return mean(_truth(p) == usual.get(kind) for p in predictions)
 
 
 def by_type(predictions: Predictions) -> dict[str, list[Prediction]]:
@@ -68,7 +76,9 @@ def accuracy(scorer: Scorer) -> Block:
         return {}
     values, kinds, panoramas = zip(*((p.correct, p.type, p.image_id) for p in predictions), strict=True)
     block = interval_block("value", predictions, clustered_macro_mean(values, kinds, panoramas, **scorer.draws))
-    block["majority"] = mean(majority(group) for group in groups.values())
+    if scorer.training:
+        usual = usual_answers(scorer.training)
+        block["majority"] = mean(_majority(kind, group, usual) for kind, group in groups.items())
     for variant, others in scorer.baselines.items():
         block[variant] = mean(_accuracy(group) for group in headline_types(others).values())
     return block
@@ -77,10 +87,13 @@ def accuracy(scorer: Scorer) -> Block:
 def type_accuracies(scorer: Scorer) -> Block:
     """Return the accuracy of each question type."""
     others = {variant: by_type(scorer.of(variant)) for variant in BASELINES}
+    usual = usual_answers(scorer.training)
     blocks = {}
     for kind, predictions in by_type(scorer.of("model")).items():
         interval = scorer.mean_interval(predictions, correct_values(predictions))
-        block = interval_block("value", predictions, interval) | {"majority": majority(predictions)}
+        block = interval_block("value", predictions, interval)
+        if scorer.training:
+            block["majority"] = _majority(kind, predictions, usual)
         block |= {variant: _accuracy(groups[kind]) for variant, groups in others.items() if kind in groups}
         blocks[kind] = block
     return blocks

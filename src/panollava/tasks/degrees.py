@@ -1,4 +1,4 @@
-"""Directions and boxes in degrees: how lists of numbers are spelt in answers, and how far two of them are apart."""
+"""Directions and boxes in degrees: how far two of them are apart."""
 
 import math
 
@@ -7,18 +7,6 @@ import torch
 from panollava.corpus.records import BoxDeg, DirectionDeg
 from panollava.metrics.spherical_iou import paired_iou
 from panollava.vlm.geometry import angular_distance, directions_to_rays
-
-_NUMBER = r"([+-]?[0-9]+(?:\.[0-9]+)?)"
-
-
-def numbers_pattern(count: int) -> str:
-    """Return the regular expression of `count` numbers with commas between; white space is free."""
-    return r"\s*,\s*".join([_NUMBER] * count)
-
-
-def wrapped(yaw_deg: float) -> float:
-    """Return a yaw in [-180, 180)."""
-    return (yaw_deg + 180) % 360 - 180
 
 
 def has_area(box_deg: tuple[float, ...]) -> bool:

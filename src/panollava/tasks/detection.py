@@ -4,7 +4,6 @@ Questions ask for all objects or, in the type `detection_described`, for those t
 block of its own. True boxes of 180 degrees or more have no area: they are left out and counted.
 """
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,9 +19,10 @@ from panollava.metrics.paired import Statistic
 from panollava.metrics.spherical_iou import pairwise_iou
 from panollava.metrics.text import normalise_answer
 from panollava.tasks.degrees import has_area
-from panollava.tasks.grounding import BOX, HALF, parse_box
+from panollava.tasks.grounding import HALF, TRIED_BOXES
 from panollava.tasks.prediction import Prediction, typed
-from panollava.tasks.scorer import Block, Scorer, too_wide
+from panollava.tasks.scorer import Block, Scorer, evenly, too_wide
+from panollava.tasks.spellings import parse_detection, parse_object
 from panollava.tasks.task import Fields, Measure, Predictions, ScoreBlock, ScoreNumber, Task, require
 
 if TYPE_CHECKING:
@@ -30,28 +30,6 @@ if TYPE_CHECKING:
 
 # The type of questions for the objects that match a description.
 DESCRIBED = "detection_described"
-# Of how many boxes of a label one is chosen that stands for all; each is compared with all others.
-TRIED_BOXES = 100
-# A label may be of any language, but holds neither a bracket nor the mark between two objects.
-_OBJECT = re.compile(rf"([^\[\];]*[^\[\];\s])\s*({BOX.pattern})")
-
-
-def parse_detection(text: str) -> tuple[list[tuple[str, BoxDeg]], int]:
-    """Return the (label, box) pairs of `red cube [..]; blue ball [..]`, and the number of parts that are no such pair.
-
-    Each part between semicolons stands by itself, so one bad part does not spoil the others. A text without any part is
-    one bad part; a semicolon at the end is none.
-    """
-    parts = text.split(";")
-    objects = [found for part in parts if (found := parse_object(part)) is not None]
-    return objects, max(sum(bool(part.strip()) for part in parts), 1) - len(objects)
-
-
-def parse_object(part: str) -> tuple[str, BoxDeg] | None:
-    """Return label and box of a part such as `red cube [35, -12, 20, 15]`, or None."""
-    match = _OBJECT.fullmatch(part.strip())
-    box = None if match is None else parse_box(match[2])
-    return None if match is None or box is None else (match[1], box)
 
 
 def score_detection(answer: "Answer", turn: Turn) -> Fields:
@@ -68,12 +46,17 @@ def score_detection(answer: "Answer", turn: Turn) -> Fields:
 def box_scores(answer: "Answer") -> list[float]:
     """Return the probability of each labelled box of a detection, that of its tokens given those before.
 
-    Where these are not known, as with a semicolon that is spelt in bytes, it is that of the whole answer.
+    Where these are not known, as with a semicolon that is spelt in bytes, it is that of the whole answer; so it is for
+    boxes without semicolons between them.
     """
     parts = answer.text.split(";")
+    read = [parse_object(part) is not None for part in parts]
+    boxes, _ = parse_detection(answer.text)
+    if sum(read) != len(boxes):
+        return [answer.score] * len(boxes)
     known = answer.parts is not None and len(answer.parts) == len(parts)
     scores = answer.parts if known and answer.parts is not None else [answer.score] * len(parts)
-    return [score for part, score in zip(parts, scores, strict=True) if parse_object(part) is not None]
+    return [score for found, score in zip(read, scores, strict=True) if found]
 
 
 def check_detection(prediction: Prediction) -> None:
@@ -106,8 +89,8 @@ def detections(predictions: Predictions) -> tuple[list[list[tuple]], list[list[t
 def constant_detections(predictions: Predictions) -> list[tuple[str, tuple[float, ...], float]]:
     """Return one (label, box, score) for each true label: the best answer that is the same for every panorama.
 
-    The box is the true one that hits most true boxes of its label, IoU ≥ 0.5, of `TRIED_BOXES` evenly drawn ones; its
-    score is the share of questions in which it does.
+    The box is the true one that hits most true boxes of its label, IoU ≥ 0.5, of `TRIED_BOXES` tried ones; its score
+    is the share of questions in which it does.
     """
     places: dict[str, list[tuple[int, tuple[float, ...]]]] = {}
     for number, prediction in enumerate(predictions):
@@ -139,9 +122,11 @@ def detection(scorer: Scorer) -> Block:
     block: Block = dict(average_precision(found, wanted))
     block |= {"low": interval.low, "high": interval.high, "n": len(predictions)}
     block["unparsed"] = sum(p.unparsed or 0 for p in predictions)
-    constant = match_detections([constant_detections(predictions)] * len(predictions), wanted, (HALF,))
-    everything = np.ones((1, len(predictions)), dtype=np.int64)
-    block["majority_ap50"] = float(resampled_precision(constant, everything)[0])
+    # Questions for all objects, or those by description, as in the block.
+    if known := [p for p in scorer.training if is_described(p) == is_described(predictions[0])]:
+        constant = match_detections([constant_detections(evenly(known))] * len(predictions), wanted, (HALF,))
+        everything = np.ones((1, len(predictions)), dtype=np.int64)
+        block["majority_ap50"] = float(resampled_precision(constant, everything)[0])
     for variant, others in scorer.baselines.items():
         block[f"{variant}_ap50"] = average_precision(*detections(others), thresholds=(HALF,))["ap50"]
     return block | too_wide(wide_boxes(predictions))

@@ -1,19 +1,18 @@
 """Direction: yaw and pitch of a named object as `35, -12`, in degrees, scored by the angle from the true direction."""
 
-import math
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from panollava.corpus.records import DirectionAnswer, DirectionDeg, Turn
+from panollava.corpus.records import DirectionAnswer, Turn
 from panollava.corpus.rotation.panorama import Rotation
 from panollava.metrics.intervals import clustered_bootstrap
-from panollava.tasks.degrees import angle_deg, numbers_pattern, wrapped
+from panollava.tasks.degrees import angle_deg
 from panollava.tasks.prediction import Prediction, typed
-from panollava.tasks.scorer import Block, Scorer, interval_block, unparsed
+from panollava.tasks.scorer import Block, Scorer, evenly, interval_block, unparsed
+from panollava.tasks.spellings import parse_direction
 from panollava.tasks.task import Fields, Measure, Predictions, RotationStudy, ScoreBlock, ScoreNumber, Task, require
 from panollava.vlm.geometry import angular_distance, directions_to_rays
 
@@ -22,16 +21,6 @@ if TYPE_CHECKING:
 
 # A direction this close is right.
 NEAR_DEG = 15.0
-_DIRECTION = re.compile(numbers_pattern(2))
-
-
-def parse_direction(text: str) -> DirectionDeg | None:
-    """Return yaw in [-180, 180) and pitch in degrees of `35, -12`, or None if the text is anything else."""
-    match = _DIRECTION.fullmatch(text.strip())
-    if match is None:
-        return None
-    yaw, pitch = (float(number) for number in match.groups())
-    return (wrapped(yaw), pitch) if math.isfinite(yaw) and abs(pitch) <= 90 else None
 
 
 def score_direction(answer: "Answer", turn: Turn) -> Fields:
@@ -52,12 +41,18 @@ def is_near(prediction: Prediction) -> bool | None:
     return prediction.error_deg is not None and prediction.error_deg <= NEAR_DEG
 
 
-def constant_direction_deg(predictions: Predictions) -> float:
-    """Return the least median error that always giving one of the true directions would have, in degrees."""
+def constant_direction_deg(predictions: Predictions, training: Predictions) -> float:
+    """Return the median error of the one true direction of the training split that has the least there, in degrees."""
+    known, asked = _rays(evenly(training)), _rays(predictions)
+    errors = np.median(angular_distance(known[:, None], known).numpy(), axis=1)
+    best = known[int(errors.argmin())]
+    return float(np.median(angular_distance(best, asked).rad2deg().numpy()))
+
+
+def _rays(predictions: Predictions) -> torch.Tensor:
     truths = [p.truth(DirectionAnswer) for p in predictions]
     angles = torch.tensor([[truth.yaw_deg, truth.pitch_deg] for truth in truths]).double()
-    rays = directions_to_rays(*angles.deg2rad().unbind(-1))
-    return float(np.median(angular_distance(rays[:, None], rays).rad2deg().numpy(), axis=1).min())
+    return directions_to_rays(*angles.deg2rad().unbind(-1))
 
 
 def direction(scorer: Scorer) -> Block:
@@ -69,7 +64,8 @@ def direction(scorer: Scorer) -> Block:
     interval = clustered_bootstrap(errors, panoramas, "median", **scorer.draws)
     block = interval_block("median_deg", predictions, interval)
     block |= {"within_15_deg": float((errors <= NEAR_DEG).mean()), "unparsed": unparsed(predictions)}
-    block["majority_median_deg"] = constant_direction_deg(predictions)
+    if scorer.training:
+        block["majority_median_deg"] = constant_direction_deg(predictions, scorer.training)
     for variant, others in scorer.baselines.items():
         block[f"{variant}_median_deg"] = float(np.median(errors_deg(others)))
     return block

@@ -1,11 +1,13 @@
 """Answer the questions of panoramas and score the answers: by the model, shown another panorama, and by the blind twin.
 
-Processes share the work; each returns all predictions.
+Processes share the work; each returns all predictions. A question that the context does not hold is not answered, which
+counts as a wrong answer.
 """
 
 from collections.abc import Sequence
 
 import datasets
+import torch
 from torch import Tensor
 
 from panollava.inference.answer import Answer
@@ -14,7 +16,7 @@ from panollava.inference.sharding import shard_by_rank
 from panollava.tasks.prediction import Prediction, Variant
 from panollava.tasks.questions import Question, derangement
 from panollava.tasks.scoring import score
-from panollava.tasks.segmentation import constant_mask, score_masks
+from panollava.tasks.segmentation import score_masks
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 
 BLIND_AT_ONCE = 512
@@ -28,18 +30,19 @@ def answer_with_images(
     shuffled: int,
     batch_size: int,
     seed: int,
+    constant: Tensor,
 ) -> list[Prediction]:
     """Return the predictions of the variants `model` and `shuffled` for the questions of each panorama of a split.
 
     A panorama answers its own questions together with those of the one panorama in whose place it is shown, so it is
     computed once for both. The questions of the first `shuffled` panoramas are enough for a floor; a single panorama
-    has no other to take its place. `batch_size` panoramas are answered together.
+    has no other to take its place. `batch_size` panoramas are answered together. Masks are compared with the
+    `constant` one too (`segmentation.constant_mask`).
     """
     asked: list[list[tuple[Variant, Question]]] = [[("model", question) for question in own] for own in questions]
     if len(questions) > 1:
         for panorama, shown in enumerate(derangement(len(questions), seed)[:shuffled]):
             asked[shown] += [("shuffled", question) for question in questions[panorama]]
-    constant = constant_mask([question.mask for own in questions for question in own if question.mask is not None])
 
     def answer(panoramas: range) -> list[Prediction]:
         group = [asked[index] for index in panoramas]
@@ -48,6 +51,7 @@ def answer_with_images(
             [[question.messages for _, question in own] for own in group],
             max_new_tokens=[[question.max_new_tokens for _, question in own] for own in group],
             masked=[[question.mask is not None for _, question in own] for own in group],
+            skip_long=True,
         )
         answered = [
             (variant, question, answer)
@@ -62,11 +66,19 @@ def answer_with_images(
 def with_masks(
     model: PanoLlavaForConditionalGeneration, answered: Sequence[tuple[Variant, Question, Answer]], constant: Tensor
 ) -> list[Prediction]:
-    """Return the predictions of answers; those with masks are compared with the `constant` mask too."""
+    """Return the predictions of answers; those with masks are compared with the `constant` mask too.
+
+    The mask of a question that was not answered is empty.
+    """
     predictions = [score(*one) for one in answered]
-    masked = [(number, answer.patches) for number, (_, _, answer) in enumerate(answered) if answer.patches is not None]
+    vision, poses = model.config.vision_config, model.model.default_poses(torch.zeros(1))[0]
+    nothing = torch.full((len(poses), *[vision.image_size // vision.patch_size] * 2), -1.0)
+    masked = [
+        (number, nothing if answer.patches is None else answer.patches)
+        for number, (_, question, answer) in enumerate(answered)
+        if question.mask is not None
+    ]
     if masked:
-        poses = model.model.default_poses(masked[0][1][None])[0]
         scored = score_masks([(answered[number][1].true_mask, patches) for number, patches in masked], poses, constant)
         for (number, _), fields in zip(masked, scored, strict=True):
             predictions[number] = predictions[number].model_copy(update=fields)
@@ -81,7 +93,7 @@ def answer_blind_twin(engine: Engine, questions: Sequence[Question]) -> list[Pre
     def answer(indices: range) -> list[Prediction]:
         group = [ordered[index] for index in indices]
         budgets = [question.max_new_tokens for question in group]
-        answers = engine.answer_blind([question.messages for question in group], max_new_tokens=budgets)
+        answers = engine.answer_blind([question.messages for question in group], max_new_tokens=budgets, skip_long=True)
         return [score("blind", *pair) for pair in zip(group, answers, strict=True)]
 
     return shard_by_rank(groups_of(len(ordered), BLIND_AT_ONCE), answer, desc="answer blind", unit="batch")

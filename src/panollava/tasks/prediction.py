@@ -1,7 +1,8 @@
 """A prediction: a question, its reference, the answer given, and how right it is; one line of predictions.jsonl.
 
 Angles are degrees. A field that does not apply to the task is null. An answer that cannot be read is as wrong as can be
-(180 degrees, IoU 0, no boxes) and has `parsed` false.
+(180 degrees, IoU 0, no boxes) and has `parsed` false. A question that the language model's context does not hold is
+`unanswered`: its answer is empty.
 """
 
 from typing import Any, Literal, TypeVar
@@ -58,6 +59,7 @@ class Prediction(BaseModel):
     mask_majority: float | None = None
     boundary_deg: float | None = None
     unparsed: int | None = None
+    unanswered: bool = False
 
     @field_validator("answer", mode="before")
     @classmethod
@@ -77,8 +79,13 @@ class Prediction(BaseModel):
         return typed(self.answer, kind)
 
     def as_line(self) -> dict[str, Any]:
-        """Return the plain values of one line of predictions.jsonl; only detections have `unparsed` and box scores."""
+        """Return the plain values of one line of predictions.jsonl, `unanswered` only where it is true.
+
+        Only detections have `unparsed` and box scores.
+        """
         line = self.model_dump(mode="json")
+        if not self.unanswered:
+            del line["unanswered"]
         if line["unparsed"] is None:
             del line["unparsed"]
         for box in line["boxes"] or ():

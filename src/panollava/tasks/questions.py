@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from panollava.corpus.masks import mask_of
 from panollava.corpus.messages import Message, with_answer, with_question
 from panollava.corpus.records import Mask, Record, Turn
-from panollava.tasks.prediction import QuestionKey
+from panollava.tasks.prediction import Prediction, QuestionKey
 from panollava.tasks.table import TASKS
 
 
@@ -55,6 +55,28 @@ def panorama_questions(image_id: str, records: Sequence[Record]) -> list[Questio
             questions.append(Question(image_id, number, turn, content, messages, mask_of(content, objects)))
             messages = with_answer(messages, content.assistant)
     return questions
+
+
+def true_answers(questions: Sequence[Question]) -> list[Prediction]:
+    """Return questions with their true answers, of which majority answers are made; nothing was predicted."""
+    return [
+        Prediction(
+            variant="model",
+            image_id=question.image_id,
+            record=question.record,
+            turn=question.turn,
+            language=question.content.language,
+            task=question.content.task,
+            type=question.content.type,
+            question=question.content.human,
+            reference=question.content.assistant,
+            references=[],
+            answer=question.content.answer,
+            prediction="",
+            score=0.0,
+        )
+        for question in questions
+    ]
 
 
 def derangement(count: int, seed: int) -> list[int]:

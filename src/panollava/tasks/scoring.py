@@ -28,6 +28,7 @@ def score(variant: Variant, question: Question, answer: "Answer") -> Prediction:
         answer=turn.answer,
         prediction=answer.text,
         score=answer.score,
+        unanswered=not answer.answered,
         **TASKS[turn.task].score(answer, turn),
     )
 

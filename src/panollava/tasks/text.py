@@ -44,9 +44,10 @@ def free_text(scorer: Scorer) -> Block:
     scores = text_scores(answers, known, language)
     block: Block = {**scores, "low": interval.low, "high": interval.high, "n": len(answers)}
     block |= {f"human_{name}": value for name, value in human_scores(known, language).items()}
-    constant = Counter(texts[0] for texts in known).most_common(1)[0][0]
-    constant_scores = text_scores([constant] * len(known), known, language)
-    block |= {f"majority_{name}": value for name, value in constant_scores.items()}
+    if scorer.training:
+        constant = Counter(p.reference for p in scorer.training).most_common(1)[0][0]
+        constant_scores = text_scores([constant] * len(known), known, language)
+        block |= {f"majority_{name}": value for name, value in constant_scores.items()}
     for variant, others in scorer.baselines.items():
         other_scores = text_scores(*free_answers(others), language)
         block |= {f"{variant}_{name}": value for name, value in other_scores.items()}

@@ -6,7 +6,7 @@ frozen encoder can be reused. A tilt resamples the pixels.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from random import Random
@@ -30,17 +30,25 @@ def random_rotation(augmentation: Augmentation, rng: Random) -> Rotation:
     return Rotation(yaw, rng.uniform(-most, most) if most else 0.0)
 
 
-def rotated_sample(records: Sequence[Record], count: int, rotation: Rotation, rng: Random) -> list[Record]:
+def every(record: Record) -> bool:
+    """Return True: every record may be drawn."""
+    return True
+
+
+def rotated_sample(
+    records: Sequence[Record], count: int, rotation: Rotation, rng: Random, holds: Callable[[Record], bool] = every
+) -> list[Record]:
     """Return `count` random records of a panorama, or fewer, as they are after a rotation.
 
-    Records that cannot be rotated are replaced by others; the list is empty where none can.
+    Records that cannot be rotated, or that the context no longer `holds` then, are replaced by others; the list is
+    empty where none can.
     """
     if rotation == Rotation():
         return rng.sample(records, min(count, len(records)))
     objects, chosen = placed_objects(records), []
     for record in rng.sample(records, len(records)):
         turned, _ = rotated_record(record, rotation, objects)
-        if turned is not None:
+        if turned is not None and holds(turned):
             chosen.append(turned)
         if len(chosen) == count:
             break

@@ -4,7 +4,7 @@ A draw is a pure function of its index (which epoch, which panorama, which of it
 with exactly the batches that an uninterrupted one would have had.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
@@ -24,6 +24,7 @@ from panollava.corpus.records import ObjectAnnotation, Record
 from panollava.corpus.rotation.panorama import Rotation, rotate_image
 from panollava.corpus.store import panorama_records
 from panollava.training.augmentation import (
+    every,
     random_rotation,
     rotated_objects,
     rotated_sample,
@@ -83,14 +84,22 @@ class StoredPanoramas(Dataset):
 class Draws(Dataset):
     """`count` draws of `panoramas`, epoch after epoch in fresh orders, each with at most `records` of its records.
 
-    With an `augmentation` each is rotated at random; a panorama that comes with grids must not be tilted.
+    With an `augmentation` each is rotated at random; a panorama that comes with grids must not be tilted. A rotated
+    record may have more tokens; one that the context no longer `holds` is not drawn rotated.
     """
 
     def __init__(
-        self, panoramas: Panoramas, *, seed: int, count: int, records: int, augmentation: Augmentation = NO_AUGMENTATION
+        self,
+        panoramas: Panoramas,
+        *,
+        seed: int,
+        count: int,
+        records: int,
+        augmentation: Augmentation = NO_AUGMENTATION,
+        holds: Callable[[Record], bool] = every,
     ) -> None:
         self.panoramas, self.seed, self.count, self.records = panoramas, seed, count, records
-        self.augmentation = augmentation
+        self.augmentation, self.holds = augmentation, holds
 
     def __len__(self) -> int:
         return self.count
@@ -100,7 +109,7 @@ class Draws(Dataset):
         whole = self.panoramas[number]
         rng = Random(f"{self.seed}/{epoch}/{whole.records[0].image_id}")
         rotation = random_rotation(self.augmentation, rng)
-        chosen = rotated_sample(whole.records, self.records, rotation, rng)
+        chosen = rotated_sample(whole.records, self.records, rotation, rng, self.holds)
         if not chosen:
             rotation = AS_IT_IS
             chosen = rotated_sample(whole.records, self.records, rotation, rng)
@@ -126,7 +135,7 @@ def dialogue_of(record: Record) -> Dialogue:
 def encoded(processor: PanoLlavaProcessor, dialogue: Dialogue) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     """Return the position of the placeholder among a dialogue's ids, the ids, and their labels."""
     tokens = processor.tokenizer.apply_chat_template(
-        messages.dialogue(dialogue),
+        processor.plain_text.messages(messages.dialogue(dialogue)),
         chat_template=processor.chat_template,
         return_dict=True,
         return_assistant_tokens_mask=True,

@@ -22,6 +22,7 @@ from panollava.corpus.store import open_images, open_split
 from panollava.training.dialogues import Collator, Draws, StoredPanoramas
 from panollava.training.features import frozen_features
 from panollava.training.fit import RESAMPLER, Outcome, fit
+from panollava.training.lengths import Context, check_store
 from panollava.training.lora import lora_config
 from panollava.training.processes import check_launch, divided
 from panollava.training.recipe import Recipe
@@ -31,9 +32,15 @@ from panollava.vlm.processing_panollava import PanoLlavaProcessor
 LORA, MASK_HEAD = ".lora_", "mask_head."
 
 
-def _draws(store: Path, recipe: Recipe, records: int, **options: Any) -> Draws:
-    panoramas = StoredPanoramas(open_split(store, "train"), **options)
-    return Draws(panoramas, seed=recipe.seed, count=recipe.draws, records=records, augmentation=recipe.augmentation)
+def _draws(processor: PanoLlavaProcessor, store: Path, recipe: Recipe, records: int, **options: Any) -> Draws:
+    return Draws(
+        StoredPanoramas(open_split(store, "train"), **options),
+        seed=recipe.seed,
+        count=recipe.draws,
+        records=records,
+        augmentation=recipe.augmentation,
+        holds=Context(processor).holds,
+    )
 
 
 def _fit_language(
@@ -56,9 +63,9 @@ def _draws_of_features(
     model.model.vision_tower.requires_grad_(False).to(PartialState().device)
     model.train()  # a frozen encoder has no dropout
     if recipe.augmentation.tilt_deg:
-        return _draws(store, recipe, records)
+        return _draws(processor, store, recipe, records)
     grids = frozen_features(model, processor.image_processor, open_images(store, "train"), uses=recipe.draws)
-    return _draws(store, recipe, records, grids=grids)
+    return _draws(processor, store, recipe, records, grids=grids)
 
 
 def _write(
@@ -81,15 +88,19 @@ def _write(
 
 
 def _assembled(
-    parts: Parts, previous: Path, recipe: Recipe, dtype: torch.dtype, settings: ModelSettings
+    parts: Parts, store: Path, previous: Path, recipe: Recipe, dtype: torch.dtype, settings: ModelSettings
 ) -> tuple[PanoLlavaForConditionalGeneration, PanoLlavaProcessor, set[str]]:
-    """Return model and processor with what the previous stage trained, and the names of what folders hold of it."""
+    """Return model and processor with what the previous stage trained, and the names of what folders hold of it.
+
+    Nothing is computed before all records of the store have been checked against the language model's context.
+    """
     check_launch()
     set_seed(recipe.seed)
     if recipe.load_in_4bit and divided():
         raise ValueError("load_in_4bit is true, but FSDP cannot divide such weights; set it to false under FSDP")
     compute = torch.bfloat16 if recipe.bf16 else torch.float32
     model, processor = assemble(parts, settings, dtype=dtype, four_bit=compute if recipe.load_in_4bit else None)
+    check_store(processor, store)
     use_plans(model.model.language_model)
     names = set(load_trained(model, previous))
     return model, processor, names | {n for n, _ in model.named_parameters() if n.startswith(NEW)}
@@ -100,7 +111,7 @@ def train_resampler(
     dtype: torch.dtype, settings: ModelSettings,
 ) -> Outcome:  # fmt: skip
     """Align the resampler with the frozen language model; its projection is born here."""
-    model, processor, names = _assembled(parts, previous, recipe, dtype, settings)
+    model, processor, names = _assembled(parts, store, previous, recipe, dtype, settings)
     recipe = replace(recipe, learning_rates={RESAMPLER: recipe.learning_rates["resampler"]})
     draws = _draws_of_features(model, processor, store, recipe, records)
     outcome = _fit_language(model, model, recipe, checkpoints, draws=draws, collator=Collator(processor))
@@ -113,9 +124,9 @@ def finetune_lora(
     lora: dict[str, Any], save_lora_only: bool, dtype: torch.dtype, settings: ModelSettings, blind: bool = False,
 ) -> Outcome:  # fmt: skip
     """Train LoRA adapters, the resampler and the mask head; the blind twin takes the same steps with adapters alone."""
-    model, processor, names = _assembled(parts, previous, recipe, dtype, settings)
+    model, processor, names = _assembled(parts, store, previous, recipe, dtype, settings)
     if blind:
-        draws = _draws(store, recipe, records, images=False)
+        draws = _draws(processor, store, recipe, records, images=False)
     else:
         draws = _draws_of_features(model, processor, store, recipe, records)
     adapted: Any = get_peft_model(model, lora_config(**lora))

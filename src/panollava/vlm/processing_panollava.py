@@ -7,8 +7,7 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from .image_processing_panollava import PanoLlavaImageProcessor
-
-PANORAMA_TOKEN = "<pano>"
+from .plain_text import PANORAMA_TOKEN, PlainText
 
 # Chat templates of language models expect plain strings; this lets any of them take images in a message's content.
 FLATTEN_CONTENT = (
@@ -59,6 +58,7 @@ class PanoLlavaProcessor(ProcessorMixin):
         # Where `text_kwargs` of a class is not read, as by transformers older than 5.23.
         tokenizer.padding_side = "left"
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self.plain_text = PlainText(tokenizer, chat_template or "")
 
     @classmethod
     def from_parts(
@@ -111,6 +111,19 @@ class PanoLlavaProcessor(ProcessorMixin):
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
         """Return the placeholders of one panorama."""
         return self.image_token * self.tokens_of_panorama(torch.as_tensor(image_inputs["view_poses"][image_idx]))
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return one dialogue or several as prompts, see `ProcessorMixin`; control tokens in their texts stay text.
+
+        Without `tokenize` such tokens are hidden in the prompt, see `plain_text`; this processor reads them as text.
+
+        Raises:
+            ValueError: a text that is no valid Unicode, or a control token in it that the tokenizer cannot read.
+        """
+        several = bool(conversation) and isinstance(conversation[0], list | tuple)
+        plain = self.plain_text.messages
+        hidden = [plain(one) for one in conversation] if several else plain(conversation)
+        return super().apply_chat_template(hidden, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> BatchFeature:
         """Return the model's inputs for `images` and `text`, see `ProcessorMixin`.

@@ -12,6 +12,7 @@ from panollava.corpus.importers.common import Request
 from panollava.corpus.importers.writing import ImportReport
 from panollava.corpus.records import Record
 from panollava.corpus.validation import read_dataset
+from panollava.tasks.checks import answer_problems
 
 
 def write_image(file: Path, size: tuple[int, int] = (16, 8)) -> Path:
@@ -37,10 +38,10 @@ def write_table(file: Path, rows: list[tuple[str, ...]], separator: str = "\t") 
 
 
 def run(tmp_path: Path, name: str, src: Path, **options: Any) -> tuple[list[Record], ImportReport]:
-    """Import into `tmp_path`/out and return the records as the project's own reader reads them, and the report."""
+    """Import into `tmp_path`/out and return the records as the project itself reads and checks them, and the report."""
     request = Request(src, options.pop("images", None), options.pop("seed", 0))
     report = import_dataset(name, request, tmp_path / "out", **options)
-    records = read_dataset(tmp_path / "out")
+    records = read_dataset(tmp_path / "out", answer_problems)
     assert report.records == len(records)
     assert report.images == len({record.image_path for record in records})
     assert all({"source", "licence"} <= record.metadata.keys() for record in records)

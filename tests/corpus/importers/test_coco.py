@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from importer_cases import refused, run, write_image, write_json
 
-from panollava.tasks.detection import parse_detection
-from panollava.tasks.grounding import parse_box
+from panollava.tasks.spellings import parse_box, parse_detection
 
 
 def coco_file(tmp_path: Path, *boxes: tuple[int, int, list[float]], **changes: Any) -> Path:

@@ -56,7 +56,8 @@ def outcomes(answers: Iterable[RotatedPrediction], plain: Mapping[QuestionKey, P
             raise ValueError(
                 f"question {key} was answered after a rotation, but not without; run evaluate on this store"
             )
-        same = rotation == Rotation() or STUDIES[prediction.task].agrees(prediction, plain[key], rotation)
+        agrees = rotation == Rotation() or STUDIES[prediction.task].agrees(prediction, plain[key], rotation)
+        same = agrees and not prediction.unanswered
         for measure, value in values(prediction).items():
             angle = rotation.tilt_deg or rotation.yaw_deg
             found[measure].append(Outcome(prediction.image_id, key, prediction.type, angle, value, same))

@@ -59,6 +59,7 @@ def answer_plan(engine: Engine, split: datasets.Dataset, plan: Plan, batch_size:
                 [rotate_image(split[index]["image"].convert("RGB"), asked.rotation) for index, asked in group],
                 [[question.messages for question in asked.questions] for _, asked in group],
                 max_new_tokens=[[question.max_new_tokens for question in asked.questions] for _, asked in group],
+                skip_long=True,
             )
             for (_, asked), found in zip(group, answers, strict=True):
                 for question, answer in zip(asked.questions, found, strict=True):

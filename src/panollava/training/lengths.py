@@ -1,0 +1,132 @@
+"""Check before the first step that the language model's context holds every record, and that its tokenizer reads it.
+
+A record's length is that of its whole dialogue with the panorama's tokens. Evaluation asks no longer prompts.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from panollava.backbones.checkpoint import check_checkpoint
+from panollava.backbones.loading import reading
+from panollava.backbones.presets import loading_options
+from panollava.backbones.trained import PARTS
+from panollava.corpus.reading import Problem, RecordErrors, RecordLocation
+from panollava.corpus.records import Record
+from panollava.corpus.store import RECORDS, open_records, panorama_records
+from panollava.corpus.validation import Check
+from panollava.training.dialogues import dialogue_of, encoded
+from panollava.vlm.labels import IGNORE
+from panollava.vlm.processing_panollava import PanoLlavaProcessor
+
+
+class Context:
+    """The context of a processor's language model, and which records it holds.
+
+    Raises:
+        ValueError: a chat template that does not mark answers.
+    """
+
+    def __init__(self, processor: PanoLlavaProcessor) -> None:
+        if not any(label != IGNORE for label in encoded(processor, (("a", "a"),))[2]):
+            raise ValueError(
+                "the language model's chat template marks no answer with {% generation %}, so nothing is learned; "
+                "name one of ours as chat_template of its preset, or add the marks"
+            )
+        self.processor, self.tokens = processor, processor.context_length
+        self.visual_tokens = processor.tokens_of_panorama(processor.image_processor.poses())
+        self._templates: dict[int, int] = {}
+
+    def length(self, record: Record) -> int:
+        """Return the tokens of a record with its panorama.
+
+        Raises:
+            ValueError: a text that the tokenizer cannot read.
+        """
+        _, ids, _ = encoded(self.processor, dialogue_of(record))
+        return len(ids) - 1 + self.visual_tokens  # in place of the placeholder
+
+    def holds(self, record: Record) -> bool:
+        """Return whether the context holds a record."""
+        return self.length(record) <= self.tokens
+
+    def surely_holds(self, record: Record) -> bool:
+        """Return whether a record is so short that its tokens need no counting."""
+        if self.processor.plain_text.unsafe:
+            return False
+        texts = [text for pair in dialogue_of(record) for text in pair]
+        return self._template(len(record.conversations)) + sum(map(_most_tokens, texts)) <= self.tokens
+
+    def problems(self, located: Iterable[tuple[RecordLocation | str, Record]]) -> list[Problem]:
+        """Return a problem for each record that is too long, at its longest text, or that cannot be read."""
+        problems = []
+        for where, record in located:
+            try:
+                if self.surely_holds(record):
+                    continue
+                length = self.length(record)
+            except ValueError as error:
+                problems.append(Problem(where, "conversations", str(error)))
+                continue
+            if length > self.tokens:
+                text = (
+                    f"the record has {length} tokens with its panorama, but the language model's context holds "
+                    f"{self.tokens}; shorten this text, the longest, or divide the dialogue into several records"
+                )
+                problems.append(Problem(where, _longest_text(record), text))
+        return problems
+
+    def _template(self, turns: int) -> int:
+        """Return the tokens of the panorama and of a dialogue of so many turns with a letter for each text."""
+        if turns not in self._templates:
+            self._templates[turns] = len(encoded(self.processor, (("a", "a"),) * turns)[1]) - 1 + self.visual_tokens
+        return self._templates[turns]
+
+
+def length_check(path: str) -> Check:
+    """Return the check of records against the context of a trained model, in a folder or on the hub.
+
+    Raises:
+        ValueError: no PanoLLaVA.
+    """
+    if not (Path(path) / PARTS).is_file():
+        check_checkpoint(path)
+    with reading(path):
+        processor = PanoLlavaProcessor.from_pretrained(path, **loading_options(path))
+    return Context(processor).problems
+
+
+def check_store(processor: PanoLlavaProcessor, store: Path) -> None:
+    """Check the records of all splits of a store: of those that are trained on, and of those that are asked later.
+
+    Raises:
+        RecordErrors: with every record that the context does not hold.
+    """
+    splits = sorted(file.stem for file in (store / RECORDS).glob("*.arrow"))
+    located = (
+        (f"{store}: split {split}, image_id {row['image_id']!r}, record {number}", record)
+        for split in splits
+        for row in open_records(store, split)
+        for number, record in enumerate(panorama_records(row))
+    )
+    problems = Context(processor).problems(located)
+    if problems:
+        raise RecordErrors(problems)
+
+
+def _most_tokens(text: str) -> int:
+    """Return a number of tokens that no tokenizer exceeds.
+
+    A token holds a byte at least. Unicode's normal forms make at most 11 bytes of one, of ASCII one.
+    Spaces before and behind a text may add tokens.
+    """
+    return 2 + (len(text) if text.isascii() else 11 * len(text.encode()))
+
+
+def _longest_text(record: Record) -> str:
+    """Return the field of the longest text of a dialogue."""
+    fields = {
+        f"conversations.{number}.{name}": len(text)
+        for number, turn in enumerate(record.conversations)
+        for name, text in (("human", turn.human), ("assistant", turn.assistant))
+    }
+    return max(fields, key=lambda name: fields[name])
