@@ -2,8 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from panollava.cli.arguments import Add, whole
+
+if TYPE_CHECKING:
+    from panollava.corpus.validation import Check
 
 # The names of `corpus.importers.IMPORTERS`, repeated here so that help imports nothing; a test compares them.
 FORMATS = ("quic360", "llava", "coco", "bench360", "vqa", "imagefolder", "stanford2d3d")
@@ -48,17 +52,27 @@ def validate(options: argparse.Namespace) -> int:
     end. With --model, records are also checked against the context of its language model, as before a training. The
     exit code is 0 if all is well, else 1.
     """
-    from panollava.corpus.validation import Check, validate_dataset
+    from panollava.corpus.validation import validate_dataset
     from panollava.tasks.checks import answer_problems
 
     checks: list[Check] = [answer_problems]
     if options.model is not None:
-        from panollava.training.lengths import length_check
-
-        checks.append(length_check(options.model))
+        checks.append(_length_check(options.model))
     report = validate_dataset(Path(options.dataset), *checks, allow_any_aspect=options.allow_any_aspect)
     print(report)
     return 1 if report.problems else 0
+
+
+def _length_check(path: str) -> "Check":
+    """Return the check of records against the context of a trained model; raises ValueError if it is none."""
+    from panollava.backbones.assemble import NO_CODE, PARTS
+    from panollava.backbones.matching import check_checkpoint
+    from panollava.training.lengths import Context
+    from panollava.vlm.processing_panollava import PanoLlavaProcessor
+
+    if not (Path(path) / PARTS).is_file():
+        check_checkpoint(path)
+    return Context(PanoLlavaProcessor.from_pretrained(path, **NO_CODE)).problems
 
 
 def add_commands(add: Add) -> None:
