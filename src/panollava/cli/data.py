@@ -3,9 +3,13 @@
 import argparse
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from panollava.cli.arguments import Add, whole
 from panollava.terminal import say
+
+if TYPE_CHECKING:
+    from panollava.corpus.validation import Check
 
 # The names of `corpus.importers.IMPORTERS`, repeated here so that help imports nothing; a test compares them.
 FORMATS = ("quic360", "llava", "coco", "bench360", "vqa", "imagefolder", "stanford2d3d")
@@ -57,17 +61,31 @@ def validate(options: argparse.Namespace) -> int:
         check_files(Path(options.dataset), hashed_bytes=math.inf)
         say(f"{options.dataset}: all files are as they were written")
         return 0
-    from panollava.corpus.validation import Check, validate_dataset
+    from panollava.corpus.validation import validate_dataset
     from panollava.tasks.checks import answer_problems
 
     checks: list[Check] = [answer_problems]
     if options.model is not None:
-        from panollava.training.lengths import length_check
-
-        checks.append(length_check(options.model))
+        checks.append(_length_check(options.model))
     report = validate_dataset(Path(options.dataset), *checks, allow_any_aspect=options.allow_any_aspect)
     say(report)
     return 1 if report.problems else 0
+
+
+def _length_check(path: str) -> "Check":
+    """Return the check of records against the context of a trained model; raises ValueError if it is none."""
+    from panollava.backbones.checkpoint import check_checkpoint
+    from panollava.backbones.loading import reading
+    from panollava.backbones.presets import loading_options
+    from panollava.backbones.trained import PARTS
+    from panollava.training.lengths import Context
+    from panollava.vlm.processing_panollava import PanoLlavaProcessor
+
+    if not (Path(path) / PARTS).is_file():
+        check_checkpoint(path)
+    with reading(path):
+        processor = PanoLlavaProcessor.from_pretrained(path, **loading_options(path))
+    return Context(processor).problems
 
 
 def add_commands(add: Add) -> None:
