@@ -217,7 +217,7 @@ def test_import_writes_a_dataset_that_validates(root: Path, tmp_path: Path, caps
         ({"model": __file__}, "is a file; expected the folder"),
         ({"model": "nobody/nothing"}, "is neither a folder nor a checkpoint available from the hub"),
         ({"model": "a/b/c"}, "is neither a folder nor a checkpoint available from the hub"),
-        ({"image": "\x1b[31m.jpg"}, "\\x1b[31m.jpg: no such image file"),
+        ({"image": "\x1b[31m.jpg"}, "\\x1b[31m.jpg': no such image file"),
         ({"question": "\udcff"}, "holds bytes that are not UTF-8"),
     ],
 )

@@ -28,7 +28,7 @@ SOURCES = sorted([*(ROOT / "src/panollava").rglob("*.py"), *(ROOT / "stages").gl
 # Classes whose `from_pretrained` has no code to run, and takes no option about it.
 WITHOUT_CODE = {"PeftConfig", "PeftModel", "PanoLLaVAModel"}
 # The functions that say it: their result holds `trust_remote_code=False`.
-OPTIONS = {"loading_options", "_model_options"}
+OPTIONS = {"loading_options", "model_options"}
 
 
 def calls() -> list[tuple[Path, ast.Call]]:

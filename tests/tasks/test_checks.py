@@ -124,7 +124,7 @@ def test_the_synthetic_world_passes_its_own_check(language: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     task=st.sampled_from(["direction", "grounding"]),
-    numbers=st.tuples(st.integers(-180, 180), st.integers(-90, 90), st.integers(1, 179), st.integers(1, 179)),
+    numbers=st.tuples(st.integers(-180, 180), st.integers(-90, 90), st.integers(4, 178), st.integers(4, 178)),
     offsets=st.tuples(*[st.sampled_from([0.0, 0.0, 0.5, -0.7, 3.0])] * 4),
 )
 def test_a_text_that_passes_scores_as_right(task: str, numbers: tuple[int, ...], offsets: tuple[float, ...]) -> None:

@@ -66,9 +66,10 @@ def validate(options: argparse.Namespace) -> int:
 
     checks: list[Check] = [answer_problems]
     if options.model is not None:
-        from panollava.training.lengths import length_check
+        from panollava.backbones.checkpoint import load_processor
+        from panollava.training.lengths import Context
 
-        checks.append(length_check(options.model))
+        checks.append(Context(load_processor(options.model)).problems)
     report = validate_dataset(Path(options.dataset), *checks, allow_any_aspect=options.allow_any_aspect)
     say(report)
     return 1 if report.problems else 0

@@ -6,11 +6,9 @@ A record's length is that of its whole dialogue with the panorama's tokens. Eval
 from collections.abc import Iterable
 from pathlib import Path
 
-from panollava.backbones.checkpoint import load_processor
 from panollava.corpus.problems import Problem, RecordErrors, RecordLocation
 from panollava.corpus.records import Record
 from panollava.corpus.store import RECORDS, open_records, panorama_records
-from panollava.corpus.validation import Check
 from panollava.training.dialogues import dialogue_of, encoded
 from panollava.vlm.labels import IGNORE
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
@@ -77,15 +75,6 @@ class Context:
         if turns not in self._templates:
             self._templates[turns] = len(encoded(self.processor, (("a", "a"),) * turns)[1]) - 1 + self.visual_tokens
         return self._templates[turns]
-
-
-def length_check(path: str) -> Check:
-    """Return the check of records against the context of a trained model, in a folder or on the hub.
-
-    Raises:
-        ValueError: no PanoLLaVA.
-    """
-    return Context(load_processor(path)).problems
 
 
 def check_store(processor: PanoLlavaProcessor, store: Path) -> None:
