@@ -81,6 +81,12 @@ def predict_blind(questions: list[list[Question]]) -> list[Prediction]:
 
 
 def main() -> None:
+    """Run the stage, and leave the group of processes."""
+    run()
+    PartialState().destroy_process_group()
+
+
+def run() -> None:
     """Answer, measure, score and write."""
     params = read_params(EvaluateParams, stage="evaluate")
     # Gives each process its own GPU; without one, accelerate looks for other processes only when it is told to.
@@ -94,7 +100,6 @@ def main() -> None:
     predictions += predict_blind(questions)
     if state.is_main_process:
         write(params, predictions, latency, true_answers(training))
-    state.destroy_process_group()
 
 
 def write(

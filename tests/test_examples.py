@@ -38,7 +38,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = write_parts("clip", "llama", root / "backbones")
     write_resampler_folder(parts, data / "train_resampler", lora=data / "finetune_lora")
     shutil.copytree(data / "finetune_lora", data / "finetune_blind")
-    write_panoramas(data / "store", 2, split="test")
+    for split in ("train", "test"):
+        write_panoramas(data / "store", 2, split=split)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(evaluate, "read_params", lambda view, stage: quick_params())

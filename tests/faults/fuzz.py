@@ -7,9 +7,9 @@ failure, and so is a case that takes longer than `SLOW` seconds.
 import signal
 import string
 import struct
+import sys
 import tempfile
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -17,9 +17,14 @@ from pathlib import Path
 from random import Random
 from types import FrameType
 
-import torch
-from processes import CONTEXT
-from targets import TARGETS
+PROJECT = Path(__file__).resolve().parents[2]
+# Processes that the fork server starts find the modules of the tests there too.
+sys.path[:0] = [str(PROJECT / folder) for folder in ("src", ".", "tests", "tests/faults")]
+
+import torch  # noqa: E402
+from counting import Tally, run  # noqa: E402
+from processes import CONTEXT  # noqa: E402
+from targets import TARGETS  # noqa: E402
 
 SEED, SLOW, HANG = 0, 2.0, 600.0
 CASES, FULL_CASES = 4_000, 1_000_000
@@ -85,8 +90,8 @@ def _try(name: str, folder: Path, case: bytes | str, found: Found) -> None:
         found.refused += 1
     except (Exception, HangError) as error:  # what this looks for
         found.failed += 1
-        if found.failed <= SHOWN:
-            found.failures += (f"fuzz {name}: {type(error).__name__}: {error}: {case[:300]!r}",)
+        if found.failed <= SHOWN:  # a fault that comes a thousand times is shown a few times
+            found.failures += (f"{type(error).__name__}: {error}: {case[:300]!r}",)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     found.slowest = max(found.slowest, time.monotonic() - started)
@@ -102,7 +107,7 @@ def _fuzz(pipe: Connection, name: str, cases: int) -> None:
             _try(name, Path(folder), seed, found)
         if found.refused:
             found.failed += 1
-            found.failures += (f"fuzz {name}: a sound input is refused",)
+            found.failures += ("a sound input is refused",)
         for _ in range(cases):
             seed = rng.choice(TARGETS[name].seeds)
             case = mutated_text(seed, rng) if isinstance(seed, str) else mutated_bytes(seed, rng)
@@ -124,19 +129,20 @@ def _in_process(name: str, cases: int) -> Found:
     finally:
         process.kill()
         process.join()
-    return Found(failed=1, failures=(f"fuzz {name}: the process hung or died",))
+    return Found(failed=1, failures=("the process hung or died",))
 
 
-def mutate(full: bool) -> tuple[Counter[str], Counter[str]]:
-    """Give mutated inputs to every target and print what went wrong; return the counts of cases and of failures."""
-    total = FULL_CASES if full else CASES
+def mutate(full: bool) -> Tally:
+    """Give mutated inputs to every target, two targets at once."""
+    total, tally = FULL_CASES if full else CASES, Tally()
     numbers = {name: max(round(target.share * total), 1) for name, target in TARGETS.items()}
-    counts: Counter[str] = Counter()
-    failures: Counter[str] = Counter()
     with ThreadPoolExecutor(2) as pool:
         for name, found in zip(numbers, pool.map(_in_process, numbers, numbers.values()), strict=True):
-            counts[f"fuzz {name}"], failures[f"fuzz {name}"] = numbers[name], found.failed
-            print(*found.failures, sep="\n", end="\n" * bool(found.failures))
+            tally.add(f"fuzz {name}", list(found.failures), tried=numbers[name])
             outcome = f"{found.read} read, {found.refused} refused, slowest {found.slowest:.2f} s"
             print(f"fuzz {name}: {outcome}", flush=True)
-    return counts, failures
+    return tally
+
+
+if __name__ == "__main__":
+    sys.exit(run(__doc__, mutate))

@@ -134,9 +134,11 @@ def open_records(folder: str) -> str:
 
 def open_vision(folder: str) -> str:
     """Return a digest of the weights that train_vision wrote."""
-    from safetensors.torch import load_file
+    from panollava.backbones.files import check_files, load_weights
+    from panollava.backbones.trained import TRAINED
 
-    return _weights_digest(load_file(Path(folder) / "trained.safetensors"))
+    check_files(Path(folder))
+    return _weights_digest(load_weights(Path(folder) / TRAINED))
 
 
 def open_model(folder: str) -> str:

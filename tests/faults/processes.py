@@ -8,16 +8,16 @@ import multiprocessing
 import os
 import sys
 import threading
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from injection import kill, watch
 from pipeline import MEASURED, OPENERS, OUTPUTS, STEPS
-from safetensors import SafetensorError
+
+from panollava import terminal
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["panollava.finetuning", "panollava.cli", "panollava.params", "stages.training"])
@@ -38,9 +38,10 @@ class Run:
 
     @property
     def ended_in_a_message(self) -> bool:
-        """Return whether its exit code is 1 and it said why; progress bars may be drawn after that."""
+        """Return whether its exit code is 1 and it said why, without a traceback; progress bars may follow."""
         lines = self.output.splitlines()
-        return self.code == 1 and any(line.startswith(("ended with: ", "panollava: ")) for line in lines)
+        said = any(line.startswith(("panollava: ", *(f"{step}: " for step in STEPS))) for line in lines)
+        return self.code == 1 and said and "Traceback" not in self.output
 
 
 class _Pipe:
@@ -70,30 +71,22 @@ def _enter(folder: Path, output: Connection) -> None:
         os.dup2(output.fileno(), stream)
 
 
-@contextmanager
-def _ending_in_a_message() -> Iterator[None]:
-    """End the process with the exit code 1 and a message after an error that a command would print."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        traceback.print_exc()
-        print(f"ended with: {error}", flush=True)
-        sys.exit(1)
-
-
 def _run_step(
     output: Connection, changes: Connection, step: str, folder: Path, at: int | None, disturb: Callable[[], None]
 ) -> None:
     _enter(folder, output)
-    with _ending_in_a_message():
-        watch(lambda change: os.write(changes.fileno(), f"{change}\n".encode()), at, disturb)
-        STEPS[step]()
+    watch(lambda change: os.write(changes.fileno(), f"{change}\n".encode()), at, disturb)
+    STEPS[step]()
 
 
 def _open_output(output: Connection, changes: Connection, step: str, folder: Path) -> None:
     _enter(folder, output)
-    with _ending_in_a_message():
-        print(OPENERS[step](OUTPUTS[step]), flush=True)
+    sys.exit(terminal.run("panollava", partial(_print_digest, step)))
+
+
+def _print_digest(step: str) -> int:
+    print(OPENERS[step](OUTPUTS[step]), flush=True)
+    return 0
 
 
 def _in_process(target: Callable[..., None], *arguments: object, seconds: float | None = None) -> Run:

@@ -50,16 +50,14 @@ def kill_at(baseline: Baseline, folder: Path, *, at: int) -> str | None:
     killed = run(baseline.step, folder, at=at)
     if killed.code != -9:
         return f"was not killed before change {at} but ended with {killed.code}"
-    return _half_opened(baseline, folder) or _again(baseline, folder)
+    return None if _is_finished(baseline, folder) else _half_opened(baseline, folder) or _again(baseline, folder)
 
 
 def kill_after(baseline: Baseline, folder: Path, *, seconds: float) -> str | None:
     """Kill a step after a while, and run it again; a step that has already ended is run again too."""
     shutil.copytree(baseline.start, folder)
     run(baseline.step, folder, seconds=seconds)
-    if baseline.step in ("import", "merge") and tree(folder) == tree(baseline.end):
-        return None  # it had ended, and refuses to write into a folder that is not empty
-    return _half_opened(baseline, folder) or _again(baseline, folder)
+    return None if _is_finished(baseline, folder) else _half_opened(baseline, folder) or _again(baseline, folder)
 
 
 def refuse_at(baseline: Baseline, folder: Path, *, at: int) -> str | None:
@@ -107,6 +105,12 @@ def _damage(file: Path, kind: str) -> None:
     file.write_bytes(DAMAGES[kind](file.read_bytes()))
 
 
+def _is_finished(baseline: Baseline, folder: Path) -> bool:
+    """Return whether a step is done that refuses to write into a folder that is not empty."""
+    output = OUTPUTS.get(baseline.step, "")
+    return baseline.step in ("import", "merge") and tree(folder / output) == tree(baseline.end / output)
+
+
 def _half_opened(baseline: Baseline, folder: Path) -> str | None:
     """Return a message if an output that is not the whole one opens all the same."""
     output = OUTPUTS.get(baseline.step)
@@ -127,7 +131,7 @@ def _refused(baseline: Baseline, folder: Path, done: Run) -> str | None:
 def _message_of(done: Run) -> str | None:
     if done.ended_in_a_message:
         return None
-    return f"ended with {done.code} and not in a message: {done.last_line}"
+    return f"ended with {done.code} and not in a message: {done.output[-600:]}"
 
 
 def _again(baseline: Baseline, folder: Path) -> str | None:

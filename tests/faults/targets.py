@@ -173,7 +173,7 @@ COCO = json.dumps({
     "categories": [{"id": 1, "name": "door"}],
     "annotations": [{"id": n, "image_id": 1, "category_id": 1, "bbox": box} for n, box in enumerate(DOORS)],
 })  # fmt: skip
-QUIC = 'url\tquery\tannotation\nx/a.jpg\troom\tA wide "room".\nx/b.jpg\tcity\tA street, with cars.\n'
+QUIC = 'url\tquery\tannotation\nhttp://x/a.jpg\troom\tA wide "room".\nhttp://x/b.jpg\tcity\tA street, with cars.\n'
 POINTER = {"name": "clip", "source": "x", "revision": None, "fingerprint": "0" * 64, "feature_layer": -2}
 PARTS = json.dumps(dict.fromkeys(("encoder", "llm"), POINTER | {"chat_template": None}))
 ANSWERS = [

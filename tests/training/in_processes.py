@@ -145,7 +145,7 @@ def run_all(parts: Parts, store: Path, earlier: Path) -> dict[str, Outcome]:
     )
     evaluate.STORE, evaluate.MODEL, evaluate.BLIND = store, earlier / "finetune_lora", earlier / "finetune_blind"
     evaluate.read_params = lambda view, stage: PARAMS
-    evaluate.main()
+    evaluate.run()
     return outcomes
 
 
