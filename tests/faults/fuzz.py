@@ -138,7 +138,7 @@ def mutate(full: bool) -> Tally:
     numbers = {name: max(round(target.share * total), 1) for name, target in TARGETS.items()}
     with ThreadPoolExecutor(2) as pool:
         for name, found in zip(numbers, pool.map(_in_process, numbers, numbers.values()), strict=True):
-            tally.add(f"fuzz {name}", list(found.failures), tried=numbers[name])
+            tally.add(f"fuzz {name}", found.failures, tried=numbers[name], failed=found.failed)
             outcome = f"{found.read} read, {found.refused} refused, slowest {found.slowest:.2f} s"
             print(f"fuzz {name}: {outcome}", flush=True)
     return tally

@@ -4,10 +4,12 @@ No other decoder of PIL is started, whatever the file is called. A file that can
 begins with its name and says what would be right.
 """
 
+import logging
 import re
 import stat
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
@@ -15,6 +17,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from PIL import Image, ImageFile, UnidentifiedImageError
+
+# PIL logs what it then raises as well; without any handler, Python would print it beside our message.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 Source = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image
 
@@ -27,6 +32,7 @@ ASPECT_TOLERANCE = 0.01
 # the others from the parsers.
 DAMAGED = (
     OSError, SyntaxError, RuntimeError, ValueError, LookupError, ArithmeticError, TypeError, EOFError, struct.error,
+    zlib.error,
 )  # fmt: skip
 URL = re.compile(r"([a-z][a-z0-9+.-]+:/|data:)", re.IGNORECASE)
 RAW = "a RAW photograph; develop it, stitch it and save it as JPEG"
