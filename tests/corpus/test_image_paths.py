@@ -32,6 +32,16 @@ def test_names_are_found_in_either_unicode_form(tmp_path: Path, disk: str, writt
     assert as_on_disk(tmp_path / "없음") == tmp_path / "없음"
 
 
+def test_the_folder_of_the_dataset_may_be_a_relative_path_that_leads_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / "data" / unicodedata.normalize("NFD", NAME))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for folder in (Path("../data"), Path("../data/../data"), tmp_path / "here/../data"):
+        assert image_file(folder, unicodedata.normalize("NFC", NAME)).is_file()
+
+
 def test_the_exact_name_wins_over_its_other_form(tmp_path: Path) -> None:
     for form in ("NFC", "NFD"):
         touch(tmp_path / unicodedata.normalize(form, "é.png"))

@@ -104,7 +104,7 @@ def _found(folder: Path, image_path: str) -> Path:
         raise ValueError(f"is not a relative path; expected one below the dataset folder {str(folder)!r}")
     file = folder / image_path
     exists = file.is_file()
-    if not exists and not os.path.lexists(file) and ".." not in file.parts:
+    if not exists and not os.path.lexists(file) and ".." not in PurePosixPath(image_path).parts:
         file = _below(folder, PurePosixPath(image_path).parts, normal) or file
         exists = file.is_file()
     if not file.resolve().is_relative_to(folder.resolve()):
