@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,6 +159,28 @@ def test_a_question_that_is_no_text_is_refused(root: Path, image: Image.Image, q
 def test_an_image_of_another_type_is_refused(root: Path, wrong: object) -> None:
     with pytest.raises(ValueError, match=f"the given image: a {type(wrong).__name__}; expected a path"):
         opened(root / "base").generate(wrong, "what?")
+
+
+def test_a_question_of_megabytes_is_refused_before_it_is_tokenised(
+    root: Path, image: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation = opened(root / "base").chat(image)
+    tokenised: list[int] = []
+    template = type(conversation.engine.processor).apply_chat_template
+
+    def watched(self: Any, dialogues: Any, **options: Any) -> Any:
+        tokenised.append(max(len(str(dialogue)) for dialogue in dialogues))
+        return template(self, dialogues, **options)
+
+    monkeypatch.setattr(type(conversation.engine.processor), "apply_chat_template", watched)
+    for question in ("a" * 3_000_000, "가 " * 1_000_000):
+        assert conversation.make_room(question) == 0
+        with pytest.raises(ValueError, match=f"has {len(question)} characters, but the language model's context holds"):
+            conversation.ask(question)
+    assert not tokenised
+    with pytest.raises(ValueError, match="tokens, but the language model's context holds"):
+        conversation.ask("What is there? " * 1000)
+    assert max(tokenised) < 20_000
 
 
 def test_an_answer_ends_where_the_context_ends(root: Path, image: Image.Image) -> None:

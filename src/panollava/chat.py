@@ -272,12 +272,20 @@ class Chat:
         longest = _answer_length(max_new_tokens)
         with self.engine.lock:
             kept, forgotten = self.messages, 0
-            if self._room(with_question([], question)) < 1:
+            if self._is_far_too_long(question) or self._room(with_question([], question)) < 1:
                 return 0
             while kept and self._room(with_question(kept, question)) < longest:
                 kept, forgotten = without_first_turn(kept), forgotten + 1
             self.messages = kept
         return forgotten
+
+    def _is_far_too_long(self, question: str) -> bool:
+        """Return whether no tokenizing is needed to see that the context does not hold a question."""
+        processor = self.engine.processor
+        # The longest token is looked for only where it may decide.
+        return len(question) > processor.context_length and len(question) > processor.context_length * max(
+            map(len, processor.tokenizer.get_vocab())
+        )
 
     def _room(self, messages: list[Message]) -> int:
         """Return how many tokens the context has left, negative where it is too short already."""
@@ -290,6 +298,11 @@ class Chat:
             raise TypeError(f"the question is of type {type(question).__name__}; give a text, one question at a time")
         if not question.strip():
             raise ValueError("the question is empty")
+        if self._is_far_too_long(question):
+            raise ValueError(
+                f"the question has {len(question)} characters, but the language model's context holds "
+                f"{self.engine.processor.context_length} tokens; shorten it"
+            )
         messages = with_question(self.messages, question)
         _, (tail,) = split_prompts(self.engine.processor, [messages])
         return messages, tail, room_for_answer(self.engine.processor, messages, len(self.prefix.ids) + len(tail))
