@@ -87,10 +87,7 @@ def damage_output(baseline: Baseline, folder: Path, *, file: Path, kind: str) ->
     shutil.copytree(baseline.end, folder)
     _damage(folder / file, kind)
     opened = open_output(baseline.step, folder)
-    if opened.code == 0:
-        whole = open_output(baseline.step, baseline.end)
-        return None if opened.last_line == whole.last_line else "opens, but holds something else"
-    return _message_of(opened)
+    return _opened_as_another(baseline, opened) if opened.code == 0 else _message_of(opened)
 
 
 def scratch_files(baseline: Baseline, folder: Path) -> list[Path]:
@@ -112,13 +109,18 @@ def _is_finished(baseline: Baseline, folder: Path) -> bool:
 
 
 def _half_opened(baseline: Baseline, folder: Path) -> str | None:
-    """Return a message if an output that is not the whole one opens all the same."""
+    """Return a message if an output opens that holds something else than the whole one; documents may be missing."""
     output = OUTPUTS.get(baseline.step)
     if output is None or not (folder / output).exists():
         return None
-    if tree(folder / output) == tree(baseline.end / output):
+    return _opened_as_another(baseline, open_output(baseline.step, folder))
+
+
+def _opened_as_another(baseline: Baseline, opened: Run) -> str | None:
+    whole = open_output(baseline.step, baseline.end)
+    if opened.code != 0 or opened.last_line == whole.last_line:
         return None
-    return f"half of {output} opens as if it were whole" if open_output(baseline.step, folder).code == 0 else None
+    return f"{OUTPUTS[baseline.step]} opens, but holds something else"
 
 
 def _refused(baseline: Baseline, folder: Path, done: Run) -> str | None:
