@@ -38,9 +38,8 @@ class Run:
 
     @property
     def ended_in_a_message(self) -> bool:
-        """Return whether its exit code is 1 and it said why, without a traceback; progress bars may follow."""
-        lines = self.output.splitlines()
-        said = any(line.startswith(("panollava: ", *(f"{step}: " for step in STEPS))) for line in lines)
+        """Return whether its exit code is 1 and it said why, perhaps behind a progress bar, without a traceback."""
+        said = any(f"{name}: " in self.output for name in ("panollava", *STEPS))
         return self.code == 1 and said and "Traceback" not in self.output
 
 

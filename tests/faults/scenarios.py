@@ -27,6 +27,8 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "one bit flipped": lambda content: _flipped(content, len(content) // 2),
     "its last byte flipped": lambda content: _flipped(content, len(content) - 1),
 }
+# Those that anybody can see without a hash.
+SHORTENED = ("cut in half", "emptied", "zeroed")
 
 
 @dataclass(frozen=True)
