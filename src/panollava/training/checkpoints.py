@@ -56,7 +56,9 @@ def writing(folder: Path) -> Iterator[None]:
     """
     with naming(folder, folder):
         yield
-        if PartialState().is_main_process:
+        state = PartialState()
+        state.wait_for_everyone()  # each process writes its own generators' state
+        if state.is_main_process:
             write_manifest(folder)
 
 
