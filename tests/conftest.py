@@ -23,6 +23,11 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_remembered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PANOLLAVA_CACHE", str(tmp_path_factory.mktemp("remembered")))
+
+
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer, made in the process; every text survives the round trip."""

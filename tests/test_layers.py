@@ -9,6 +9,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src/panollava"
 # A package imports only from itself and from those before it.
 LAYERS = (
     "io",
+    "remembered",
+    "hashes",
     "markdown",
     "terminal",
     "closed_answers",

@@ -5,7 +5,6 @@ may be changed and are not listed. Folders without it, by other tools or older v
 file alone.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from panollava.hashes import file_hash
 from panollava.io import PREFIX, left_over, new_folder, read_json, replacing_folder, write_json
 
 FILES = "files.json"
@@ -44,12 +44,6 @@ def new_checkpoint(out: Path, *, replace: bool = False) -> Iterator[Path]:
     with replacing_folder(out) if replace else new_folder(out, last="config.json") as folder:
         yield folder
         write_manifest(folder)
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def write_manifest(folder: Path) -> None:

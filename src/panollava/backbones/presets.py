@@ -14,6 +14,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from pydantic import TypeAdapter, ValidationError
 
+from panollava.hashes import file_hash
 from panollava.io import write_json
 
 Content = TypeVar("Content")
@@ -42,8 +43,7 @@ def folder_fingerprint(folder: Path) -> str:
     files = sorted({file for pattern in WEIGHT_FILES for file in folder.glob(pattern)} - {folder / "card.json"})
     for file in files:
         digest.update(file.name.encode())
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
+        digest.update(bytes.fromhex(file_hash(file)))
     return digest.hexdigest()
 
 
