@@ -93,7 +93,8 @@ class PanoTrainer(Trainer):
     def __init__(
         self, model: Any, recipe: Recipe, folder: Path, *, draws: Dataset, collator: Callable[[Any], dict[str, Tensor]]
     ) -> None:
-        self.recipe, self.waited, self.encoder = recipe, 0.0, FrozenEncoder.of(model)
+        self.recipe, self.encoder = recipe, FrozenEncoder.of(model)
+        self.started, self.waited = time.perf_counter(), 0.0
         batch_size, accumulation = share_of_step(
             recipe.batch_size,
             recipe.accumulation,
@@ -205,6 +206,11 @@ class PanoTrainer(Trainer):
             self.optimizer = cls(groups, **options)
         return self.optimizer
 
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log numbers, with the seconds since the training began and those of them spent waiting for data."""
+        taken = {"seconds": time.perf_counter() - self.started, "waited": self.waited}
+        super().log(logs | taken, *args, **kwargs)
+
     def _save_checkpoint(self, *args: Any) -> None:
         with writing(Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"):
             super()._save_checkpoint(*args)
@@ -238,15 +244,19 @@ class PanoTrainer(Trainer):
     def run(self) -> list[dict[str, float]]:
         """Train, from the last complete checkpoint if there is one, and return the logged losses of all steps.
 
-        Prints which checkpoints are damaged, and the share of the time in which it waited for data.
+        Prints which checkpoints are damaged, the share of the time in which it waited for data, and the most memory of
+        a GPU that tensors took on the main process.
         """
         last = from_main(lambda: last_checkpoint(Path(str(self.args.output_dir))))
         if last is not None:
             PartialState().print(f"resuming from {last}", flush=True)
-        start = time.perf_counter()
+        self.started = time.perf_counter()
         self.train(resume_from_checkpoint=None if last is None else str(last))
         if self.encoder is not None:
             self.encoder.graphs.clear()
-        seconds = time.perf_counter() - start
-        PartialState().print(f"{seconds:.0f} s, {100 * self.waited / seconds:.1f} % of it waiting for data", flush=True)
+        seconds = time.perf_counter() - self.started
+        taken = [f"{seconds:.0f} s, {100 * self.waited / seconds:.1f} % of it waiting for data"]
+        if torch.cuda.is_available():
+            taken.append(f"at most {torch.cuda.max_memory_allocated() / 1e9:.1f} GB of GPU memory")
+        PartialState().print("; ".join(taken), flush=True)
         return [entry for entry in self.state.log_history if "loss" in entry]
