@@ -5,7 +5,8 @@ from typing import Any
 
 from panollava.bench.asking import bench_ask
 from panollava.bench.report import report
-from panollava.bench.scaling import bench_scaling, scaling_table
+from panollava.bench.scaling import bench_scaling
+from panollava.bench.scaling_report import scaling_table
 from panollava.bench.sizes import SIZES
 from panollava.bench.training import bench_train
 from panollava.bench.views import bench_views

@@ -15,17 +15,15 @@ from typing import Any
 
 import torch
 
-from panollava.bench.scaling_rank import ANSWERS, WHAT
+from panollava.bench.scaling_report import ANSWERS, MODES, WORKS
 from panollava.bench.scaling_work import LOADS, prepare
-from panollava.bench.turns import quartiles, spread
-from panollava.markdown import NOTHING, markdown_table
+from panollava.bench.turns import quartiles
 
 RESULTS = "results"
 ONE = "ddp-1"
 # Of each training, steps that warm up, and how many are taken in all.
 WARM, STEPS = 3, 12
 FSDP_CONFIG = Path("docs/fsdp.yaml")
-MODES = {"ddp": "DDP", "fsdp": "FSDP 2"}
 
 
 def bench_scaling(size: str, work: Path, processes: list[int], modes: list[str]) -> dict[str, Any]:
@@ -39,13 +37,21 @@ def bench_scaling(size: str, work: Path, processes: list[int], modes: list[str])
         for count in processes:
             if mode == "ddp" or count > 1:
                 _launch(size, work, mode, count)
-    found = {file.stem: json.loads(file.read_text("utf-8")) for file in sorted((work / RESULTS).glob("*.json"))}
+    return collect(size, work / RESULTS)
+
+
+def collect(size: str, results: Path) -> dict[str, Any]:
+    """Return the numbers of all launches that a folder of results holds, each beside those of one process.
+
+    Raises:
+        ValueError: no launch of one process to compare with.
+    """
+    found = {file.stem: json.loads(file.read_text("utf-8")) for file in sorted(results.glob("*.json"))}
     if ONE not in found:
-        raise ValueError(f"{work / RESULTS} holds no run of one process; run it too: --processes 1 --modes ddp")
+        raise ValueError(f"{results} holds no run of one process; run it too: --processes 1 --modes ddp")
     runs = {name: {what: _numbers(one) for what, one in run["measured"].items()} for name, run in found.items()}
     compared = {name: _compared(run, found[name], runs[ONE], found[ONE]) for name, run in runs.items()}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
-    return {"size": size, "device": device, "torch": torch.__version__, "runs": compared}
+    return {"size": size, "device": found[ONE]["device"], "torch": found[ONE]["torch"], "runs": compared}
 
 
 def _launch(size: str, work: Path, mode: str, count: int) -> None:
@@ -53,7 +59,7 @@ def _launch(size: str, work: Path, mode: str, count: int) -> None:
     out = work / RESULTS / f"{mode}-{count}"
     if out.with_suffix(".json").is_file():
         return
-    what = [name for name in WHAT if name != ANSWERS or mode == "ddp"]
+    what = [name for name in WORKS if name != ANSWERS or mode == "ddp"]
     script = ["-m", "panollava.bench.scaling_rank", size, str(work), str(out), "--steps", str(STEPS), "--what", *what]
     print(f"{MODES[mode]}, {count} processes", file=sys.stderr, flush=True)
     done = subprocess.run([*_launcher(mode, count), *script], check=False)
@@ -106,25 +112,3 @@ def _compared(
             apart = [abs(a - b) / abs(b) for a, b in zip(mine["loss"], theirs["loss"], strict=True)]
             rows[what] = numbers | {"loss": mine["loss"], "first_apart": apart[0], "apart": max(apart[:10])}
     return {"processes": found["processes"], "measured": rows}
-
-
-def scaling_table(result: dict[str, Any]) -> str:
-    """Return the numbers as markdown: a row a kind of work, a mode and a number of processes."""
-    rows = []
-    for what in WHAT:
-        for name, run in result["runs"].items():
-            if row := run["measured"].get(what):
-                rows.append([what, MODES[name.partition("-")[0]], str(run["processes"]), *_cells(row)])
-    header = ["Work", "Mode", "Processes", "Panoramas or answers a second", "Efficiency", "Waiting", "Peak GB",
-              "First loss apart", "Ten losses apart"]  # fmt: skip
-    text = f"Size `{result['size']}`, {result['device']}, torch {result['torch']}; median (interquartile) of the steps."
-    return f"{text}\n\n{markdown_table(header, rows, left=2)}"
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    if row["unit"] == "answers":
-        apart = [NOTHING, f"{1 - row['equal_answers']:.1%} of answers"]
-        return [f"{row['rate']['median']:.1f}", f"{row['efficiency']:.2f}", NOTHING, f"{row['peak_gb']:.1f}", *apart]
-    waited = f"{row['waited']:.1%}"
-    apart = [f"{row[name]:.1e}" for name in ("first_apart", "apart")]
-    return [spread(row["rate"]), f"{row['efficiency']:.2f}", waited, f"{row['peak_gb']:.1f}", *apart]

@@ -7,6 +7,7 @@ for what the stages write. A launch that was killed goes on from its last checkp
 
 import argparse
 import gc
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from panollava.backbones.trained import load_finetuned, read_parts
+from panollava.bench.scaling_report import ALIGNED, ANSWERS, WORKS
 from panollava.bench.scaling_work import CHECKPOINTS, LOADS, RESAMPLER, STORE, TUNED, VISION, Load
 from panollava.corpus.store import open_split, panorama_records
 from panollava.inference.engine import Engine
@@ -27,14 +29,12 @@ from panollava.tasks.segmentation import constant_mask
 from panollava.training.fit import Outcome
 from panollava.training.language_stages import finetune_lora, train_resampler
 
-ALIGNED, ANSWERS = "train_resampler", "answers"
-# What is measured, and whether the layers are compiled.
-WHAT = {ALIGNED: False, f"{ALIGNED}, compiled": True, TUNED: False, f"{TUNED}, compiled": True, ANSWERS: False}
+COMPILED = ", compiled"
 
 
 def train(what: str, load: Load, work: Path, out: Path, steps: int, save_steps: int) -> Outcome:
     """Run a training stage for some steps."""
-    stage, compiled = what.partition(",")[0], WHAT[what]
+    stage, compiled = what.partition(",")[0], what.endswith(COMPILED)
     recipe = load.recipe(load.aligned if stage == ALIGNED else load.tuned, steps=steps, compiled=compiled)
     recipe = replace(recipe, save_steps=save_steps)
     parts = read_parts(work / RESAMPLER)
@@ -91,15 +91,17 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--save-steps", type=int, default=10**6)
-    parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT))
+    parser.add_argument("--what", nargs="+", choices=WORKS, default=WORKS)
     options = parser.parse_args()
     # Without a GPU, accelerate looks for other processes only when it is told to.
     state = PartialState(cpu=not torch.cuda.is_available())
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    about = {"processes": state.num_processes, "device": device, "torch": torch.__version__}
     found: dict[str, Any] = {}
     for what in options.what:
         found[what] = measured(what, LOADS[options.size], options.work, options.out, options.steps, options.save_steps)
         if state.is_main_process:
-            write_json(options.out.with_suffix(".json"), {"processes": state.num_processes, "measured": found})
+            write_json(options.out.with_suffix(".json"), about | {"measured": found})
     state.wait_for_everyone()
     state.destroy_process_group()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from panollava.bench.report import speed_table
+from panollava.bench.scaling_report import scaling_table
 from panollava.experiments import ablation, grid
 from panollava.experiments.workspace import git
 from panollava.io import replacing
@@ -107,6 +108,7 @@ TABLES = (
     Table("docs/experiments.md", "ablation", "metrics/ablation.json", ablation.markdown),
     Table("docs/benchmarks.md", "bench", "metrics/bench.json", speed_table),
     Table("docs/benchmarks.md", "bench_7b", "metrics/bench_7b.json", speed_table),
+    Table("docs/many_gpus.md", "scaling_7b", "metrics/scaling_7b.json", scaling_table),
 )
 
 
