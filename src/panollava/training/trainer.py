@@ -7,9 +7,9 @@ that belongs to one run of one stage: a killed stage finds them and continues to
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,11 @@ class Patience(EarlyStoppingCallback):
     The step that stops is not saved: a run that is killed right after it, and resumed, stops there again.
     """
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    def on_evaluate(  # type: ignore[override] # transformers' own signature differs from its base class
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
     ) -> TrainerControl:
         """Ask for the end of training."""
-        super().on_evaluate(args, state, control, **kwargs)
+        super().on_evaluate(args, state, control, metrics, **kwargs)
         control.should_save &= not control.should_training_stop
         return control
 
@@ -367,14 +367,13 @@ def _validation_arguments(recipe: Recipe, validation: Validation | None) -> dict
     """Return the arguments of training that validates now and then."""
     if validation is None:
         return {}
+    size = 1
+    if validation.tokens is None:
+        size, _ = share_of_step(validation.batch_size, 1, PartialState().num_processes, whole_batches=True)
     return {
         "eval_strategy": "steps",
         "eval_steps": recipe.validate_every,
-        "per_device_eval_batch_size": share_of_step(
-            validation.batch_size, 1, PartialState().num_processes, whole_batches=True
-        )[0]
-        if validation.tokens is None
-        else 1,
+        "per_device_eval_batch_size": size,
         "prediction_loss_only": True,
         "metric_for_best_model": "loss",
         "greater_is_better": False,
