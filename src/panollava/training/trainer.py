@@ -375,6 +375,7 @@ def _validation_arguments(recipe: Recipe, validation: Validation | None) -> dict
         "eval_steps": recipe.validate_every,
         "per_device_eval_batch_size": size,
         "prediction_loss_only": True,
+        "label_names": [],  # every batch has a loss, by whatever names it comes
         "metric_for_best_model": "loss",
         "greater_is_better": False,
         # How long patience has lasted.
