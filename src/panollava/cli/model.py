@@ -161,6 +161,8 @@ def merge(options: argparse.Namespace) -> int:
     (with trust_remote_code=True there). Nothing is left of it should the writing fail. Its README.md is a model card;
     --metrics adds the scores of these weights.
     """
+    from panollava.backbones.adapter import ADAPTER
+    from panollava.backbones.matching import trained_names
     from panollava.backbones.trained import PARTS
     from panollava.io import check_vacant
     from panollava.report.model_card import read_metrics
@@ -168,6 +170,8 @@ def merge(options: argparse.Namespace) -> int:
     folder = Path(options.lora)
     if not (folder / PARTS).is_file():
         raise ValueError(f"{folder} has no {PARTS}: it is not a folder that a training of PanoLLaVA wrote")
+    if not (folder / ADAPTER).is_file() and not any("language_model." in name for name in trained_names(folder)):
+        raise ValueError(f"{folder} has neither LoRA weights nor weights of the language model: it is not finetuned")
     check_vacant(Path(options.out))
     metrics = None if options.metrics is None else read_metrics(Path(options.metrics))
     open_model(options.lora).save_pretrained(options.out, metrics=metrics)
