@@ -141,9 +141,8 @@ def test_evaluation_is_that_of_the_stage(
     for name in ("PREDICTIONS", "METRICS", "LATENCY"):
         monkeypatch.setattr(stage, name, tmp_path / name)
     stage.run()
-    wanted, found = (
-        json.loads(file.read_text()) for file in (tmp_path / "METRICS", trained.out / "metrics/evaluate.json")
-    )
+    files = (tmp_path / "METRICS", trained.out / "metrics/evaluate.json")
+    wanted, found = (json.loads(file.read_text()) for file in files)
     assert found["evaluate"] == wanted["evaluate"]
     assert {name: found[name] for name in ("encoder", "llm", "seed")} == {"encoder": "clip", "llm": "llama", "seed": 0}
     assert read_predictions(trained.out / "evaluate/predictions.jsonl") == read_predictions(tmp_path / "PREDICTIONS")
@@ -195,10 +194,10 @@ def test_records_are_divided_and_asked(
     command = ["train", "set", "--output", "own", "--stage", "finetune", "--previous", "all/train_resampler", *SHORT]
     assert main([*command, "--no-use-lora", "--freeze-layers", "1", "--learning-rate", "1e-3"]) == 0
     said = capsys.readouterr().out
-    assert [f"own/store: {n} panoramas for {s}" in said for n, s in ((10, "train"), (1, "validation"), (1, "test"))]
+    for line in ("10 panoramas for train", "1 panoramas for validation", "1 panoramas for test"):
+        assert f"own/store: {line}" in said
     assert "language_model: 0.001" in said
     assert "2 steps of 2 panoramas: 0.4 epochs" in said
-    assert "lora: null" in said.replace("lora:\n", "lora: null\n")
     assert not Path("own/finetune_lora/adapter_config.json").exists()
     assert main(["evaluate", "own/finetune_lora", "set", "--output", "asked", "--resamples", "10"]) == 0
     said = capsys.readouterr().out
@@ -206,9 +205,8 @@ def test_records_are_divided_and_asked(
     assert "if the model was trained on some of them" in said
     scores = json.loads(Path("asked/metrics/evaluate.json").read_text())
     assert "blind" not in json.dumps(scores["evaluate"])
-    assert (
-        main(["evaluate", "own/finetune_lora", "set", "--output", "part", "--resamples", "10", "--split", "test"]) == 0
-    )
+    command = ["evaluate", "own/finetune_lora", "set", "--output", "part", "--resamples", "10"]
+    assert main([*command, "--split", "test"]) == 0
     asked = {p.image_id for p in read_predictions(Path("part/evaluate/predictions.jsonl"))}
     (row,) = train_run.open_images(Path("own/store"), "test")
     assert asked == {row["image_id"]}
@@ -261,9 +259,8 @@ def test_set_reaches_every_key_and_comes_last(here: Path) -> None:
 def test_any_checkpoint_is_a_preset(here: Path) -> None:
     found = settings("--encoder", "clip", "--llm", "mistralai/Mistral-7B-Instruct-v0.1")
     assert (found.encoder, found.llm) == ("clip", "mistral")
-    found = settings(
-        "--encoder", "google/siglip2-so400m", "--feature-layer", "-3", "--llm", "llama", "--chat-template", "vicuna"
-    )
+    more = ("--feature-layer", "-3", "--llm", "llama", "--chat-template", "vicuna")
+    found = settings("--encoder", "google/siglip2-so400m", *more)
     assert found.encoders["google/siglip2-so400m"].hub == "google/siglip2-so400m"
     assert found.encoders["google/siglip2-so400m"].feature_layer == -3
     assert found.llms["llama"].chat_template == "vicuna"
@@ -285,10 +282,10 @@ def test_without_params_there_are_the_defaults_of_the_pipeline(tmp_path: Path, m
     [
         (
             ["--encoder", "klip"],
-            r"--encoder 'klip' is no preset \(clip, dinov2, siglip\), no folder here, and no hub id",
+            r"--encoder 'klip' is no preset \(clip, dinov2, siglip\), no folder here",
         ),
-        (["--llm", "my model"], r"--llm 'my model' is no preset \(llama, vicuna, mistral"),
-        (["--set", "model.view=3"], r"there is no setting model.standin.view; model.standin has dtype, compute, views"),
+        (["--llm", "my model"], r"--llm 'my model' is no preset \(llama, .*no hub id"),
+        (["--set", "model.view=3"], r"there is no setting model.standin.view; model.standin has .*views"),
         (["--set", "speed=3"], r"there is no setting speed"),
         (["--set", "seed"], r"--set seed: expected KEY=VALUE"),
         (["--set", "seed=[1"], r"--set seed=\[1, line 1"),
@@ -302,7 +299,7 @@ def test_without_params_there_are_the_defaults_of_the_pipeline(tmp_path: Path, m
         (["--stage", "vision", "--previous", "all"], r"--previous names the folder of the stage before, and vision is"),
         (
             ["--stage", "finetune"],
-            r"bad/train_resampler has no trained.safetensors: finetune_lora continues from .*all",
+            r"bad/train_resampler has no trained.safetensors: finetune_lora continues",
         ),
         (["--stage", "vision", "--freeze-layers", "1"], r"there is no setting train_vision.standin.freeze_layers"),
         (["--params", "none.yaml"], r"there is no none.yaml here"),
