@@ -51,7 +51,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Evaluate a model on a dataset: answers, scores with 95 % intervals, and a report page.
+    """Evaluate a model on a dataset: answers, scores with their intervals, and a report page.
 
     MODEL is a trained folder, a full checkpoint or a hub id. DATASET is a store, of which the test split is asked, or
     records, of which all are asked unless they name their splits or --split divides them as training does.
