@@ -54,5 +54,8 @@ def test_a_tracker_logs_in_the_folder_of_its_run_and_changes_no_weight(
     lines = (tmp_path / "runs/stage/key/events").read_text().splitlines()
     assert lines[:6] == [f"{entry['step']} {entry['loss']}" for entry in history]
     assert tracked.args.run_name == "stage"
+    trainer(tmp_path / "next" / "key", report_to=("tensorboard",), logs=str(tmp_path / "runs/next")).run()
+    assert (tmp_path / "runs/next/key/events").is_file()
+    assert len((tmp_path / "runs/stage/key/events").read_text().splitlines()) == len(lines)
     monkeypatch.delenv(FOLDERS["tensorboard"])
     assert [entry["loss"] for entry in trainer(tmp_path / "plain").run()] == [entry["loss"] for entry in history]

@@ -14,9 +14,10 @@ from transformers import TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 
 TRACKERS = ("tensorboard", "wandb", "trackio", "dvclive")
-# The variables by which a tracker learns where to write; those that the user has set stay.
+# The variables by which a tracker learns where to write.
 FOLDERS = {"tensorboard": "TENSORBOARD_LOGGING_DIR", "wandb": "WANDB_DIR", "trackio": "TRACKIO_DIR"}
-PROJECTS = {"wandb": "WANDB_PROJECT"}
+# What the user has set stays. What one stage of a run has set, the next one replaces.
+GIVEN = {name for name in FOLDERS.values() if name in os.environ}
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -52,9 +53,15 @@ def tracker_callbacks(names: Sequence[str], folder: Path) -> list[TrainerCallbac
             live = import_module("dvclive").Live(dir=str(folder), dvcyaml=None, save_dvc_exp=False, resume=True)
             callbacks.append(callback(live))
             continue
-        os.environ.setdefault(FOLDERS[name], str(folder))
-        if name in PROJECTS:
-            os.environ.setdefault(PROJECTS[name], "panollava")
+        if FOLDERS[name] not in GIVEN:
+            os.environ[FOLDERS[name]] = str(folder)
+        os.environ.setdefault("WANDB_PROJECT", "panollava")
         callbacks.append(callback())
     print(f"{', '.join(names)}: logs in {folder}", flush=True)
     return callbacks
+
+
+def finish_trackers(names: Sequence[str]) -> None:
+    """End what a tracker would go on with in the next training of this process."""
+    if "wandb" in names and PartialState().is_main_process:
+        import_module("wandb").finish()

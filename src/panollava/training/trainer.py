@@ -39,7 +39,7 @@ from panollava.training.mask_loss import mask_losses
 from panollava.training.overlap import OVERLAP_LOSSES
 from panollava.training.processes import from_all, from_main, share_of_step
 from panollava.training.recipe import Recipe
-from panollava.training.trackers import tracker_callbacks
+from panollava.training.trackers import finish_trackers, tracker_callbacks
 
 WEIGHT_DECAY = 0.01
 
@@ -343,6 +343,7 @@ class PanoTrainer(Trainer):
             PartialState().print(f"resuming from {last}", flush=True)
         start = time.perf_counter()
         self.train(resume_from_checkpoint=None if last is None else str(last))
+        finish_trackers(self.recipe.report_to)
         if self.encoder is not None:
             self.encoder.graphs.clear()
         seconds = time.perf_counter() - start
