@@ -209,6 +209,31 @@ def test_adapters_on_top_of_a_trained_language_model_keep_it(base: SimpleNamespa
         assert torch.equal(found[name.removeprefix("base_model.model.")], value), name
 
 
+@pytest.mark.parametrize("encoder", ["clip", "dinov2"])
+def test_every_stage_trains_bfloat16_backbones_in_mixed_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    parts, store = write_parts(encoder, "mistral", tmp_path), write_panoramas(tmp_path / "store", 2)
+    small, rates = {"dtype": torch.bfloat16, "settings": MODEL}, RATES | {"vision_tower": 1e-5}
+    recipe = replace(RECIPE, bf16=True, steps=1, learning_rates=rates)
+    outcome = vision_stage.train_vision(
+        parts.encoder, store, tmp_path / "vision", tmp_path / "c1", blocks=1,
+        recipe=replace(recipe, overlap=("vicreg", "exact")), **small,
+    )  # fmt: skip
+    # A bfloat16 weight would not have moved at all by so little.
+    assert all(0 < moved < 0.1 for moved in outcome.moved.values())
+    folders = (parts, store, tmp_path / "vision", tmp_path / "resampler", tmp_path / "c2")
+    language_stages.train_resampler(*folders, recipe=recipe, records=4, **small)
+    folders = (parts, store, tmp_path / "resampler", tmp_path / "full", tmp_path / "c3")
+    outcome = language_stages.finetune_lora(*folders, recipe=recipe, records=4, lora=None, save_lora_only=True, **small)
+    assert all(moved > 0 for moved in outcome.moved.values())
+    for stage in ("vision", "resampler", "full"):
+        assert {value.dtype for value in load_file(tmp_path / stage / "trained.safetensors").values()} == {
+            torch.bfloat16
+        }
+
+
 def test_weights_get_their_dtype_back() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).bfloat16()
     model[0].requires_grad_(False)

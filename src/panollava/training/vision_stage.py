@@ -77,6 +77,13 @@ def last_blocks(encoder: PreTrainedModel, count: int, layer: int) -> list[str]:
     return [f"model.vision_tower.{name}.{index}." for index in range(used - count, used)]
 
 
+def _norms_in_float32(encoder: PreTrainedModel) -> None:
+    """Hold an encoder's norms in float32: what trains before them is, and a CPU's norms take no wider input."""
+    for module in encoder.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.float()
+
+
 def _validation(store: Path, recipe: Recipe) -> Validation:
     """Return the images of the validation split in whole batches, the last of which begins again with the first."""
     images, size = open_images(store, "validation"), recipe.batch_size
@@ -123,6 +130,8 @@ def train_vision(
         draws = ImageDraws(images, seed=recipe.seed, count=recipe.draws)
         validation = None if recipe.validate_every is None else _validation(store, recipe)
         collator = ViewCollator(image_processor)
+        if recipe.bf16:
+            _norms_in_float32(tower)
         outcome = fit(model, recipe, checkpoints, draws=draws, collator=collator, validation=validation)
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     state = {name: value.to(dtype) for name, value in trained_state(model, names).items()}
