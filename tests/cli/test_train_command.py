@@ -203,6 +203,15 @@ def test_records_are_divided_and_asked(
     said = capsys.readouterr().out
     assert "asked/store: 12 panoramas as test" in said
     assert "if the model was trained on some of them" in said
+    first = Path("asked/evaluate/predictions.jsonl").read_text()
+    again = ["evaluate", "own/finetune_lora", "set", "--output", "asked", "--resamples", "10"]
+    assert main(again) == 0
+    assert "panoramas as test" not in capsys.readouterr().out
+    assert Path("asked/evaluate/predictions.jsonl").read_text() == first
+    assert main([*again, "--image-height", "32"]) == 1
+    assert "image_height was 1024, now 32; choose another --output" in capsys.readouterr().err
+    assert main(["evaluate", "own/finetune_lora", "set", "--output", "own"]) == 1
+    assert "own/store is there already; name it as DATASET" in capsys.readouterr().err
     scores = json.loads(Path("asked/metrics/evaluate.json").read_text())
     assert "blind" not in json.dumps(scores["evaluate"])
     command = ["evaluate", "own/finetune_lora", "set", "--output", "part", "--resamples", "10"]

@@ -10,13 +10,15 @@ from tqdm import tqdm
 
 from panollava.backbones.checkpoint import load_processor
 from panollava.backbones.trained import PARTS, check_trained, read_parts
+from panollava.cli.run_record import as_yaml, is_made
 from panollava.cli.train_run import is_store
 from panollava.corpus.prepare import prepared_splits
-from panollava.corpus.reading import read_records
+from panollava.corpus.reading import read_records, record_file
 from panollava.corpus.splits import PIPELINE_SHARES
-from panollava.corpus.store import open_split, write_store
+from panollava.corpus.store import RECORDS, open_split, write_store
 from panollava.evaluating import Evaluation, evaluate_model
-from panollava.io import check_writable
+from panollava.hashes import file_hash
+from panollava.io import check_writable, write_text
 from panollava.report.model_card import BASES, read_card_data
 from panollava.report.page import write_report
 from panollava.tasks.checks import answer_problems
@@ -96,10 +98,20 @@ def check_twin(model: str, blind: str) -> None:
 
 def prepare(options: argparse.Namespace, dataset: Path, store: Path) -> None:
     """Write a store with what is asked as its split `test`, and what was trained on if the records are divided."""
-    if (store / "settings").exists() or is_store(store):
-        raise ValueError(f"{store} is there already; name it as DATASET, or choose another --output")
     named = any("split" in record.metadata for record in read_records(dataset))
     split = options.split or ("test" if named else "all")
+    wanted = {
+        "records": file_hash(record_file(dataset)),
+        "split": split,
+        "image_height": options.image_height,
+        "allow_any_aspect": options.allow_any_aspect,
+        "seed": options.seed,
+    }
+    record = store.parent / "settings/asked.yaml"
+    if is_made(store / RECORDS, record, wanted):
+        return
+    if store.exists() and not record.exists():
+        raise ValueError(f"{store} is there already; name it as DATASET, or choose another --output")
     rows = prepared_splits(
         dataset,
         answer_problems,
@@ -114,5 +126,6 @@ def prepare(options: argparse.Namespace, dataset: Path, store: Path) -> None:
     for name, own in written.items():
         count = write_store(store, name, tqdm(own, desc=name, unit=" panoramas"), jpeg_quality=JPEG_QUALITY)
         say(f"{store}: {count} panoramas as {name}")
+    write_text(record, as_yaml(wanted))
     if split == "all":
         say("all panoramas are asked; if the model was trained on some of them, evaluate it on the store of its run")
