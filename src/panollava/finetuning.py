@@ -7,6 +7,7 @@ settings continues where it was.
 
 import hashlib
 import math
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from panollava.io import check_vacant
 from panollava.report.model_card import trained_further, write_model_card
 from panollava.tasks.checks import answer_problems
 from panollava.training.dialogues import Collator, Draw, Draws
-from panollava.training.fit import RESAMPLER
+from panollava.training.fit import RESAMPLER, in_float32
 from panollava.training.language_stages import LORA, MASK_HEAD
 from panollava.training.lengths import Context
 from panollava.training.lora import lora_config
@@ -221,7 +222,8 @@ class PanoLLaVATrainer:
         vision = self.model.model.config.vision_config
         patches = vision.image_size // vision.patch_size if self.masked else None
         collator = Collator(self.model.processor, patches=patches)
-        history = PanoTrainer(adapted, recipe, checkpoints, draws=draws, collator=collator).run()
+        with in_float32(adapted) if recipe.bf16 else nullcontext():
+            history = PanoTrainer(adapted, recipe, checkpoints, draws=draws, collator=collator).run()
         adapted.eval()
         return history
 

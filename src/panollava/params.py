@@ -7,7 +7,7 @@ depends on a parameter that DVC does not know. Nothing depends on launch.yaml: i
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
 import dvc.api
 from dvc.exceptions import DvcException
@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     ValidationError,
     create_model,
@@ -141,23 +142,72 @@ class Model(Strict):
     mask_hidden_size: PositiveInt
 
 
+Rate = Annotated[float, Field(ge=0)]
+
+
+class VisionRates(Strict):
+    """The learning rates of train_vision."""
+
+    vision_tower: Rate
+    resampler: Rate
+
+
+class ResamplerRates(Strict):
+    """The learning rate of train_resampler."""
+
+    resampler: Rate
+
+
+class FinetuneRates(Strict):
+    """The learning rates of finetune_lora: of adapters, or of the language model where it trains itself."""
+
+    resampler: Rate
+    lora: Rate
+    language_model: Rate
+    mask_head: Rate
+
+
 class Training(Strict):
     """What all training stages share."""
 
-    steps: PositiveInt
+    steps: PositiveInt | None
+    epochs: Annotated[float, Field(gt=0)] | None
     batch_size: PositiveInt
     accumulation: PositiveInt
-    learning_rate: dict[str, Annotated[float, Field(ge=0)]]
-    warmup: float = Field(ge=0, lt=1)
+    warmup: float = Field(ge=0)
     schedule: Literal["cosine", "constant_with_warmup"]
+    validate_every: PositiveInt | None
+    keep: Literal["last", "best"]
+    patience: PositiveInt | None
+
+    @field_validator("warmup", mode="before")
+    @classmethod
+    def _share_or_steps(cls, warmup: Any) -> Any:
+        if isinstance(warmup, float) and warmup >= 1:
+            raise ValueError("a share of the steps is below 1, a number of steps has no decimal point")
+        return warmup
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(
+                f"give one of steps and epochs, the other is null; here steps = {self.steps}, epochs = {self.epochs}"
+            )
+        if self.steps is not None and self.warmup >= max(self.steps, 1):
+            raise ValueError(f"warmup = {self.warmup:g} steps, but steps = {self.steps}; warm up for fewer")
+        for name, asked in (("keep: best", self.keep == "best"), ("patience", self.patience is not None)):
+            if asked and self.validate_every is None:
+                raise ValueError(f"{name} needs a validation loss; set validate_every to a number of steps")
+        return self
 
 
 class TrainVision(Training):
     """The overlap loss."""
 
+    learning_rate: VisionRates
     pairing: Literal["exact", "strip", "none"]
     loss: Literal["vicreg", "vicreg_batchwise", "densecl"]
-    encoder_blocks: PositiveInt
+    encoder_blocks: NonNegativeInt
 
 
 class Augment(Strict):
@@ -167,12 +217,18 @@ class Augment(Strict):
     tilt_deg: float = Field(ge=0, le=30)
 
 
-class TrainResampler(Training):
-    """The resampler against the frozen language model."""
+class DialogueTraining(Training):
+    """What the stages with a language model share."""
 
     records_per_panorama: PositiveInt
     load_in_4bit: bool
     augmentation: Augment
+
+
+class TrainResampler(DialogueTraining):
+    """The resampler against the frozen language model."""
+
+    learning_rate: ResamplerRates
 
 
 class Lora(Strict):
@@ -184,12 +240,20 @@ class Lora(Strict):
     targets: list[str] = Field(min_length=1)
 
 
-class FinetuneLora(TrainResampler):
-    """Adapters, resampler and mask head together."""
+class FinetuneLora(DialogueTraining):
+    """Adapters, or the language model itself, with the resampler and the mask head."""
 
+    learning_rate: FinetuneRates
     mask_weight: float = Field(ge=0)
-    lora: Lora
+    lora: Lora | None
+    freeze_layers: NonNegativeInt
     save_lora_only: bool
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        if self.lora is None and self.load_in_4bit:
+            raise ValueError("lora: null trains the language model, and weights of 4 bits cannot; one of both is wrong")
+        return self
 
 
 class Evaluate(Strict):
@@ -266,6 +330,10 @@ class Params(Strict):
     gate: dict[str, Rule]
 
 
+# Those of `training.trackers.TRACKERS`; a test compares them.
+Tracker = Literal["tensorboard", "wandb", "trackio", "dvclive"]
+
+
 class Launch(Strict):
     """How training runs on a machine; none of these settings changes a result."""
 
@@ -273,6 +341,7 @@ class Launch(Strict):
     save_steps: PositiveInt
     activation_checkpointing: bool
     compile: bool
+    report_to: Annotated[list[Tracker], BeforeValidator(lambda value: [] if value in ("none", ["none"]) else value)]
 
 
 class LaunchFile(Strict):
@@ -311,13 +380,21 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         ParamsError: no YAML file; keys of an earlier version, all of them; unknown or missing keys, wrong types or
             values, each with its dotted path; unknown presets.
     """
-    values = read_yaml(path)
+    return parse_params(read_yaml(path), str(path))
+
+
+def parse_params(values: Mapping[str, Any], source: str) -> Params:
+    """Return the content of a params.yaml, validated; `source` names it in messages.
+
+    Raises:
+        ParamsError: as `load_params`.
+    """
     if moved := list(_moved(values)):
-        raise ParamsError(f"{path} has settings of an earlier version; move or remove each:\n" + "\n".join(moved))
-    params = _validated(Params, values, str(path))
+        raise ParamsError(f"{source} has settings of an earlier version; move or remove each:\n" + "\n".join(moved))
+    params = _validated(Params, values, source)
     for kind, name, presets in (("encoder", params.encoder, params.encoders), ("llm", params.llm, params.llms)):
         if name not in presets:
-            raise ParamsError(f"{path}: {kind} = {name!r} is no preset; {kind}s has {', '.join(presets)}")
+            raise ParamsError(f"{source}: {kind} = {name!r} is no preset; {kind}s has {', '.join(presets)}")
     return params
 
 
