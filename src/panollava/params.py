@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from panollava.backbones.templates import CHOICES, OWN, is_choice
 from panollava.corpus.world.scenes import MAX_LATITUDE_DEG
 from panollava.vlm.views import ViewSettings
 from panollava.yaml_files import ParamsError, problems_of, read_yaml
@@ -68,7 +69,14 @@ class LlmPreset(Strict):
 
     hub: str
     standin: str
-    chat_template: Literal["llama", "vicuna", "mistral"]
+    chat_template: str = OWN
+
+    @field_validator("chat_template")
+    @classmethod
+    def _known_template(cls, value: str) -> str:
+        if not is_choice(value):
+            raise ValueError(f"{value!r} is no chat template; it may be {CHOICES}")
+        return value
 
 
 class SplitSizes(Strict):

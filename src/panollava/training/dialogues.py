@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import datasets
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from panollava.attention.packing import Packed, flatten, flattened_offsets, pack
+from panollava.backbones.turns import ChatFormat
 from panollava.corpus import messages
 from panollava.corpus.masks import decoded, mask_of
 from panollava.corpus.patch_masks import patch_coverage
@@ -34,7 +35,6 @@ from panollava.training.augmentation import (
 )
 from panollava.training.panoramas import epoch_and_panorama, views_of
 from panollava.training.recipe import NO_AUGMENTATION, Augmentation
-from panollava.vlm.labels import IGNORE
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 AS_IT_IS = Rotation()
@@ -131,19 +131,29 @@ def dialogue_of(record: Record) -> Dialogue:
     return tuple((turn.human, turn.assistant) for turn in record.conversations)
 
 
+@lru_cache(maxsize=8)
+def format_of(processor: PanoLlavaProcessor) -> ChatFormat:
+    """Return how a processor's chat template writes dialogues."""
+    return ChatFormat.of(processor)
+
+
+class Encoded(NamedTuple):
+    """The position of the placeholder among a dialogue's ids, the ids, and their labels."""
+
+    placeholder: int
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
 @lru_cache(maxsize=DIALOGUES_KEPT)  # epochs see the same dialogues again, and panoramas share many
-def encoded(processor: PanoLlavaProcessor, dialogue: Dialogue) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Return the position of the placeholder among a dialogue's ids, the ids, and their labels."""
-    tokens = processor.tokenizer.apply_chat_template(
-        processor.plain_text.messages(messages.dialogue(dialogue)),
-        chat_template=processor.chat_template,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-    )
-    ids = tuple(tokens["input_ids"])
-    learned = zip(ids, tokens["assistant_masks"], strict=True)
-    labels = tuple(token if answer else IGNORE for token, answer in learned)
-    return ids.index(processor.image_token_id), ids, labels
+def encoded(processor: PanoLlavaProcessor, dialogue: Dialogue) -> tuple[Encoded, ...]:
+    """Return a dialogue as one row; as one a turn, where the chat template writes earlier answers otherwise.
+
+    Raises:
+        ValueError: texts that cannot be read, or answers that cannot be told from their prompts.
+    """
+    rows = format_of(processor).learned(messages.dialogue(dialogue))
+    return tuple(Encoded(row.ids.index(processor.image_token_id), *row) for row in rows)
 
 
 class Collator:
@@ -218,18 +228,24 @@ class Collator:
         prefix: list[int] | None = None
         packed = []
         for record in records:
-            head, ids, labels = self._encode(record)
-            if prefix is not None and head != prefix:
-                raise ValueError(f"{record.image_id}: the chat template does not keep the panorama as a common prefix")
-            prefix = head
             what = f"{record.image_id}: the record that begins with {record.conversations[0].human[:60]!r}"
-            self.processor.require_context(what, len(head) + len(ids))
-            packed.append((ids, labels))
+            for head, ids, labels in self._encode(record, what):
+                if prefix is not None and head != prefix:
+                    raise ValueError(f"{what}: the chat template does not keep the panorama as a common prefix")
+                prefix = head
+                self.processor.require_context(what, len(head) + len(ids))
+                packed.append((ids, labels))
         assert prefix is not None
         return pack(prefix, packed)
 
-    def _encode(self, record: Record) -> tuple[list[int], tuple[int, ...], tuple[int, ...]]:
-        """Return the prefix ids with placeholders expanded, the remaining ids of a record, and their labels."""
-        position, ids, labels = encoded(self.processor, dialogue_of(record))
-        head, after = [*ids[:position], *[ids[position]] * self.visual_tokens], position + 1
-        return head, ids[after:], labels[after:]
+    def _encode(self, record: Record, what: str) -> list[tuple[list[int], tuple[int, ...], tuple[int, ...]]]:
+        """Return for each row of a record its prefix ids, placeholders expanded, its other ids, and their labels."""
+        try:
+            rows = encoded(self.processor, dialogue_of(record))
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from error
+        found = []
+        for position, ids, labels in rows:
+            head, after = [*ids[:position], *[ids[position]] * self.visual_tokens], position + 1
+            found.append((head, ids[after:], labels[after:]))
+        return found
