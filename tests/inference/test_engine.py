@@ -74,7 +74,9 @@ def alone(
     with torch.no_grad():
         logits = model(input_ids=ids, **visual).logits[0, length - 1 : -1]
     score = logits.log_softmax(-1).gather(-1, ids[0, length:, None]).sum().exp()
-    return Answer(processor.decode(ids[0, length:], skip_special_tokens=True).strip(), float(score))
+    ends = model.generation_config.eos_token_id
+    said = [int(token) for token in ids[0, length:] if token not in (ends if isinstance(ends, list) else [ends])]
+    return Answer(processor.decode(said, skip_special_tokens=True).strip(), float(score))
 
 
 def assert_like_alone(

@@ -82,17 +82,6 @@ def test_a_template_that_ends_no_answer_is_refused(processor: PanoLlavaProcessor
         Context(processor)
 
 
-def test_answers_that_join_their_prompt_are_named(processor: PanoLlavaProcessor) -> None:
-    processor.chat_template = str(processor.chat_template).replace("{{ ' ' + message", "{{ message").replace(
-        " ASSISTANT:", " ASSISTANT:\n"
-    )
-    context = Context(processor)
-    (problem,) = map(str, context.problems([("x", record("b", "a")), ("y", record("b", "\n a"))]))
-    assert problem.startswith("y: conversations: the tokenizer joins the beginning of the answer '\\n a' with the end")
-    with pytest.raises(ValueError, match=r"a: the record that begins with 'what\?': the tokenizer joins the beginning"):
-        Collator(processor).packed([record("b", "\n a")])
-
-
 def with_long_records(store: Path) -> Path:
     """Write a store whose three splits hold a panorama each, with an over-long record in two of them."""
     for number, split in enumerate(("train", "validation", "test")):

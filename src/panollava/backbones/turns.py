@@ -8,7 +8,7 @@ and each answer is learned in a row of its own.
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -70,13 +70,13 @@ class ChatFormat:
         labels = [IGNORE] * len(ids)
         stop = 0
         for prompt, prompt_ids, answer in zip(prompts, before, answers, strict=True):
-            self._check_answer(_behind(whole, prompt), answer)
+            behind = _behind(whole, prompt)
+            self._check_answer(behind, answer)
             start = len(prompt_ids)
             if ids[:start] != prompt_ids:
                 raise ValueError(
-                    f"the tokenizer joins the beginning of the answer {answer[:SHOWN]!r} with the end of its prompt, "
-                    f"{prompt[-SHOWN // 3 :]!r}; take white space from the answer's beginning, or from the prompt's end "
-                    "in the chat template"
+                    f"the tokenizer joins the end of a prompt, {prompt[-SHOWN // 3 :]!r}, with what the dialogue has "
+                    f"behind it, {behind[:SHOWN]!r}; take white space from the beginning of the answer, or {ANOTHER}"
                 )
             stop = ids.index(self.end, start) + 1
             labels[start:stop] = ids[start:stop]
@@ -113,16 +113,15 @@ class ChatFormat:
 
     def _written(self, dialogues: Sequence[Sequence[Message]], *, prompt: bool) -> list[str]:
         try:
-            return self.tokenizer.apply_chat_template(
+            written: Any = self.tokenizer.apply_chat_template(
                 [list(one) for one in dialogues],
                 chat_template=self.template,
                 tokenize=False,
                 add_generation_prompt=prompt,
             )
         except TemplateError as error:
-            raise ValueError(
-                f"the chat template cannot write a question and its answer: {error}; {ANOTHER}"
-            ) from error
+            raise ValueError(f"the chat template cannot write a question and its answer: {error}; {ANOTHER}") from error
+        return written
 
 
 def _behind(whole: str, prompt: str) -> str:

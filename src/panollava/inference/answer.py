@@ -31,9 +31,9 @@ def answer_of(
     tokenizer: Any, tokens: Sequence[int], scores: Sequence[float], ends: Sequence[int], patches: Tensor | None
 ) -> Answer:
     """Return the answer of decoded tokens and their log-probabilities, which are 0 after the end of sequence."""
-    length = next((number + 1 for number, token in enumerate(tokens) if token in ends), len(tokens))
-    text = tokenizer.decode(tokens[:length], skip_special_tokens=True)
-    parts = part_probabilities(tokenizer, tokens[:length], scores)
+    said = next((number for number, token in enumerate(tokens) if token in ends), len(tokens))
+    text = tokenizer.decode(tokens[:said], skip_special_tokens=True)
+    parts = part_probabilities(tokenizer, tokens[: said + 1], scores)
     return Answer(text.strip(), math.exp(sum(scores)), patches, parts)
 
 

@@ -28,9 +28,7 @@ FLATTEN_CONTENT = (
 )
 # What some templates ask for is fixed, so that the same dialogue is the same text on every day and in every place:
 # whether the model thinks aloud first, unless a caller says so, and the day (the one that Llama 3's template names).
-WITHOUT_THINKING = (
-    "{%- if enable_thinking is not defined -%}{%- set enable_thinking = false -%}{%- endif -%}"
-)
+WITHOUT_THINKING = "{%- if enable_thinking is not defined -%}{%- set enable_thinking = false -%}{%- endif -%}"
 FIXED_DAY = (
     "{%- macro strftime_now(format) -%}"
     "{{- format | replace('%d', '26') | replace('%b', 'Jul') | replace('%B', 'July') | replace('%m', '07')"
@@ -55,7 +53,8 @@ def panoramic(tokenizer: PreTrainedTokenizerBase) -> str:
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ValueError(
-                f"the tokenizer {tokenizer.name_or_path!r} has neither a pad token nor an end of sequence; set eos_token"
+                f"the tokenizer {tokenizer.name_or_path!r} has neither a pad token nor an end of sequence; set its "
+                "eos_token"
             )
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.bos_token is None:
