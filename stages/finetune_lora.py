@@ -11,6 +11,7 @@ from pathlib import Path
 
 from panollava.params import FinetuneLora, Model, Strict, Weights, read_launch, read_params
 from panollava.training.language_stages import finetune_lora
+from panollava.training.text_chat import TextChat
 from stages import run_stage
 from stages.language import LLM, language_recipe, parts
 from stages.training import ENCODER, STORE, model_settings, run
@@ -49,6 +50,7 @@ def main() -> None:
             records=settings.records_per_panorama,
             lora=settings.lora.model_dump(),
             save_lora_only=settings.save_lora_only,
+            text_chat=None if settings.text_chat is None else TextChat(**settings.text_chat.model_dump()),
             blind=blind,
             **model_settings(model),
         ),

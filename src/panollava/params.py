@@ -192,9 +192,18 @@ class Lora(Strict):
     targets: list[str] = Field(min_length=1)
 
 
+class TextChatShare(Strict):
+    """Dialogues about no panorama, a share of all; the hash of their file stands here, so a run belongs to it."""
+
+    path: str = Field(min_length=1)
+    share: float = Field(ge=0, le=0.9)
+    sha256: str = Field(pattern="^[0-9a-f]{12,64}$")
+
+
 class FinetuneLora(TrainResampler):
     """Adapters, resampler and mask head together."""
 
+    text_chat: TextChatShare | None
     mask_weight: float = Field(ge=0)
     lora: Lora
     save_lora_only: bool

@@ -1,7 +1,9 @@
 """Check a language model's tokenizer and chat template before anything is computed: that answers can be learned."""
 
 import hashlib
+from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 from panollava.backbones.presets import Backbone
 from panollava.remembered import recall, remember
@@ -34,7 +36,6 @@ def _check(llm: Backbone) -> None:
     # Here, for they import what takes seconds.
     from panollava.backbones.loading import load_tokenizer
     from panollava.backbones.turns import ChatFormat
-    from panollava.corpus.messages import dialogue, without_panorama
     from panollava.vlm.plain_text import PANORAMA_TOKEN, PlainText
     from panollava.vlm.processing_panollava import panoramic
 
@@ -43,13 +44,21 @@ def _check(llm: Backbone) -> None:
         template = panoramic(tokenizer)
         written = ChatFormat(tokenizer, template, PlainText(tokenizer, template))
         place, heads = tokenizer.convert_tokens_to_ids(PANORAMA_TOKEN), set()
-        for messages in map(dialogue, DIALOGUES):
-            for row in written.learned(messages):
+        for turns in DIALOGUES:
+            for row in written.learned(_messages(turns, PANORAMA_TOKEN + "\n")):
                 if row.ids.count(place) != 1:
                     raise ValueError("the chat template does not keep the panorama of the first question")
                 heads.add(row.ids[: row.ids.index(place)])
-            written.learned(without_panorama(messages))
+            written.learned(_messages(turns, ""))
         if len(heads) != 1:
             raise ValueError("the chat template writes what stands before the panorama now so, now otherwise")
     except ValueError as error:
         raise ValueError(f"{llm.name}: {error}") from error
+
+
+def _messages(turns: Sequence[tuple[str, str]], before: str) -> list[dict[str, Any]]:
+    """Return a dialogue as chat messages, with something before its first question."""
+    texts = [text for turn in turns for text in turn]
+    texts[0] = before + texts[0]
+    roles = ("user", "assistant") * len(turns)
+    return [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, Self
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from panollava.corpus.messages import Message, dialogue
 from panollava.vlm.labels import IGNORE
 from panollava.vlm.plain_text import PlainText
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
+Message = dict[str, Any]
 # Characters of a text that are shown.
 SHOWN = 60
 # A text that no template holds.
@@ -96,7 +96,7 @@ class ChatFormat:
             )
 
     def _end_of_turn(self) -> int:
-        messages = self.plain_text.messages(dialogue([(ANSWER, ANSWER)]))
+        messages = self.plain_text.messages([{"role": role, "content": ANSWER} for role in ("user", "assistant")])
         (prompt,), (whole,) = self._written([messages[:1]], prompt=True), self._written([messages], prompt=False)
         behind = _behind(whole, prompt)
         if ANSWER not in behind:

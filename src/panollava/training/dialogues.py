@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from panollava.attention.packing import Packed, flatten, flattened_offsets, pack
-from panollava.backbones.turns import ChatFormat
+from panollava.backbones.turns import ChatFormat, Learned
 from panollava.corpus import messages
 from panollava.corpus.masks import decoded, mask_of
 from panollava.corpus.patch_masks import patch_coverage
 from panollava.corpus.records import ObjectAnnotation, Record
 from panollava.corpus.rotation.panorama import Rotation, rotate_image
 from panollava.corpus.store import panorama_records
+from panollava.corpus.text_chat import Texts, Turns
 from panollava.training.augmentation import (
     every,
     random_rotation,
@@ -45,7 +46,7 @@ class Draw:
     """One panorama, or its patch grids `[V, h, w, C]`, or neither; the records that a step trains on; its objects.
 
     The records and the objects' boxes are those of the panorama rotated by `rotation`. The image is tilted only, the
-    grids are those of its views, and the objects' masks are as stored.
+    grids are those of its views, and the objects' masks are as stored. `texts` are dialogues about no panorama.
     """
 
     image: Image.Image | None
@@ -53,6 +54,7 @@ class Draw:
     grids: Tensor | None = None
     objects: Sequence[ObjectAnnotation] = ()
     rotation: Rotation = AS_IT_IS
+    texts: tuple[Turns, ...] = ()
 
 
 class Panoramas(Protocol):
@@ -85,7 +87,7 @@ class Draws(Dataset):
     """`count` draws of `panoramas`, epoch after epoch in fresh orders, each with at most `records` of its records.
 
     With an `augmentation` each is rotated at random; a panorama that comes with grids must not be tilted. A rotated
-    record may have more tokens; one that the context no longer `holds` is not drawn rotated.
+    record may have more tokens; one that the context no longer `holds` is not drawn rotated. Some `texts` come along.
     """
 
     def __init__(
@@ -97,9 +99,10 @@ class Draws(Dataset):
         records: int,
         augmentation: Augmentation = NO_AUGMENTATION,
         holds: Callable[[Record], bool] = every,
+        texts: Texts | None = None,
     ) -> None:
         self.panoramas, self.seed, self.count, self.records = panoramas, seed, count, records
-        self.augmentation, self.holds = augmentation, holds
+        self.augmentation, self.holds, self.texts = augmentation, holds, texts
 
     def __len__(self) -> int:
         return self.count
@@ -117,11 +120,11 @@ class Draws(Dataset):
         image = whole.image
         if image is not None and rotation.tilt_deg:
             image = rotate_image(image, tilt_of(rotation))
-        return replace(whole, image=image, records=chosen, objects=objects, rotation=rotation)
+        texts = () if self.texts is None else self.texts.drawn(index, len(chosen))
+        return replace(whole, image=image, records=chosen, objects=objects, rotation=rotation, texts=texts)
 
 
-# (question, answer) pairs.
-Dialogue = tuple[tuple[str, str], ...]
+Dialogue = Turns
 # Some 50 megabytes of short dialogues in each process that makes batches.
 DIALOGUES_KEPT = 2**14
 
@@ -156,6 +159,12 @@ def encoded(processor: PanoLlavaProcessor, dialogue: Dialogue) -> tuple[Encoded,
     return tuple(Encoded(row.ids.index(processor.image_token_id), *row) for row in rows)
 
 
+@lru_cache(maxsize=DIALOGUES_KEPT)
+def encoded_text(processor: PanoLlavaProcessor, dialogue: Turns) -> tuple[Learned, ...]:
+    """Return a dialogue about no panorama as `encoded` returns one about a panorama."""
+    return tuple(format_of(processor).learned(messages.without_panorama(messages.dialogue(dialogue))))
+
+
 class Collator:
     """Make batches of draws: the records of all panoramas in one row, isolated from each other, see `flatten`.
 
@@ -174,7 +183,9 @@ class Collator:
         And `use_cache`, off: nothing continues this row, so the language model need not copy keys and values.
         """
         rows = [self.packed(draw.records) for draw in draws]
-        batch = flatten(rows, self.processor.tokenizer.pad_token_id)
+        texts = [row for draw in draws for text in draw.texts for row in encoded_text(self.processor, text)]
+        alone = pack([], texts) if texts else None
+        batch = flatten(rows, self.processor.tokenizer.pad_token_id, texts=alone)
         placeholders = (batch["input_ids"] == self.processor.image_token_id).flatten().nonzero()[:, 0]
         batch |= {"placeholders": placeholders, "use_cache": False}
         if self.blind:

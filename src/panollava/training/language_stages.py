@@ -26,6 +26,7 @@ from panollava.training.lengths import Context, check_store
 from panollava.training.lora import lora_config
 from panollava.training.processes import check_launch, divided
 from panollava.training.recipe import Recipe
+from panollava.training.text_chat import TextChat, open_texts
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
@@ -122,13 +123,19 @@ def train_resampler(
 def finetune_lora(
     parts: Parts, store: Path, previous: Path, out: Path, checkpoints: Path, *, recipe: Recipe, records: int,
     lora: dict[str, Any], save_lora_only: bool, dtype: torch.dtype, settings: ModelSettings, blind: bool = False,
+    text_chat: TextChat | None = None,
 ) -> Outcome:  # fmt: skip
-    """Train LoRA adapters, the resampler and the mask head; the blind twin takes the same steps with adapters alone."""
+    """Train LoRA adapters, the resampler and the mask head; the blind twin takes the same steps with adapters alone.
+
+    A share of the dialogues may be `text_chat`, about no panorama.
+    """
     model, processor, names = _assembled(parts, store, previous, recipe, dtype, settings)
+    texts = open_texts(text_chat, processor, recipe.seed)
     if blind:
         draws = _draws(processor, store, recipe, records, images=False)
     else:
         draws = _draws_of_features(model, processor, store, recipe, records)
+    draws.texts = texts
     adapted: Any = get_peft_model(model, lora_config(**lora))
     rates = {LORA: recipe.learning_rates["lora"]}
     if blind:
