@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from panollava.corpus.json_files import line_rows, read_text
 from panollava.corpus.problems import Problem, RecordErrors
 from panollava.corpus.records import Text
-from panollava.vlm.plain_text import PANORAMA_TOKEN
 
 Turns = tuple[tuple[str, str], ...]
 
@@ -73,10 +72,6 @@ def read_text_chat(file: Path) -> list[Turns]:
                 Problem(location, ".".join(map(str, one["loc"])), one["msg"]) for one in error.errors(include_url=False)
             ]
             continue
-        if any(PANORAMA_TOKEN in turn.human for turn in turns):
-            problems.append(
-                Problem(location, "conversations", f"holds {PANORAMA_TOKEN}, but no panorama is shown here")
-            )
         found.append(tuple((turn.human, turn.assistant) for turn in turns))
     if problems:
         raise RecordErrors(problems)
