@@ -14,7 +14,7 @@ class Answer:
 
     `patches` `[V, h, w]` are the mask head's scores, for a question that asks for a mask. `parts` are the probabilities
     of the tokens of each part of the text between semicolons, given what is before. A question that the context does
-    not hold is not `answered`: its text is empty.
+    not hold is not `answered`: its text is empty. One whose longest answer was too short has not `ended`.
     """
 
     text: str
@@ -22,6 +22,7 @@ class Answer:
     patches: Tensor | None = None
     parts: tuple[float, ...] | None = None
     answered: bool = True
+    ended: bool = True
 
 
 UNANSWERED = Answer("", 0.0, answered=False)
@@ -34,7 +35,7 @@ def answer_of(
     said = next((number for number, token in enumerate(tokens) if token in ends), len(tokens))
     text = tokenizer.decode(tokens[:said], skip_special_tokens=True)
     parts = part_probabilities(tokenizer, tokens[: said + 1], scores)
-    return Answer(text.strip(), math.exp(sum(scores)), patches, parts)
+    return Answer(text.strip(), math.exp(sum(scores)), patches, parts, ended=said < len(tokens))
 
 
 def part_probabilities(tokenizer: Any, ids: Sequence[int], scores: Sequence[float]) -> tuple[float, ...]:
