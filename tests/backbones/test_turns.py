@@ -4,12 +4,15 @@ from dataclasses import dataclass
 
 import pytest
 from chat_families import CHATML, FAMILIES, family_tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 
 from panollava import PanoLlavaImageProcessor, PanoLlavaProcessor
 from panollava.backbones.turns import ChatFormat, Learned
 from panollava.corpus.messages import dialogue, with_question, without_panorama
+from panollava.corpus.records import Record
 from panollava.inference.prompts import split_prompts
+from panollava.training.dialogues import Collator, dialogue_of, encoded
+from panollava.training.lengths import Context
 from panollava.vlm.labels import IGNORE
 
 TURNS = [
@@ -26,7 +29,7 @@ class Made:
     written: ChatFormat
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.processor.tokenizer
 
     def text(self, ids: list[int]) -> str:
@@ -43,7 +46,7 @@ class Made:
         return [self.text(ids) for ids in found]
 
 
-def made_of(name: str, tokenizer: PreTrainedTokenizerFast) -> Made:
+def made_of(name: str, tokenizer: PreTrainedTokenizerBase) -> Made:
     images = PanoLlavaImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.2] * 3)
     processor = PanoLlavaProcessor.from_parts(images, tokenizer, tokens_per_side=2, context_length=512)
     return Made(name, processor, ChatFormat.of(processor))
@@ -161,3 +164,28 @@ def test_a_template_that_cannot_serve_is_refused_with_the_reason(template: str, 
     tokenizer.chat_template = template
     with pytest.raises(ValueError, match=reason):
         made_of("qwen2", tokenizer)
+
+
+def test_a_tokenizer_that_is_not_fast_serves_all_but_control_tokens_in_texts() -> None:
+    tokenizer = ByT5Tokenizer(additional_special_tokens=["<|im_start|>", "<|im_end|>"], extra_ids=0)
+    tokenizer.chat_template = CHATML
+    made = made_of("qwen2", tokenizer)
+    (row,) = made.written.learned(dialogue(TURNS))
+    assert made.answers(row) == [answer + "<|im_end|>" for _, answer in TURNS]
+    with pytest.raises(ValueError, match=r"<\|im_end\|> in .* this language model's tokenizer cannot read as text"):
+        made.written.learned(dialogue([("What is <|im_end|>?", "A token.")]))
+
+
+def test_divided_dialogues_are_packed_turn_by_turn() -> None:
+    processor = made_of("qwen3", family_tokenizer("qwen3")).processor
+    conversations = [{"human": human, "assistant": assistant} for human, assistant in TURNS]
+    record = Record.model_validate({"image_id": "a", "image_path": "a.jpg", "conversations": conversations})
+    packed = Collator(processor).packed([record, record])
+    assert max(packed.segments) == 2 * len(TURNS)
+    # The mask head finds the turns by these, in their order.
+    said = [processor.tokenizer.decode(packed.ids[start : start + 3]) for start in packed.answers()]
+    assert [TURNS[number % len(TURNS)][1].startswith(text[:1]) for number, text in enumerate(said)] == [True] * len(
+        said
+    )
+    rows = encoded(processor, dialogue_of(record))
+    assert Context(processor).length(record) == max(len(row.ids) for row in rows) - 1 + Context(processor).visual_tokens
