@@ -237,8 +237,9 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 def test_every_parameter_is_declared_by_some_stage(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: set[tuple[str, ...]] = set()
-    for encoder, llm, weights in zip(PARAMS["encoders"], PARAMS["llms"], ("standin", "hub", "standin"), strict=True):
-        choice = {"weights": weights, "encoder": encoder, "llm": llm}
+    kinds = {"weights": ["standin", "hub"], "encoder": list(PARAMS["encoders"]), "llm": list(PARAMS["llms"])}
+    for number in range(max(map(len, kinds.values()))):
+        choice = {kind: values[number % len(values)] for kind, values in kinds.items()}
         found |= set(leaves(declared(workspace, monkeypatch, *STAGES, **choice)))
     # The gate's rules are read by `make gate`, which is no stage.
     assert {path for path in leaves(PARAMS) if path[0] != "gate"} == found

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from panollava.backbones.templates import CHOICES, OWN, is_choice
 from panollava.corpus.world.scenes import MAX_LATITUDE_DEG
 from panollava.vlm.views import ViewSettings
 from panollava.yaml_files import ParamsError, problems_of, read_yaml
@@ -69,7 +70,14 @@ class LlmPreset(Strict):
 
     hub: str
     standin: str
-    chat_template: Literal["llama", "vicuna", "mistral"]
+    chat_template: str = OWN
+
+    @field_validator("chat_template")
+    @classmethod
+    def _known_template(cls, value: str) -> str:
+        if not is_choice(value):
+            raise ValueError(f"{value!r} is no chat template; it may be {CHOICES}")
+        return value
 
 
 class SplitSizes(Strict):
@@ -240,10 +248,19 @@ class Lora(Strict):
     targets: list[str] = Field(min_length=1)
 
 
+class TextChatShare(Strict):
+    """Dialogues about no panorama, a share of all; the hash of their file stands here, so a run belongs to it."""
+
+    path: str = Field(min_length=1)
+    share: float = Field(ge=0, le=0.9)
+    sha256: str = Field(pattern="^[0-9a-f]{12,64}$")
+
+
 class FinetuneLora(DialogueTraining):
     """Adapters, or the language model itself, with the resampler and the mask head."""
 
     learning_rate: FinetuneRates
+    text_chat: TextChatShare | None
     mask_weight: float = Field(ge=0)
     lora: Lora | None
     freeze_layers: NonNegativeInt

@@ -13,6 +13,7 @@ from panollava.backbones.assemble import ModelSettings
 from panollava.corpus.store import open_images
 from panollava.params import FinetuneLora, Launch, Model, TrainResampler, TrainVision
 from panollava.training.recipe import Augmentation, Recipe, steps_of_epochs
+from panollava.training.text_chat import TextChat
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -91,4 +92,5 @@ def finetune_arguments(
         "lora": None if training.lora is None else training.lora.model_dump(),
         "freeze_layers": training.freeze_layers,
         "save_lora_only": training.save_lora_only,
+        "text_chat": None if training.text_chat is None else TextChat(**training.text_chat.model_dump()),
     }

@@ -77,7 +77,8 @@ def test_loss_and_gradients_are_those_of_plain_layers_at_every_length(adapted: P
     assert ([name for name, _ in adapted.named_parameters()], list(adapted.state_dict())) == names
 
 
-def test_fused_attention_is_one_graph_at_every_length(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("texts", [False, True])
+def test_fused_attention_is_one_graph_at_every_length(monkeypatch: pytest.MonkeyPatch, texts: bool) -> None:
     """Forwards and backwards; tensors without content stand in for a GPU's."""
     monkeypatch.setattr(packed, "fused_on_gpu", lambda tensor: True)
     torch._dynamo.reset()
@@ -86,9 +87,10 @@ def test_fused_attention_is_one_graph_at_every_length(monkeypatch: pytest.Monkey
     paddings = set()
     for lengths in [(8, 9), (11, 3, 5), (30, 2), (16, 16), (4, 6), (5, 6), (6, 6), (7, 6)]:
         rows = [pack(PLACEHOLDERS, [([1] * n, [1] * n) for n in lengths])] * 2
-        plan = send_to_device(flatten(rows, 0), "meta")["plan"]
+        alone = pack([], [([1] * n, [1] * n) for n in lengths[::-1]]) if texts else None
+        plan = send_to_device(flatten(rows, 0, texts=alone), "meta")["plan"]
         size = len(plan.segments)
-        paddings.add(size - 2 * (len(PLACEHOLDERS) + sum(lengths)))
+        paddings.add(size - 2 * (len(PLACEHOLDERS) + sum(lengths)) - plan.texts)
         tokens = [torch.empty(1, h, size, 8, device="meta", dtype=torch.half, requires_grad=True) for h in (4, 2, 2)]
         output, _ = attend(torch.nn.Identity(), *tokens, None, plan=plan, scaling=0.3)
         assert output.shape == (1, size, 4, 8)

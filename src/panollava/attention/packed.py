@@ -1,8 +1,9 @@
 """Attention within a packed row: prefixes attend causally, each record to its prefix and, causally, to itself.
 
-The row holds all prefixes, then the records of each panorama, then padding. Records use fused kernels where a GPU has
-them for sequences of any lengths: attention to the prefix and attention to the record itself are two parts, joined by
-their normalisers. Elsewhere the records of each panorama attend under a boolean mask. Both are equal up to rounding.
+The row holds all prefixes, then the records of each panorama, then those of none, then padding. Records use fused
+kernels where a GPU has them for sequences of any lengths: attention to the prefix and attention to the record itself
+are two parts, joined by their normalisers. Elsewhere the records of each panorama attend under a boolean mask. Both are
+equal up to rounding.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +41,8 @@ class PackedPlan(Plan):
     """How a row of P prefixes of one length and of the records behind them attends.
 
     prefixes, groups, records: where each prefix, the records of each panorama, and each record begin and end.
-    lengths: the tokens of each panorama's records; behind the last ones comes padding.
+    lengths: the tokens of each panorama's records.
+    texts: the tokens of records that are of no panorama and see no prefix; behind them comes padding.
     segments, positions: segment ids and position ids of the row, `[S]`.
     span: the number of positions, which the language model's context must hold.
     """
@@ -52,6 +54,7 @@ class PackedPlan(Plan):
     segments: Tensor
     positions: Tensor
     span: int
+    texts: int = 0
 
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
         def changed(sequences: Sequences) -> Sequences:
@@ -74,6 +77,11 @@ class PackedPlan(Plan):
     def pin_memory(self) -> Self:
         """Return the plan in pinned memory, as PyTorch's data loader asks for."""
         return self._with_tensors(lambda tensor: tensor.pin_memory())
+
+    @property
+    def behind(self) -> int:
+        """Return how many tokens all records have, behind which comes padding."""
+        return sum(self.lengths) + self.texts
 
     def attend(
         self, layer: Any, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, window: int | None
@@ -111,19 +119,21 @@ class PackedPlan(Plan):
     def _masked_records(self, heads: Heads, tails: Heads, scale: float, dropout: float, window: int | None) -> Tensor:
         """Return the same, the records of each panorama under a mask."""
         count, prefix = len(self.lengths), self.prefixes[1]
-        lengths = [*self.lengths, tails.query.shape[2] - sum(self.lengths)]
+        seen = [prefix] * count + [0] * bool(self.texts)  # of the prefix, by each group of records
+        lengths = [*self.lengths, self.texts, tails.query.shape[2] - self.behind]
         (queries, *both), groups = (one.split(lengths, 2) for one in tails), tails.query.shape[1] // tails.key.shape[1]
         segments, positions = (one[count * prefix :].split(lengths) for one in (self.segments, self.positions))
-        before, outputs = [one.split([prefix] * count, 2) for one in heads[1:]], []
-        for number in range(count):
+        before = [(*one.split([prefix] * count, 2), one[:, :, :0]) for one in heads[1:]]
+        outputs = []
+        for number, length in enumerate(seen):
             keys, values = (
                 repeat_kv(torch.cat((first[number], own[number]), dim=2), groups)
                 for first, own in zip(before, both, strict=True)
             )
             own = (segments[number][:, None] == segments[number]).tril()
-            mask = F.pad(own, (prefix, 0), value=True)
+            mask = F.pad(own, (length, 0), value=True)
             if window is not None:
-                mask &= near(positions[number], torch.cat((self.positions[:prefix], positions[number])), window)
+                mask &= near(positions[number], torch.cat((self.positions[:length], positions[number])), window)
             options: dict[str, Any] = {"attn_mask": mask, "scale": scale, "dropout_p": dropout}
             outputs.append(F.scaled_dot_product_attention(queries[number], keys, values, **options))
         return torch.cat((*outputs, torch.zeros_like(queries[-1])), dim=2)
@@ -134,10 +144,11 @@ class PackedPlan(Plan):
         `tokens` `[T, H, d]` are query, key and value of the records, key and value of the prefixes.
         """
         query, key, value, before_key, before_value = tokens
-        query, key, value = (one[: sum(self.lengths)] for one in (query, key, value))
+        query, key, value = (one[: self.behind] for one in (query, key, value))
         own = Part(query, key, value, self.records, self.records, True, scale)
         if not self.prefixes[1]:
             return [own]
+        query = query[: self.behind - self.texts]
         return [own, Part(query, before_key, before_value, self.groups, self.prefixes, False, scale)]
 
 
@@ -155,7 +166,7 @@ class _FusedRecords(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         tokens = [query, key, value, before_key, before_value]
         found = [attend(part) for part in plan.parts(tokens, scale)]
-        whole = join(*found) if len(found) == 2 else found[0]
+        whole = joined(*found) if len(found) == 2 else found[0]
         output = _padded(whole.tokens, query)
         ctx.save_for_backward(*tokens, output, whole.normaliser)
         ctx.plan, ctx.scale = plan, scale
@@ -164,15 +175,34 @@ class _FusedRecords(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         *tokens, output, normaliser = ctx.saved_tensors
-        end = sum(ctx.plan.lengths)
+        end = ctx.plan.behind
         whole, gradient = PartOutput(output[:end], normaliser), gradients[0][:end]
-        own, *others = [attend_backward(part, whole, gradient) for part in ctx.plan.parts(tokens, ctx.scale)]
+        own, *others = [
+            attend_backward(part, first_of(whole, len(part.query)), gradient[: len(part.query)])
+            for part in ctx.plan.parts(tokens, ctx.scale)
+        ]
         to_query, to_key, to_value = own
         to_before: Sequence[Tensor | None] = (None, None)
         if others:
             ((more, *to_before),) = others
-            to_query = to_query + more
+            to_query = to_query + _padded(more, to_query)
         return *(_padded(one, output) for one in (to_query, to_key, to_value)), *to_before, None, None
+
+
+def first_of(part: PartOutput, count: int) -> PartOutput:
+    """Return the output of the first queries of a part."""
+    return PartOutput(part.tokens[:count], part.normaliser[:, :count].contiguous())
+
+
+def joined(own: PartOutput, before: PartOutput) -> PartOutput:
+    """Return the output of records for themselves and what is before them, which the last of them may lack."""
+    count = len(before.tokens)
+    if count == len(own.tokens):
+        return join(own, before)
+    both = join(first_of(own, count), before)
+    return PartOutput(
+        torch.cat((both.tokens, own.tokens[count:])), torch.cat((both.normaliser, own.normaliser[:, count:]), dim=1)
+    )
 
 
 def _padded(tokens: Tensor, whole: Tensor) -> Tensor:

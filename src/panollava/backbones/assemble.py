@@ -5,11 +5,13 @@ from math import isfinite
 from typing import Any, Literal
 
 import torch
+from transformers import GenerationConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
 import panollava.auto  # noqa: F401 # models that are saved carry their own code
 from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer, reading
 from panollava.backbones.presets import Backbone, loading_options
+from panollava.backbones.turns import ChatFormat
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
@@ -103,4 +105,18 @@ def assemble(
         **settings.config_fields(),
     )
     model = PanoLlavaForConditionalGeneration.from_parts(vision, language, config)
+    _end_answers(model.generation_config, processor)
     return model, processor
+
+
+def _end_answers(generation: GenerationConfig, processor: PanoLlavaProcessor) -> None:
+    """Let answers end at the token that the chat template writes behind them, beside those that the model names.
+
+    A base model names the end of its documents alone, and some chat models do too.
+    """
+    named, end = generation.eos_token_id, ChatFormat.of(processor).end
+    ends = [] if named is None else [named] if isinstance(named, int) else list(named)
+    if end not in ends:
+        generation.eos_token_id = [*ends, end] if ends else end
+    if generation.pad_token_id is None:
+        generation.pad_token_id = processor.tokenizer.pad_token_id

@@ -22,7 +22,7 @@ from transformers import (
 
 from panollava.backbones.files import check_files, check_finite
 from panollava.backbones.presets import Backbone, check_unchanged, loading_options
-from panollava.backbones.tokenizer import chat_template
+from panollava.backbones.templates import SHIPPED, template_of
 
 # Characters of another library's message that are shown.
 REASON = 300
@@ -142,10 +142,31 @@ def load_llm(llm: Backbone, dtype: torch.dtype, *, four_bit: torch.dtype | None 
     return model
 
 
+# One of these is a tokenizer's vocabulary.
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+
+
 def load_tokenizer(llm: Backbone) -> PreTrainedTokenizerBase:
-    """Return a language model's tokenizer with the chat template of its preset."""
+    """Return a language model's tokenizer with the chat template of its preset.
+
+    Raises:
+        ValueError: no tokenizer files, damaged ones, or no chat template where the preset leaves it to the model.
+    """
+    folder = Path(llm.source)
+    if folder.is_dir() and not any((folder / name).is_file() for name in VOCABULARIES):
+        raise ValueError(
+            f"{llm.name}: {folder} has no tokenizer, neither {VOCABULARIES[0]} nor {VOCABULARIES[1]}; copy the files "
+            "of the model's tokenizer there"
+        )
     with reading(llm.source):
         tokenizer = AutoTokenizer.from_pretrained(llm.source, revision=llm.revision, **loading_options(llm.source))
     if llm.chat_template is not None:
-        tokenizer.chat_template = chat_template(llm.chat_template)
+        tokenizer.chat_template = template_of(llm.chat_template)
+    elif isinstance(tokenizer.chat_template, dict):  # several, by what they are for
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{llm.name}: {llm.source} has no chat template, as a base model has none; name one of ours as "
+            f"chat_template of its preset ({', '.join(SHIPPED)}), or a .jinja file"
+        )
     return tokenizer

@@ -21,13 +21,18 @@ Content = TypeVar("Content")
 
 # What decides the behaviour of a checkpoint; cards and READMEs do not.
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.jinja")
+# Where `panollava convert` writes.
+PRETRAINED = Path("data/pretrained")
 # Seconds that the hub may take to answer, and to name a commit.
 HUB_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A resolved preset: its name, the folder or hub id, its commit or content hash, and how it is to be read."""
+    """A resolved preset: its name, the folder or hub id, its commit or content hash, and how it is to be read.
+
+    `chat_template` is a name of ours or the text of a template; None stands for the checkpoint's own.
+    """
 
     name: str
     source: str
@@ -53,8 +58,8 @@ def resolve(name: str, source: str, *, feature_layer: int | None = None, chat_te
     Where the hub cannot be reached, a checkpoint in the Hugging Face cache is used, and its commit is printed.
 
     Raises:
-        ValueError: a folder without config.json; a hub id that the hub does not know, or that is not cached where the
-            hub cannot be reached.
+        ValueError: a folder without config.json, or one still to be converted; a hub id that the hub does not know, or
+            that is not cached where the hub cannot be reached.
     """
     folder = Path(source)
     extras: dict[str, Any] = {"feature_layer": feature_layer, "chat_template": chat_template}
@@ -62,6 +67,8 @@ def resolve(name: str, source: str, *, feature_layer: int | None = None, chat_te
         if not (folder / "config.json").is_file():
             raise ValueError(f"{name}: the folder {source} has no config.json; it must be a checkpoint's folder")
         return Backbone(name, source, None, folder_fingerprint(folder), **extras)
+    if folder.parent == PRETRAINED:
+        raise ValueError(f"{name}: there is no folder {source} yet; `panollava convert {folder.name}` writes it")
     revision = _hub_commit(name, source)
     return Backbone(name, source, revision, revision, **extras)
 

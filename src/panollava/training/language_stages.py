@@ -29,6 +29,7 @@ from panollava.training.lengths import Context, check_store
 from panollava.training.lora import lora_config
 from panollava.training.processes import check_launch, divided
 from panollava.training.recipe import Recipe
+from panollava.training.text_chat import TextChat, open_texts
 from panollava.training.trainer import Validation
 from panollava.vlm.labels import IGNORE
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
@@ -165,20 +166,22 @@ def train_resampler(
 def finetune_lora(
     parts: Parts, store: Path, previous: Path, out: Path, checkpoints: Path, *, recipe: Recipe, records: int,
     lora: dict[str, Any] | None, save_lora_only: bool, dtype: torch.dtype, settings: ModelSettings, blind: bool = False,
-    freeze_layers: int = 0,
+    freeze_layers: int = 0, text_chat: TextChat | None = None,
 ) -> Outcome:  # fmt: skip
     """Train the language model, by LoRA adapters or, without `lora`, itself; beside it the resampler and the mask head.
 
     The first `freeze_layers` layers stay as they are (`training.language_parts`). The blind twin takes the same steps
-    with the language model alone.
+    with the language model alone. A share of the dialogues may be `text_chat`, about no panorama.
     """
     model, processor, names = _assembled(parts, store, previous, recipe, dtype, settings)
+    texts = open_texts(text_chat, processor, recipe.seed)
     if blind:
         data = _without_images(processor, store, recipe, records, Collator(processor, blind=True))
     else:
         vision = model.config.vision_config
         collator = Collator(processor, patches=vision.image_size // vision.patch_size)
         data = _with_features(model, processor, store, recipe, records, collator)
+    data.draws.texts = texts
     adapted, rates = _language_that_trains(model, recipe, lora, freeze_layers)
     if lora is None:
         names |= {name for name, _ in model.named_parameters() if any(part in name for part in rates)}
