@@ -54,7 +54,7 @@ def _next_logits(
     hidden = model.model(
         inputs_embeds=embedded, position_ids=positions, use_cache=True, past_key_values=cache, plan=plan
     ).last_hidden_state
-    return hidden[:, -1], model.lm_head(hidden[:, -1]).float()
+    return hidden[:, -1], model.logits_of(hidden[:, -1]).float()
 
 
 @cache

@@ -1,0 +1,68 @@
+"""A language model's configuration made tiny, for a trial of its family: what decides how it attends stays.
+
+Smaller get the vocabulary, the feed-forward widths, the sliding window, and the number of layers (to one period that
+still holds a layer of each kind). Heads become fewer and the hidden states narrower in the same measure: a head keeps
+its width, and key-value heads their share.
+"""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+VOCABULARY, FEED_FORWARD, WINDOW, KEY_VALUE_HEADS = 256, 48, 8, 2
+# What the ids of special tokens are called; those of the checkpoint lie beyond the small vocabulary.
+SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id")
+# How a checkpoint's weights are packed says nothing about its family; nor where they would be read from.
+LEFT_OUT = ("quantization_config", "dtype", "torch_dtype", "auto_map", "_name_or_path")
+# Layers of another kind before those of the rest: one is enough.
+LEADING = ("first_k_dense_replace",)
+
+
+def shrunk(config: PreTrainedConfig, *, fewer_heads: bool = True) -> PreTrainedConfig:
+    """Return a tiny configuration of the same family; the heads may be left as they are.
+
+    Raises:
+        KeyError: the configuration does not say how many layers, heads or hidden units there are.
+    """
+    names, values = config.attribute_map, {k: v for k, v in config.to_dict().items() if k not in LEFT_OUT}
+    layers = names.get("num_hidden_layers", "num_hidden_layers")
+    for name in LEADING:
+        if isinstance(values.get(name), int):
+            values[name] = min(values[name], 1)
+    many, few = values[layers], layers_needed(values, values[layers])
+    for name, value in values.items():
+        if isinstance(value, list) and len(value) == many:
+            value = values[name] = value[:few]
+        if "vocab_size" in name and isinstance(value, int):
+            values[name] = min(value, VOCABULARY)
+        elif "intermediate_size" in name or name in ("n_inner", "ffn_dim", "ffn_hidden_size"):
+            values[name] = _at_most(value, FEED_FORWARD)
+        elif name == "sliding_window":
+            values[name] = _at_most(value, WINDOW)
+    values |= {layers: few} | {name: 0 if name == "pad_token_id" else None for name in SPECIAL if name in values}
+    if fewer_heads:
+        values |= _fewer_heads(values, names)
+    return type(config).from_dict(values)
+
+
+def layers_needed(values: dict[str, Any], many: int) -> int:
+    """Return how many of the first layers hold a layer of each kind, two at least."""
+    kinds = [[str(entry) for entry in v] for v in values.values() if isinstance(v, list) and len(v) == many]
+    return next(count for count in range(min(2, many), many + 1) if all(set(k[:count]) == set(k) for k in kinds))
+
+
+def _at_most(value: Any, limit: int) -> Any:
+    if isinstance(value, list):
+        return [_at_most(entry, limit) for entry in value]
+    return min(value, limit) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _fewer_heads(values: dict[str, Any], names: dict[str, str]) -> dict[str, int]:
+    """Return fewer heads and narrower hidden states, or nothing where one does not follow from the other."""
+    of_heads, of_width = (names.get(name, name) for name in ("num_attention_heads", "hidden_size"))
+    heads, width, pairs = values[of_heads], values[of_width], values.get("num_key_value_heads") or values[of_heads]
+    if not isinstance(heads, int) or not isinstance(pairs, int) or heads % pairs or width % heads:
+        return {}
+    kept = min(pairs, KEY_VALUE_HEADS)
+    fewer = {of_heads: kept * (heads // pairs), of_width: width // heads * kept * (heads // pairs)}
+    return fewer | ({"num_key_value_heads": kept} if values.get("num_key_value_heads") else {})
