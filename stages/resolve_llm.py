@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from panollava.backbones.families import check_family
 from panollava.backbones.presets import resolve, write_pointer
 from panollava.params import LlmPreset, Strict, Weights, read_params
 from stages import run_stage
@@ -21,6 +22,7 @@ def main() -> None:
     preset = params.llms[params.llm]
     source = preset.standin if params.weights == "standin" else preset.hub
     backbone = resolve(params.llm, source, chat_template=preset.chat_template)
+    check_family(backbone)
     write_pointer(backbone, Path("data/llm.json"))
     print(f"language model {backbone.name}: {backbone.source} {backbone.fingerprint[:12]}")
 

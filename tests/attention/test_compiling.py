@@ -79,7 +79,7 @@ def test_loss_and_gradients_are_those_of_plain_layers_at_every_length(adapted: P
 
 def test_fused_attention_is_one_graph_at_every_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forwards and backwards; tensors without content stand in for a GPU's."""
-    monkeypatch.setattr(packed, "fused_on_gpu", lambda tensor: True)
+    monkeypatch.setattr(packed, "fused_on_gpu", lambda *tensors: True)
     torch._dynamo.reset()
     counters.clear()
     attend = torch.compile(planned_attention, backend="aot_eager", dynamic=True, fullgraph=True)

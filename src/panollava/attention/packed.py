@@ -28,7 +28,10 @@ from panollava.attention.plan import Plan
 
 
 class Heads(NamedTuple):
-    """Query, key and value `[1, H, S, d]` of some tokens of a row; keys and values may have fewer heads."""
+    """Query, key and value `[1, H, S, d]` of some tokens of a row.
+
+    Keys and values may have fewer heads, and values another width.
+    """
 
     query: Tensor
     key: Tensor
@@ -86,8 +89,8 @@ class PackedPlan(Plan):
         split = len(self.lengths) * self.prefixes[1]
         cut = (one.split([split, one.shape[2] - split], 2) for one in (query, key, value))
         heads, tails = (Heads(*half) for half in zip(*cut, strict=True))
-        first = torch.zeros_like(heads.query) if self.in_last_layer else self._prefixes(heads, scale, dropout, window)
-        if fused_on_gpu(query) and not dropout and window is None:
+        first = _nothing(heads.query, value) if self.in_last_layer else self._prefixes(heads, scale, dropout, window)
+        if fused_on_gpu(query, value) and not dropout and window is None:
             last = self._fused_records(heads, tails, scale)
         else:
             with sdpa_kernel(KERNELS):
@@ -95,10 +98,10 @@ class PackedPlan(Plan):
         return torch.cat((first.transpose(1, 2), last.transpose(1, 2)), dim=1)
 
     def _prefixes(self, heads: Heads, scale: float, dropout: float, window: int | None) -> Tensor:
-        """Return the output of the prefixes, `[1, H, P L, d]`."""
+        """Return the output of the prefixes, `[1, H, P L, v]`."""
         count, length = len(self.lengths), self.prefixes[1]
         if not length:
-            return heads.query
+            return _nothing(heads.query, heads.value)
         query, key, value = (one[0].unflatten(1, (count, length)).transpose(0, 1) for one in heads)  # [P, H, L, d]
         output = attend_causally(query, key, value, scale, dropout, window)
         return output.transpose(0, 1).flatten(1, 2)[None]
@@ -126,7 +129,7 @@ class PackedPlan(Plan):
                 mask &= near(positions[number], torch.cat((self.positions[:prefix], positions[number])), window)
             options: dict[str, Any] = {"attn_mask": mask, "scale": scale, "dropout_p": dropout}
             outputs.append(F.scaled_dot_product_attention(queries[number], keys, values, **options))
-        return torch.cat((*outputs, torch.zeros_like(queries[-1])), dim=2)
+        return torch.cat((*outputs, _nothing(queries[-1], tails.value)), dim=2)
 
     def parts(self, tokens: Sequence[Tensor], scale: float) -> list[Part]:
         """Return the parts of the records' attention: to themselves, and to their prefixes where there are any.
@@ -173,6 +176,11 @@ class _FusedRecords(torch.autograd.Function):
             ((more, *to_before),) = others
             to_query = to_query + more
         return *(_padded(one, output) for one in (to_query, to_key, to_value)), *to_before, None, None
+
+
+def _nothing(query: Tensor, value: Tensor) -> Tensor:
+    """Return zeros in place of the output of queries `[1, H, S, d]` for values `[1, G, S, v]`."""
+    return query.new_zeros(*query.shape[:-1], value.shape[-1])
 
 
 def _padded(tokens: Tensor, whole: Tensor) -> Tensor:

@@ -52,9 +52,9 @@ class Plan(ABC):
     def attend(
         self, layer: Any, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, window: int | None
     ) -> Tensor:
-        """Return the output `[B, S, H, d]` of an attention `layer` for `query` `[B, H, S, d]`.
+        """Return the output `[B, S, H, v]` of an attention `layer` for `query` `[B, H, S, d]`.
 
-        `window` is the layer's sliding window in tokens, if it has one.
+        Heads of `value` are v wide, mostly as wide as the others. `window` is the layer's sliding window in tokens, if it has one.
         """
 
 
@@ -76,7 +76,8 @@ def planned_attention(
         options = {"scaling": scaling, "dropout": dropout, "sliding_window": sliding_window, **kwargs}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return plan.attend(module, query, key, value, scale=scale, dropout=dropout, window=sliding_window), None
+    output = plan.attend(module, query, key, value, scale=scale, dropout=dropout, window=sliding_window)
+    return output.contiguous(), None  # as transformers' own functions return it, for some layers take a view of it
 
 
 AttentionInterface.register(IMPLEMENTATION, planned_attention)

@@ -32,7 +32,7 @@ class PrefixPlan(Plan):
     ) -> Tensor:
         """Attend causally within `[P, H, L, d]`."""
         if self.in_last_layer and self.needed is not None and not len(self.needed):
-            return torch.zeros_like(query).transpose(1, 2)
+            return query.new_zeros(*query.shape[:-1], value.shape[-1]).transpose(1, 2)
         return attend_causally(query, key, value, scale, dropout, window).transpose(1, 2)
 
 
@@ -40,7 +40,7 @@ class PrefixPlan(Plan):
 class SharedPrefix:
     """The prefixes of a batch, and which of them each row follows.
 
-    keys, values: for each layer `[P, G, L, d]` of its G key-value heads.
+    keys, values: for each layer `[P, G, L, d]` of its G key-value heads; values may have another width.
     rows: for each prefix the rows that follow it `[P, M]`, filled up with any row to the largest number M.
     slots: where each row lies in the flattened `rows`, `[R]`.
     padding: how many tokens at the beginning of each row are padding, `[R]`.
@@ -62,7 +62,7 @@ class SharedPrefix:
     def of(cls, keys: list[Tensor], values: list[Tensor], owners: Tensor, padding: Tensor) -> "SharedPrefix":
         """Return prefixes with rows that follow `owners` `[R]`."""
         rows, slots = table_of_rows(owners, len(keys[0]))
-        return cls(keys, values, rows, slots, padding, bool(padding.any()), fused=fused_on_gpu(keys[0]))
+        return cls(keys, values, rows, slots, padding, bool(padding.any()), fused=fused_on_gpu(keys[0], values[0]))
 
     @property
     def length(self) -> int:
@@ -106,7 +106,7 @@ class SharedPlan(Plan):
         The output at padding means nothing.
         """
         shared, number = self.prefix, layer.layer_idx
-        heads, _, width = query.shape[1:]
+        heads, width = query.shape[1], value.shape[-1]
         biases = self._biases(query, key, window)
         if shared.unshared:
             keys, values = (shared.keys[number], key), (shared.values[number], value)
@@ -153,12 +153,12 @@ def table_of_rows(owners: Tensor, prefixes: int, largest: int | None = None) -> 
 def _attend(
     queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float, *, fused: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return the output of queries `[B, G, Q, d]` for keys `[B, G, K, d]`, and the log of their normalisers.
+    """Return the output `[B, G, Q, v]` of queries for keys `[B, G, K, d]`, and the log of their normalisers.
 
     The normalisers are `[B, G, Q, 1]`. Exponentials and normalisers are float32, as in the fused kernels, of which only
     PyTorch's private operators return the normalisers.
     """
-    on_cpu = queries.device.type == "cpu"
+    on_cpu = queries.device.type == "cpu" and keys.shape[-1] == values.shape[-1]
     if bias is None and (fused or on_cpu):
         kernels = torch.ops.aten
         if on_cpu:

@@ -2,14 +2,16 @@
 
 Smaller get the vocabulary, the feed-forward widths, the sliding window, and the number of layers (to one period that
 still holds a layer of each kind). Heads become fewer and the hidden states narrower in the same measure: a head keeps
-its width, and key-value heads their share.
+its width.
 """
 
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-VOCABULARY, FEED_FORWARD, WINDOW, KEY_VALUE_HEADS = 256, 48, 8, 2
+VOCABULARY, FEED_FORWARD, WINDOW = 256, 48, 8
+# How many key-value heads are kept, and how many heads that share one.
+KEY_VALUE_HEADS, GROUP = 2, 2
 # What the ids of special tokens are called; those of the checkpoint lie beyond the small vocabulary.
 SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id")
 # How a checkpoint's weights are packed says nothing about its family; nor where they would be read from.
@@ -39,6 +41,8 @@ def shrunk(config: PreTrainedConfig, *, fewer_heads: bool = True) -> PreTrainedC
             values[name] = _at_most(value, FEED_FORWARD)
         elif name == "sliding_window":
             values[name] = _at_most(value, WINDOW)
+        elif name == "per_layer_config" and value:
+            values[name] = {int(layer): own for layer, own in value.items() if int(layer) < few}
     values |= {layers: few} | {name: 0 if name == "pad_token_id" else None for name in SPECIAL if name in values}
     if fewer_heads:
         values |= _fewer_heads(values, names)
@@ -57,12 +61,18 @@ def _at_most(value: Any, limit: int) -> Any:
     return min(value, limit) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _fewer_heads(values: dict[str, Any], names: dict[str, str]) -> dict[str, int]:
-    """Return fewer heads and narrower hidden states, or nothing where one does not follow from the other."""
+def _fewer_heads(values: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """Return fewer heads and narrower hidden states, or nothing where the heads do not share keys evenly."""
     of_heads, of_width = (names.get(name, name) for name in ("num_attention_heads", "hidden_size"))
     heads, width, pairs = values[of_heads], values[of_width], values.get("num_key_value_heads") or values[of_heads]
-    if not isinstance(heads, int) or not isinstance(pairs, int) or heads % pairs or width % heads:
+    if not isinstance(heads, int) or not isinstance(pairs, int) or heads % pairs:
         return {}
     kept = min(pairs, KEY_VALUE_HEADS)
-    fewer = {of_heads: kept * (heads // pairs), of_width: width // heads * kept * (heads // pairs)}
-    return fewer | ({"num_key_value_heads": kept} if values.get("num_key_value_heads") else {})
+    fewer = kept * min(heads // pairs, GROUP)
+    if width % heads and not values.get("head_dim"):
+        return {}
+    narrower = {
+        of_heads: fewer,
+        of_width: max(8 * (width * fewer // heads // 8), 8) if width % heads else width // heads * fewer,
+    }
+    return narrower | ({"num_key_value_heads": kept} if values.get("num_key_value_heads") else {})

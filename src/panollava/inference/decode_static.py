@@ -88,7 +88,7 @@ class StaticRows:
             padding=torch.zeros(rows, **whole),
             padded=True,
             filled=self.filled,
-            fused=fused_on_gpu(keys[0]),
+            fused=fused_on_gpu(keys[0], values[0]),
         )
         self.ends = torch.tensor(shape.ends, **whole)
         self.token, self.position = torch.zeros(2, rows, 1, **whole)

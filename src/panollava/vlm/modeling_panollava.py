@@ -26,7 +26,6 @@ from .trunks import ScaledLinear, Whitening
 from .views import view_poses
 from .vision import encode_views, is_frozen
 
-
 # Of how many tokens the embeddings are looked at, to see whether they are their weights.
 SAMPLED = 256
 

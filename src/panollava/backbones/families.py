@@ -1,0 +1,90 @@
+"""Whether a language model's family can be used, found out once for each configuration and remembered.
+
+`probe.py` finds it out on a tiny model and needs seconds and PyTorch; what is remembered needs neither. The memory
+belongs to one configuration, the versions of the libraries, and the code of PanoLLaVA that is tried.
+"""
+
+import hashlib
+import json
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+from panollava.backbones.presets import Backbone, loading_options
+from panollava.io import read_json
+from panollava.remembered import recall, remember
+
+LIBRARIES = ("torch", "transformers")
+# What this process has found out; those that open many models need not read it again.
+FOUND: dict[str, dict[str, str | None]] = {}
+# What of PanoLLaVA decides the outcome, below the package's folder.
+TRIED = ("vlm", "attention", "inference", "backbones/shrinking.py", "backbones/probe.py", "backbones/language.py")
+
+
+def check_family(llm: Backbone) -> None:
+    """Refuse a language model that would compute something else inside PanoLLaVA than by itself.
+
+    Raises:
+        ValueError: with the family, the number that differs and the reason; a config.json that is damaged, or that the
+            hub does not give.
+    """
+    config = config_file(llm)
+    if reason := _reason(llm, config.read_text(encoding="utf-8"), _versions()):
+        family = read_json(config).get("model_type")
+        raise ValueError(
+            f"{llm.name}: {llm.source} is of the family {family!r}, which PanoLLaVA cannot use: {reason}; "
+            "docs/models.md lists families that it can"
+        )
+
+
+def config_file(llm: Backbone) -> Path:
+    """Return the config.json of a backbone, fetched from the hub if need be.
+
+    Raises:
+        ValueError: there is none, or it is no JSON object.
+    """
+    path = Path(llm.source) / "config.json"
+    if llm.revision is not None:
+        offline = loading_options(llm.source)["local_files_only"]
+        try:
+            path = Path(
+                huggingface_hub.hf_hub_download(
+                    llm.source, "config.json", revision=llm.revision, local_files_only=offline
+                )
+            )
+        except (HfHubHTTPError, HTTPError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"{llm.name}: config.json of {llm.source} cannot be had ({reason})") from error
+    read_json(path)
+    return path
+
+
+def _reason(llm: Backbone, content: str, versions: str) -> str | None:
+    known = json.dumps(json.loads(content), sort_keys=True) + versions
+    found: Any = FOUND.get(known) or recall("families", known)
+    if found is None:
+        # They bring PyTorch along, which what is remembered can do without.
+        from panollava.backbones.language import language_config
+        from panollava.backbones.loading import reading
+        from panollava.backbones.probe import differing
+
+        with reading(llm.source):
+            config = language_config(llm)
+        found = {"differs": differing(config)}
+        remember("families", known, found)
+    FOUND[known] = found
+    return found["differs"]
+
+
+@cache
+def _versions() -> str:
+    """Return the versions of the libraries, and the hash of the code that is tried."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for part in TRIED:
+        for file in sorted((package / part).glob("*.py")) or [package / part]:
+            digest.update(file.read_bytes())
+    return " ".join([*(f"{name} {version(name)}" for name in LIBRARIES), digest.hexdigest()])
