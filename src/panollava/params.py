@@ -181,7 +181,7 @@ class Lora(Strict):
     rank: PositiveInt
     alpha: PositiveInt
     dropout: float = Field(ge=0, lt=1)
-    targets: list[str] = Field(min_length=1)
+    targets: Annotated[list[str], Field(min_length=1)] | Literal["all"]
 
 
 class FinetuneLora(TrainResampler):

@@ -54,7 +54,8 @@ class Plan(ABC):
     ) -> Tensor:
         """Return the output `[B, S, H, v]` of an attention `layer` for `query` `[B, H, S, d]`.
 
-        Heads of `value` are v wide, mostly as wide as the others. `window` is the layer's sliding window in tokens, if it has one.
+        Heads of `value` are v wide, in most families as wide as the others. `window` is the layer's sliding window in
+        tokens, if it has one.
         """
 
 

@@ -144,8 +144,9 @@ def four_bit_config(compute: torch.dtype) -> BitsAndBytesConfig:
 def load_llm(llm: Backbone, dtype: torch.dtype, *, four_bit: torch.dtype | None = None) -> PreTrainedModel:
     """Return a language model, also one that lies inside a vision-language model.
 
-    With `four_bit`, its layers' weights are held in 4 bits and compute in that dtype. Such weights are for training what stands before and beside them. The configuration does not mention the 4 bits,
-    for a trained folder is used with the whole weights.
+    With `four_bit`, its layers' weights are held in 4 bits and compute in that dtype. Such weights are for training
+    what stands before and beside them. The configuration does not mention the 4 bits, for a trained folder is used with
+    the whole weights.
 
     Raises:
         ValueError: a changed, incomplete or damaged checkpoint; bitsandbytes is not installed.

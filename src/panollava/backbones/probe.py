@@ -144,7 +144,7 @@ def _stir(model: nn.Module, generator: torch.Generator) -> None:
 
 def composite(native: PreTrainedModel) -> PanoLlavaForConditionalGeneration:
     """Return a PanoLLaVA around a tiny language model; panoramas are not looked at."""
-    sides = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    sides: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     vision = CLIPVisionModel(CLIPVisionConfig(**sides, image_size=16, patch_size=8))
     settings: dict[str, Any] = {"tokens_per_side": 1, "resampler_hidden_size": 8, "mask_hidden_size": 8}
     config = PanoLlavaConfig(

@@ -23,7 +23,7 @@ from panollava.training.dialogues import Collator, Draws, StoredPanoramas
 from panollava.training.features import frozen_features
 from panollava.training.fit import RESAMPLER, Outcome, fit
 from panollava.training.lengths import Context, check_store
-from panollava.training.lora import lora_config
+from panollava.training.lora import lora_config, lora_targets
 from panollava.training.processes import check_launch, divided
 from panollava.training.recipe import Recipe
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
@@ -125,6 +125,7 @@ def finetune_lora(
 ) -> Outcome:  # fmt: skip
     """Train LoRA adapters, the resampler and the mask head; the blind twin takes the same steps with adapters alone."""
     model, processor, names = _assembled(parts, store, previous, recipe, dtype, settings)
+    lora = lora | {"targets": lora_targets(model, lora["targets"])}
     if blind:
         draws = _draws(processor, store, recipe, records, images=False)
     else:
