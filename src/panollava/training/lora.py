@@ -46,17 +46,15 @@ def lora_targets(model: Any, targets: Sequence[str]) -> list[str]:
     family, has = language.config.model_type, ", ".join(sorted(linear))
     chosen = sorted(linear) if targets == "all" else list(targets)
     if not linear.keys() & set(chosen):
-        raise ValueError(
-            f"lora.targets: no layer of {family} is called {', '.join(chosen)}; its linear layers are {has}"
-        )
+        raise ValueError(f"lora.targets: {family} has no layers {', '.join(chosen)}; its linear layers are {has}")
     lines = []
     if unknown := [name for name in chosen if name not in linear]:
         lines.append(f"lora.targets: {family} has no layers {', '.join(unknown)}")
     if missed := sorted(linear.keys() - set(chosen)):
         count = sum(linear[name] for name in missed)
         lines.append(
-            f"lora.targets: {count} of {linear.total()} linear layers of {family} get no adapters: {', '.join(missed)}; "
-            "add these names, or write `all`"
+            f"lora.targets: {count} of {linear.total()} linear layers of {family} get no adapters: "
+            f"{', '.join(missed)}; add these names, or write `all`"
         )
     if experts := sum(weight.ndim == 3 for weight in language.parameters()):
         lines.append(f"lora.targets: {experts} weights of experts of {family} get no adapters, for LoRA is for layers")
