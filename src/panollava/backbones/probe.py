@@ -35,6 +35,14 @@ SPREAD = 2.0
 # Characters of another library's message that are shown.
 REASON = 300
 
+# Why families differ of which it is known.
+OTHERWISE = {
+    "diffllama": "its layers change values after the cache",
+    "doge": "its layers make attention masks of their own",
+    "nemotron": "its layers do not pass on how tokens attend",
+    "stablelm": "its layers do not pass on how tokens attend",
+}
+
 # The tokens of an answer, and their log-probabilities.
 Answer = tuple[list[int], list[float]]
 
@@ -98,8 +106,18 @@ class Alone:
 
 def differing(config: PreTrainedConfig) -> str | None:
     """Return what a language model of this configuration would do otherwise inside PanoLLaVA; None for nothing."""
-    if odd := sorted(set(config.to_dict().get("layer_types") or ()) - set(PURE)):
-        return f"it has layers of the kind {', '.join(odd)}, which cannot tell apart the records of a packed row"
+    match config.to_dict():
+        case {"layer_types": [*kinds]} if odd := sorted(set(kinds) - set(PURE)):
+            return f"it has layers of {', '.join(odd)}, which do not tell apart the records of a packed row"
+        case {"hidden_size_per_layer_input": int(width)} if width:
+            return f"each layer looks up {width} more inputs by the ids of tokens, and a panorama has none"
+    found = _difference(config)
+    if found is not None and config.model_type in OTHERWISE:
+        found = f"{OTHERWISE[config.model_type]} ({found})"
+    return found
+
+
+def _difference(config: PreTrainedConfig) -> str | None:
     # Foreign code on unforeseen configurations raises whatever comes.
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
@@ -123,8 +141,12 @@ def _check(alone: Alone) -> None:
     Raises:
         Differing: with the first difference.
     """
+    wanted = {"layers", "embed_tokens"} if alone.model.config.tie_word_embeddings else {"layers"}
+    if lacking := sorted(wanted - dict(alone.model.get_decoder().named_children()).keys()):
+        raise Differing(f"its model has no {' and no '.join(lacking)}, by which its parts are found")
     model = composite(alone.model)
     _check_head(model)
+    _check_panorama(model)
     for (ids, _), answer in zip(alone.trial.sequences(), alone.answers, strict=True):
         _compare("answers of plain `generate`", [_answer(model, ids)], [answer])
     use_plans(model.model.language_model)
@@ -181,6 +203,17 @@ def _check_head(model: PanoLlavaForConditionalGeneration) -> None:
         name for name in shapes[0].keys() | shapes[1].keys() if shapes[0].get(name) != shapes[1].get(name)
     ):
         raise Differing(f"an exported model would have no place for {lost[0]}")
+
+
+@torch.no_grad()
+def _check_panorama(model: Any) -> None:
+    """Refuse a family that cannot read a token without an id."""
+    side = model.config.vision_config.image_size
+    views = torch.zeros(1, len(model.model.default_poses(torch.zeros(1))[0]), 3, side, side)
+    tokens = model.get_image_features(views).pooler_output[0]
+    ids = torch.tensor([[5, *[VOCABULARY] * len(tokens), 6]])
+    if not model(input_ids=ids, pixel_values=views).logits.isfinite().all():
+        raise Differing("its logits are not finite behind a panorama")
 
 
 def _check_packed(model: Any, alone: Alone) -> None:

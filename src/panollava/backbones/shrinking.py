@@ -12,8 +12,8 @@ from transformers import PreTrainedConfig
 VOCABULARY, FEED_FORWARD, WINDOW = 256, 48, 8
 # How many key-value heads are kept, and how many heads that share one.
 KEY_VALUE_HEADS, GROUP = 2, 2
-# What the ids of special tokens are called; those of the checkpoint lie beyond the small vocabulary.
-SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id")
+# Those of the checkpoint lie beyond the small vocabulary.
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 # How a checkpoint's weights are packed says nothing about its family; nor where they would be read from.
 LEFT_OUT = ("quantization_config", "dtype", "torch_dtype", "auto_map", "_name_or_path")
 # Layers of another kind before those of the rest: one is enough.
@@ -43,7 +43,7 @@ def shrunk(config: PreTrainedConfig, *, fewer_heads: bool = True) -> PreTrainedC
             values[name] = _at_most(value, WINDOW)
         elif name == "per_layer_config" and value:
             values[name] = {int(layer): own for layer, own in value.items() if int(layer) < few}
-    values |= {layers: few} | {name: 0 if name == "pad_token_id" else None for name in SPECIAL if name in values}
+    values |= {layers: few} | {name: number for name, number in SPECIAL.items() if name in values}
     if fewer_heads:
         values |= _fewer_heads(values, names)
     return type(config).from_dict(values)

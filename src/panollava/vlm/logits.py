@@ -45,6 +45,8 @@ SCALED: dict[str, Callable[[Any, Tensor], Tensor]] = {
 # Families whose head has a bias.
 BIASED: dict[str, Callable[[Any], bool]] = {
     "ernie4_5_moe": lambda config: config.use_bias,
+    "codegen": lambda config: True,
+    "gptj": lambda config: True,
     "phi": lambda config: True,
     "phimoe": lambda config: config.lm_head_bias,
 }
