@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_backbones import MODEL, write_encoder, write_llm
-from tiny_families import family_config
+from tiny_families import SIZES, family_config
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -155,8 +155,7 @@ def write_family(config: PreTrainedConfig, folder: Path) -> Backbone:
     return resolve("mine", str(folder), chat_template="llama")
 
 
-TEXT = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "vocab_size": 420, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+TEXT = SIZES | {"vocab_size": 420}
 EYES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 QWEN_EYES = EYES | {"depth": 1, "num_heads": 2, "out_hidden_size": 64}
 # Vision-language models by their configuration; their language model lies inside.
@@ -194,6 +193,21 @@ def test_the_language_model_of_a_vision_language_checkpoint_is_loaded(
     assert "UNEXPECTED" not in "".join(capfd.readouterr())
     with torch.no_grad():
         assert torch.allclose(model(input_ids=IDS).logits, wanted, atol=1e-5)
+
+
+def test_a_head_of_its_own_is_kept_where_the_configuration_would_share_the_embeddings(tmp_path: Path) -> None:
+    llm = write_family(family_config("llama", vocab_size=420, tie_word_embeddings=False), tmp_path / "llm")
+    content = json.loads((tmp_path / "llm/config.json").read_text()) | {"tie_word_embeddings": True}
+    (tmp_path / "llm/config.json").write_text(json.dumps(content))
+    llm = resolve("mine", llm.source, chat_template="llama")
+    native = load_llm(llm, torch.float32)
+    model, _ = assemble(Parts(write_encoder("clip", tmp_path / "clip"), llm), MODEL, dtype=torch.float32)
+    model.save_pretrained(tmp_path / "export")
+    loaded = PanoLlavaForConditionalGeneration.from_pretrained(tmp_path / "export")
+    with torch.no_grad():
+        wanted = native(input_ids=IDS).logits
+        assert torch.allclose(model.eval()(input_ids=IDS).logits, wanted, atol=1e-5)
+        assert torch.allclose(loaded.eval()(input_ids=IDS).logits, wanted, atol=1e-5)
 
 
 def test_a_family_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:

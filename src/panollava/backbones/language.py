@@ -44,7 +44,9 @@ def language_config(llm: Backbone) -> PreTrainedConfig:
         raise ValueError(f"transformers {transformers.__version__} knows no family {family!r}")
     config = AutoConfig.from_pretrained(llm.source, **source)
     if "text_config" in config.sub_configs:
-        config = plain(config.text_config)
+        # Whether head and embeddings are one is said at the top.
+        tied, config = config.tie_word_embeddings, plain(config.text_config)
+        config.tie_word_embeddings = tied
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"the family {config.model_type!r} has no language model that writes text")
     return config

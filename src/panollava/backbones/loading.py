@@ -159,6 +159,9 @@ def load_llm(llm: Backbone, dtype: torch.dtype, *, four_bit: torch.dtype | None 
         options |= {"config": language_config(llm), "key_mapping": INSIDE}
         loaded = AutoModelForCausalLM.from_pretrained(llm.source, **options)
     model = check_loaded(loaded, llm.source)
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        # Some checkpoints hold a head of their own beside a configuration that would share the embeddings.
+        model.config.tie_word_embeddings = False
     if four_bit is not None:
         del model.config.quantization_config
     return model
