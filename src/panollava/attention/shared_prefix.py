@@ -25,12 +25,17 @@ class PrefixPlan(Plan):
     """How prefixes `[P, L]` attend that are prefilled: each causally to itself.
 
     Where no position is needed, as when only their keys and values are, they do not attend in the last layer.
+
+    seen: keys and values of each layer by its number, as they were attended to; a cache may hold something else.
     """
+
+    seen: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def attend(
         self, layer: Any, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, window: int | None
     ) -> Tensor:
         """Attend causally within `[P, H, L, d]`."""
+        self.seen[layer.layer_idx] = key.contiguous(), value.contiguous()
         if self.in_last_layer and self.needed is not None and not len(self.needed):
             return query.new_zeros(*query.shape[:-1], value.shape[-1]).transpose(1, 2)
         return attend_causally(query, key, value, scale, dropout, window).transpose(1, 2)
