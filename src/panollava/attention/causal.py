@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.integrations.sdpa_attention import repeat_kv
 
+from panollava.attention.scores import ScoreRule, attend_by_scores
+
 # Fused kernels of half precision want heads of a multiple of so many numbers, and at most so wide.
 ALIGNED, WIDEST = 8, 256
 # For masked attention: all but cuDNN's, whose gradients are NaN at some lengths then (PyTorch issue 196678).
@@ -25,14 +27,19 @@ def fused_on_gpu(keys: Tensor, values: Tensor) -> bool:
 
 
 def attend_causally(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float = 0.0, window: int | None = None
-) -> Tensor:
+    query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float = 0.0, window: int | None = None,
+    rule: ScoreRule | None = None,
+) -> Tensor:  # fmt: skip
     """Return the causal attention `[B, H, T, v]` of `query` `[B, H, T, d]` to `key` and `value` `[B, G, T, d or v]`.
 
     A sliding `window` shorter than the rows takes a mask. Kernels for other than half precision want as many heads
     everywhere; without a kernel, all scores would be in memory.
     """
     length, masked = query.shape[2], window is not None and window < query.shape[2]
+    if rule is not None:
+        positions = torch.arange(length, device=query.device)
+        mask = near(positions, positions, length if window is None else window).tril()
+        return attend_by_scores(query, key, value, mask, scale=scale, dropout=dropout, rule=rule)
     fused = fused_on_gpu(query, value) and not masked
     if not fused:
         key, value = (repeat_kv(one, query.shape[1] // one.shape[1]) for one in (key, value))

@@ -26,6 +26,8 @@ SCALED = "its logits are scaled"
 EMBEDDED = "visual tokens start at the size of its scaled embeddings"
 INSIDE = "also inside its vision-language checkpoints"
 EXPERTS = "mixture of experts; LoRA leaves these out"
+LATENT = "it caches latents, a panorama's prefix keys and values"
+SCORES = "attention with capped scores or sinks, for which there is no fused kernel"
 LINEAR = "it has layers of linear_attention"
 NAMES = "its model has no"
 FAMILIES = (
@@ -38,12 +40,15 @@ FAMILIES = (
     Family("Qwen3", "qwen3", "works", INSIDE),
     Family("Qwen3-MoE", "qwen3_moe", "works", EXPERTS),
     Family("Gemma", "gemma", "own path", EMBEDDED),
+    Family("Gemma 2", "gemma2", "own path", f"{CAPPED}; {SCORES}; {EMBEDDED}"),
+    Family("VaultGemma", "vaultgemma", "own path", f"{CAPPED}; {SCORES}; {EMBEDDED}"),
     Family("Gemma 3", "gemma3_text", "own path", f"{CAPPED} where the configuration says so; {EMBEDDED}; {INSIDE}"),
     Family("Gemma 4 without per-layer inputs", "gemma4_text", "own path", f"{CAPPED}; {EMBEDDED}; {INSIDE}"),
     Family("Cohere Command R", "cohere", "own path", SCALED),
     Family("Cohere Command R7B, A", "cohere2", "own path", SCALED),
     Family("Granite", "granite", "own path", SCALED),
     Family("Granite MoE", "granitemoe", "own path", f"{SCALED}; {EXPERTS}"),
+    Family("Granite with sliding windows", "granite_swa", "own path", f"{SCALED}; {SCORES}"),
     Family("HyperCLOVA X", "hyperclovax", "own path", SCALED),
     Family("NanoChat", "nanochat", "own path", CAPPED),
     Family("Phi-1, Phi-2", "phi", "own path", "its head has a bias"),
@@ -67,12 +72,14 @@ FAMILIES = (
     Family("Arcee AFM", "arcee", "works"),
     Family("Apertus", "apertus", "works"),
     Family("Persimmon", "persimmon", "works"),
-    Family("MiniCPM3", "minicpm3", "refused", "MLA"),
-    Family("DeepSeek-V2", "deepseek_v2", "refused", "MLA"),
-    Family("DeepSeek-V3, R1", "deepseek_v3", "refused", "MLA"),
-    Family("Gemma 2", "gemma2", "refused", "caps"),
-    Family("VaultGemma", "vaultgemma", "refused", "caps"),
-    Family("gpt-oss", "gpt_oss", "refused", "sinks"),
+    Family("AFMoE, Trinity", "afmoe", "works", EXPERTS),
+    Family("MiniMax-M2", "minimax_m2", "works", EXPERTS),
+    Family("ERNIE 4.5 MoE", "ernie4_5_moe", "own path", f"its head may have a bias; {EXPERTS}"),
+    Family("gpt-oss", "gpt_oss", "own path", f"{SCORES}; {EXPERTS}"),
+    Family("MiniCPM3", "minicpm3", "own path", f"{SCALED}; {LATENT}"),
+    Family("DeepSeek-V2", "deepseek_v2", "own path", f"{LATENT}; {EXPERTS}"),
+    Family("DeepSeek-V3, R1", "deepseek_v3", "own path", f"{LATENT}; {EXPERTS}"),
+    Family("GLM-4.7 Flash", "glm4_moe_lite", "own path", f"{LATENT}; {EXPERTS}"),
     Family("Gemma 3n", "gemma3n_text", "refused", "each layer looks up 256 more inputs by the ids of tokens"),
     Family("DiffLlama", "diffllama", "refused", "its layers change values after the cache"),
     Family("Doge", "doge", "refused", "its layers make attention masks of their own"),

@@ -303,8 +303,10 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
         model = cls(config, vision_model, language_model)
         # Building `config` has cleared how the parts compute: attention without a name would have no causal mask, and
         # experts without one cannot be compiled.
-        model.set_attn_implementation(config._attn_implementation)
-        decoder = model.model.language_model
+        tower, decoder = model.model.vision_tower, model.model.language_model
+        attention = {"vision_config": tower, "text_config": decoder}
+        chosen = {name: part.get_correct_attn_implementation(None) for name, part in attention.items()}
+        model.set_attn_implementation({"": config._attn_implementation, **chosen})
         decoder.set_experts_implementation(decoder.get_correct_experts_implementation(None))
         for part in (model.model.resampler, model.mask_head):
             part.to(language_model.device, language_model.dtype)
