@@ -112,6 +112,18 @@ def test_a_trial_draws_no_random_numbers_of_the_process() -> None:
     assert torch.equal(torch.rand(1), wanted)
 
 
+@pytest.mark.parametrize("model_type", ["llama", "gemma", "gemma3_text"])
+def test_visual_tokens_start_at_the_size_of_embeddings(model_type: str) -> None:
+    torch.manual_seed(0)
+    with quiet():
+        native: Any = AutoModelForCausalLM.from_config(family_config(model_type, hidden_size=256))
+        model = composite(native)
+    embedded = model.get_input_embeddings()(torch.arange(3, 300))
+    tokens = torch.cat([model.get_image_features(torch.randn(1, 9, 3, 16, 16)).pooler_output[0] for _ in range(3)])
+    ratio = tokens.square().mean().sqrt() / embedded.square().mean().sqrt()
+    assert 0.5 < ratio < 2
+
+
 # Sizes
 
 

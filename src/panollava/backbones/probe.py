@@ -237,17 +237,19 @@ def _check_packed(model: Any, alone: Alone) -> None:
 
 @torch.inference_mode()
 def _check_shared(model: Any, alone: Alone) -> None:
-    """Compare answers behind shared prefixes: of all rows, and of rows behind one prefix each."""
+    """Compare answers: of rows behind shared prefixes, of rows behind one prefix each, and of whole sequences."""
     trial = alone.trial
     embedded = model.get_input_embeddings()(torch.tensor(trial.prefixes))
-    prefix, limits = Prefix(trial.prefixes[0], keys_and_values(model, embedded)), Limits((), 0)
+    prefix = Prefix(trial.prefixes[0], keys_and_values(model, embedded))
     owned = [(owner, record) for owner, own in enumerate(trial.records) for record in own]
     rows = [Row(index, owner, record, ANSWER) for index, (owner, record) in enumerate(owned)]
-    for chosen in (rows, rows[1:3]):
-        wanted = [alone.answers[row.index] for row in chosen]
-        _compare("answers behind a shared prefix", _answers(decode_growing(model, prefix, chosen, limits)), wanted)
-        static = decode_static(GraphCache(model), prefix, chosen, limits)
-        _compare("answers from a static cache", _answers(static), wanted)
+    whole = [Row(index, 0, ids, ANSWER) for index, (ids, _) in enumerate(trial.sequences())]
+    for before, chosen in ((prefix, rows), (prefix, rows[1:3]), (Prefix([]), whole)):
+        wanted, limits = [alone.answers[row.index] for row in chosen], Limits((), 0)
+        where = "behind a shared prefix" if before is prefix else "without a prefix"
+        _compare(f"answers {where}", _answers(decode_growing(model, before, chosen, limits)), wanted)
+        static = decode_static(GraphCache(model), before, chosen, limits)
+        _compare(f"answers {where} from a static cache", _answers(static), wanted)
 
 
 def _answers(decoded: Decoded) -> list[Answer]:
