@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     Gemma3Config,
+    Gemma4Config,
     Mistral3Config,
     PreTrainedConfig,
     Qwen2_5_VLConfig,
@@ -173,6 +174,11 @@ QWEN_EYES = EYES | {"depth": 1, "num_heads": 2, "out_hidden_size": 64}
 # Vision-language models by their configuration; their language model lies inside.
 COMPOSITES: dict[str, Callable[[], PreTrainedConfig]] = {
     "gemma3": lambda: Gemma3Config(text_config=TEXT | {"head_dim": 16}, vision_config=EYES, tie_word_embeddings=True),
+    "gemma4": lambda: Gemma4Config(
+        text_config=TEXT | {"head_dim": 16, "global_head_dim": 16, "hidden_size_per_layer_input": 0},
+        vision_config=EYES,
+        audio_config=None,
+    ),
     "mistral3": lambda: Mistral3Config(
         text_config=TEXT | {"model_type": "mistral"}, vision_config=EYES | {"model_type": "pixtral"}
     ),
