@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_backbones import MODEL, write_encoder, write_llm
 from tiny_families import SIZES, family_config
 from torch import nn
@@ -26,6 +27,7 @@ from transformers import (
 from panollava import PanoLlavaForConditionalGeneration
 from panollava.backbones import families, probe
 from panollava.backbones.assemble import Parts, assemble
+from panollava.backbones.checkpoint import load_checkpoint
 from panollava.backbones.families import check_family
 from panollava.backbones.family_table import FAMILIES, Family
 from panollava.backbones.language import context_length
@@ -213,6 +215,21 @@ def test_the_language_model_of_a_vision_language_checkpoint_is_loaded(
         assert torch.allclose(model(input_ids=IDS).logits, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("layout", ["language_model.", "model.language_model."])
+def test_older_layouts_of_such_checkpoints_are_read(layout: str, tmp_path: Path) -> None:
+    llm = write_llm("llama", tmp_path)
+    native = load_llm(llm, torch.float32)
+    moved = load_file(tmp_path / "model.safetensors")
+    old = layout == "language_model."
+    moved = {layout + (name if old else name.removeprefix("model.")): value for name, value in moved.items()}
+    save_file(moved | {"vision_tower.a": torch.ones(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    inside = json.loads((tmp_path / "config.json").read_text())
+    outside = {"model_type": "llava", "text_config": inside, "vision_config": {"model_type": "clip_vision_model"}}
+    (tmp_path / "config.json").write_text(json.dumps(outside | {"tie_word_embeddings": True}))
+    found = load_llm(resolve("mine", str(tmp_path), chat_template="llama"), torch.float32)
+    assert torch.equal(found(input_ids=IDS).logits, native(input_ids=IDS).logits)
+
+
 def test_a_head_of_its_own_is_kept_where_the_configuration_would_share_the_embeddings(tmp_path: Path) -> None:
     llm = write_family(family_config("llama", vocab_size=420, tie_word_embeddings=False), tmp_path / "llm")
     content = json.loads((tmp_path / "llm/config.json").read_text()) | {"tie_word_embeddings": True}
@@ -233,6 +250,15 @@ def test_a_family_is_refused_before_its_weights_are_read(tmp_path: Path) -> None
     (tmp_path / "llm/model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"^mine: .*llm is of the family 'stablelm', .*: its layers do not pass on"):
         assemble(Parts(write_encoder("clip", tmp_path / "clip"), llm), MODEL, dtype=torch.float32)
+
+
+def test_a_full_checkpoint_of_such_a_family_is_refused(tmp_path: Path) -> None:
+    with quiet():
+        composite(AutoModelForCausalLM.from_config(shrunk(family_config("diffllama")))).save_pretrained(tmp_path)
+    for name in ("processor_config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=r"of the family 'diffllama', .*: its layers change values after the cache"):
+        load_checkpoint(tmp_path)
 
 
 def test_an_unknown_family_and_no_language_model_are_refused(tmp_path: Path) -> None:

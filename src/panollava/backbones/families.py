@@ -6,6 +6,7 @@ belongs to one configuration, the versions of the libraries, and the code of Pan
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -32,12 +33,42 @@ def check_family(llm: Backbone) -> None:
         ValueError: with the family, the number that differs and the reason; a config.json that is damaged, or that the
             hub does not give.
     """
-    config = config_file(llm)
-    if reason := _reason(llm, config.read_text(encoding="utf-8"), _versions()):
-        family = read_json(config).get("model_type")
+    path = config_file(llm)
+    content = read_json(path)
+
+    def config() -> Any:
+        # They bring PyTorch along, which what is remembered can do without.
+        from panollava.backbones.language import language_config
+        from panollava.backbones.loading import reading
+
+        with reading(llm.source):
+            return language_config(llm)
+
+    _check(f"{llm.name}: {llm.source}", content.get("model_type"), content, config)
+
+
+def check_language_model(config: Any, source: str | Path) -> None:
+    """Refuse a checkpoint with the configuration of such a language model.
+
+    Raises:
+        ValueError: with the family, the number that differs and the reason.
+    """
+    _check(f"the language model of {source}", config.model_type, config.to_dict(), lambda: config)
+
+
+def _check(name: str, family: Any, content: dict[str, Any], config: Callable[[], Any]) -> None:
+    known = json.dumps(content, sort_keys=True, default=str) + _versions()
+    found: Any = FOUND.get(known) or recall("families", known)
+    if found is None:
+        from panollava.backbones.probe import differing
+
+        found = {"differs": differing(config())}
+        remember("families", known, found)
+    FOUND[known] = found
+    if found["differs"]:
         raise ValueError(
-            f"{llm.name}: {llm.source} is of the family {family!r}, which PanoLLaVA cannot use: {reason}; "
-            "docs/models.md lists families that it can"
+            f"{name} is of the family {family!r}, which PanoLLaVA cannot use: {found['differs']}; docs/models.md lists "
+            "families that it can"
         )
 
 
@@ -45,7 +76,7 @@ def config_file(llm: Backbone) -> Path:
     """Return the config.json of a backbone, fetched from the hub if need be.
 
     Raises:
-        ValueError: there is none, or it is no JSON object.
+        ValueError: the hub does not give it.
     """
     path = Path(llm.source) / "config.json"
     if llm.revision is not None:
@@ -59,25 +90,7 @@ def config_file(llm: Backbone) -> Path:
         except (HfHubHTTPError, HTTPError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"{llm.name}: config.json of {llm.source} cannot be had ({reason})") from error
-    read_json(path)
     return path
-
-
-def _reason(llm: Backbone, content: str, versions: str) -> str | None:
-    known = json.dumps(json.loads(content), sort_keys=True) + versions
-    found: Any = FOUND.get(known) or recall("families", known)
-    if found is None:
-        # They bring PyTorch along, which what is remembered can do without.
-        from panollava.backbones.language import language_config
-        from panollava.backbones.loading import reading
-        from panollava.backbones.probe import differing
-
-        with reading(llm.source):
-            config = language_config(llm)
-        found = {"differs": differing(config)}
-        remember("families", known, found)
-    FOUND[known] = found
-    return found["differs"]
 
 
 @cache
