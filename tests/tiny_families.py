@@ -53,6 +53,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "gpt2": GPT,
     "gpt_oss": SLIDING | {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2},
     "gptj": GPT | {"rotary_dim": 8},
+    "falcon_h1": {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "granite": {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "attention_multiplier": 0.1},
     "granite_swa": SLIDING | {"logits_scaling": 8.0},
     "granitemoe": {"logits_scaling": 6.0, "num_local_experts": 4, "num_experts_per_tok": 2},

@@ -1,6 +1,7 @@
 """Families of language models: each row of the table is tried, and what no row says would be found out."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -267,6 +268,17 @@ def test_an_unknown_family_and_no_language_model_are_refused(tmp_path: Path) -> 
         check_family(resolve("mine", str(tmp_path)))
     with pytest.raises(ValueError, match=r"the family 'dinov2' has no language model"):
         check_family(write_encoder("dinov2", tmp_path / "encoder"))
+
+
+def test_weights_of_another_width_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    llm = write_llm("llama", tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | {"hidden_size": 64}))
+    found = [content["vocab_size"], 32]
+    with pytest.raises(ValueError, match=re.escape(f"has shape {found}, but [{found[0]}, 64] by config.json")):
+        check_family(llm)
+    (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs")
+    check_family(llm)  # loading says what is wrong with such a file
 
 
 def test_what_was_found_out_needs_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,14 @@ import hashlib
 import json
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from safetensors import SafetensorError, safe_open
 
 from panollava.backbones.presets import Backbone, loading_options
 from panollava.io import read_json
@@ -35,14 +37,11 @@ def check_family(llm: Backbone) -> None:
     """
     path = config_file(llm)
     content = read_json(path)
+    check_embeddings(path.parent, content)
 
     def config() -> Any:
-        # They bring PyTorch along, which what is remembered can do without.
-        from panollava.backbones.language import language_config
-        from panollava.backbones.loading import reading
-
-        with reading(llm.source):
-            return language_config(llm)
+        with _module("loading").reading(llm.source):
+            return _module("language").language_config(llm)
 
     _check(f"{llm.name}: {llm.source}", content.get("model_type"), content, config)
 
@@ -56,13 +55,19 @@ def check_language_model(config: Any, source: str | Path) -> None:
     _check(f"the language model of {source}", config.model_type, config.to_dict(), lambda: config)
 
 
+def _module(name: str) -> Any:
+    """Return a module that brings PyTorch along, which what is remembered can do without.
+
+    By its name: a stage that only refuses depends on none of the code that is tried.
+    """
+    return import_module(f"panollava.backbones.{name}")
+
+
 def _check(name: str, family: Any, content: dict[str, Any], config: Callable[[], Any]) -> None:
     known = json.dumps(content, sort_keys=True, default=str) + _versions()
     found: Any = FOUND.get(known) or recall("families", known)
     if found is None:
-        from panollava.backbones.probe import differing
-
-        found = {"differs": differing(config())}
+        found = {"differs": _module("probe").differing(config())}
         remember("families", known, found)
     FOUND[known] = found
     if found["differs"]:
@@ -70,6 +75,31 @@ def _check(name: str, family: Any, content: dict[str, Any], config: Callable[[],
             f"{name} is of the family {family!r}, which PanoLLaVA cannot use: {found['differs']}; docs/models.md lists "
             "families that it can"
         )
+
+
+def check_embeddings(folder: Path, content: dict[str, Any]) -> None:
+    """Refuse weights in a folder whose token embeddings are not those of its config.json, as of another size of model.
+
+    Raises:
+        ValueError: with the file, the shape there, and the one by the configuration.
+    """
+    language = content.get("text_config") or content
+    wanted = [language.get("vocab_size"), language.get("hidden_size")]
+    for path in sorted(folder.glob("*.safetensors")) if None not in wanted else ():
+        for name, shape in shapes(path).items():
+            if name.endswith("embed_tokens.weight") and shape != wanted:
+                raise ValueError(
+                    f"{path}: {name} has shape {shape}, but {wanted} by config.json; these are files of two checkpoints"
+                )
+
+
+def shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shapes of the tensors in a file of safetensors; none of another file, which loading refuses."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 # not a mapping
+    except (SafetensorError, OSError):
+        return {}
 
 
 def config_file(llm: Backbone) -> Path:

@@ -29,6 +29,7 @@ EXPERTS = "mixture of experts; LoRA leaves these out"
 LATENT = "it caches latents, a panorama's prefix keys and values"
 SCORES = "attention with capped scores or sinks, for which there is no fused kernel"
 LINEAR = "it has layers of linear_attention"
+STATES = "it has state-space layers"
 NAMES = "its model has no"
 FAMILIES = (
     Family("Llama 1–3, Vicuna, Yi, SmolLM2", "llama", "works"),
@@ -76,6 +77,7 @@ FAMILIES = (
     Family("MiniMax-M2", "minimax_m2", "works", EXPERTS),
     Family("ERNIE 4.5 MoE", "ernie4_5_moe", "own path", f"its head may have a bias; {EXPERTS}"),
     Family("gpt-oss", "gpt_oss", "own path", f"{SCORES}; {EXPERTS}"),
+    Family("MiMo-V2-Flash", "mimo_v2_flash", "own path", f"{SCORES}; {EXPERTS}"),
     Family("MiniCPM3", "minicpm3", "own path", f"{SCALED}; {LATENT}"),
     Family("DeepSeek-V2", "deepseek_v2", "own path", f"{LATENT}; {EXPERTS}"),
     Family("DeepSeek-V3, R1", "deepseek_v3", "own path", f"{LATENT}; {EXPERTS}"),
@@ -89,8 +91,14 @@ FAMILIES = (
     Family("Qwen3.5", "qwen3_5_text", "refused", LINEAR),
     Family("OLMo Hybrid", "olmo_hybrid", "refused", LINEAR),
     Family("MiniMax", "minimax", "refused", LINEAR),
+    Family("Kimi Linear", "kimi_linear", "refused", LINEAR),
+    Family("Granite 4 hybrid", "granitemoehybrid", "refused", "it has layers of"),
+    Family("Jamba", "jamba", "refused", STATES),
+    Family("Bamba", "bamba", "refused", STATES),
+    Family("Falcon-H1", "falcon_h1", "refused", STATES),
     Family("LFM2", "lfm2", "refused", "it has layers of conv"),
     Family("Llama 4", "llama4_text", "refused", "it has layers of chunked_attention"),
+    Family("GPT-J", "gptj", "refused", NAMES),
     Family("GPT-2", "gpt2", "refused", NAMES),
     Family("Falcon", "falcon", "refused", NAMES),
     Family("MPT", "mpt", "refused", NAMES),

@@ -67,7 +67,11 @@ def context_length(config: Any) -> int:
     With rotary frequencies for long texts, all of a text changes where it becomes long: records of one row, and a
     prefix that was computed before, would no longer be what they are alone. The context ends there.
     """
+    length: int = config.max_position_embeddings
     match config.to_dict():
-        case {"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": int(original)}}:
-            return min(original, config.max_position_embeddings)
-    return config.max_position_embeddings
+        case {"rope_parameters": dict(rotary)}:
+            # One set of frequencies, or one for each kind of layer.
+            for one in [rotary, *(value for value in rotary.values() if isinstance(value, dict))]:
+                if one.get("rope_type") == "longrope":
+                    length = min(length, one["original_max_position_embeddings"])
+    return length

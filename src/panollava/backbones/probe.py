@@ -27,7 +27,7 @@ from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 
 # Relative errors of float32; what is wrong is wrong by far more.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE, SCORE_TOLERANCE = 1e-4, 1e-2, 1e-3
-PURE = ("full_attention", "sliding_attention")
+PURE = ("full_attention", "sliding_attention", "attention")
 # Longer than the sliding window of a shrunk configuration.
 PREFIX, RECORDS, ANSWER = 11, ((9, 5), (7, 12)), 5
 # The spread of weights, over the square root of their inputs: far enough from zero that caps and scales show.
@@ -37,6 +37,9 @@ REASON = 300
 
 # Why families differ of which it is known.
 OTHERWISE = {
+    "bamba": "it has state-space layers",
+    "falcon_h1": "it has state-space layers",
+    "jamba": "it has state-space layers",
     "diffllama": "its layers change values after the cache",
     "doge": "its layers make attention masks of their own",
     "nemotron": "its layers do not pass on how tokens attend",
@@ -107,7 +110,7 @@ class Alone:
 def differing(config: PreTrainedConfig) -> str | None:
     """Return what a language model of this configuration would do otherwise inside PanoLLaVA; None for nothing."""
     match config.to_dict():
-        case {"layer_types": [*kinds]} if odd := sorted(set(kinds) - set(PURE)):
+        case {"layer_types": [*kinds]} | {"layers_block_type": [*kinds]} if odd := sorted(set(kinds) - set(PURE)):
             return f"it has layers of {', '.join(odd)}, which do not tell apart the records of a packed row"
         case {"hidden_size_per_layer_input": int(width)} if width:
             return f"each layer looks up {width} more inputs by the ids of tokens, and a panorama has none"
