@@ -25,7 +25,10 @@ LIBRARIES = ("torch", "transformers")
 # What this process has found out; those that open many models need not read it again.
 FOUND: dict[str, dict[str, str | None]] = {}
 # What of PanoLLaVA decides the outcome, below the package's folder.
-TRIED = ("vlm", "attention", "inference", "backbones/shrinking.py", "backbones/probe.py", "backbones/language.py")
+TRIED = (
+    "vlm", "attention", "inference", "backbones/language.py", "backbones/shrinking.py", "backbones/trial.py",
+    "backbones/probe.py",
+)  # fmt: skip
 
 
 def check_family(llm: Backbone) -> None:

@@ -5,33 +5,27 @@ that the family's own model has for each alone; answers behind a shared prefix a
 is the one that an exported model builds. What differs would train and answer wrongly without any error.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 
 from panollava.attention.cuda_graphs import GraphCache
 from panollava.attention.packing import flatten, pack
 from panollava.attention.plan import use_plans
 from panollava.backbones.loading import quiet
 from panollava.backbones.shrinking import VOCABULARY, shrunk
+from panollava.backbones.trial import ANSWER, Alone, Answer, gradients_of, greedy_answer
 from panollava.inference.decode import Decoded, Limits, decode_growing
 from panollava.inference.decode_static import decode_static
 from panollava.inference.prefill import keys_and_values
 from panollava.inference.prompts import Prefix, Row
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
-from panollava.vlm.labels import IGNORE
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 
 # Relative errors of float32; what is wrong is wrong by far more.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE, SCORE_TOLERANCE = 1e-4, 1e-2, 1e-3
 PURE = ("full_attention", "sliding_attention", "attention")
-# Longer than the sliding window of a shrunk configuration.
-PREFIX, RECORDS, ANSWER = 11, ((9, 5), (7, 12)), 5
-# The spread of weights, over the square root of their inputs: far enough from zero that caps and scales show.
-SPREAD = 2.0
 # Characters of another library's message that are shown.
 REASON = 300
 
@@ -46,65 +40,9 @@ OTHERWISE = {
     "stablelm": "its layers do not pass on how tokens attend",
 }
 
-# The tokens of an answer, and their log-probabilities.
-Answer = tuple[list[int], list[float]]
-
 
 class Differing(Exception):
     """What a family does otherwise, with the number."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Random token ids: of two prefixes, and of the records behind each."""
-
-    prefixes: list[list[int]]
-    records: list[list[list[int]]]
-
-    @classmethod
-    def of(cls, generator: torch.Generator) -> "Trial":
-        """Return a new trial."""
-
-        def ids(length: int) -> list[int]:
-            return torch.randint(3, VOCABULARY // 2, (length,), generator=generator).tolist()
-
-        return cls([ids(PREFIX) for _ in RECORDS], [[ids(length) for length in own] for own in RECORDS])
-
-    def sequences(self) -> list[tuple[list[int], list[int]]]:
-        """Return each record behind its prefix, and the record."""
-        both = zip(self.prefixes, self.records, strict=True)
-        return [(prefix + record, record) for prefix, records in both for record in records]
-
-
-@dataclass(frozen=True)
-class Alone:
-    """A tiny random model of a family, and what it makes of a trial by itself, each sequence alone.
-
-    The loss is the mean over all learned tokens, the gradients are its; an answer follows each sequence.
-    """
-
-    model: PreTrainedModel
-    trial: Trial
-    loss: float
-    gradients: dict[str, Tensor]
-    answers: list[Answer]
-
-    @classmethod
-    def of(cls, config: PreTrainedConfig) -> "Alone":
-        """Return what a new model of a configuration makes of a new trial."""
-        generator = torch.Generator().manual_seed(0)
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-        _stir(model, generator)
-        trial = Trial.of(generator)
-        learned = sum(len(record) - 1 for _, record in trial.sequences())
-        total = torch.zeros(())
-        for ids, record in trial.sequences():
-            labels = [IGNORE] * (len(ids) - len(record) + 1) + record[1:]
-            state = {"input_ids": torch.tensor([ids]), "labels": torch.tensor([labels]), "use_cache": False}
-            total = total + model(**state).loss * ((len(record) - 1) / learned)
-        total.backward()
-        answers = [_answer(model, ids) for ids, _ in trial.sequences()]
-        return cls(model, trial, float(total), _gradients(model), answers)
 
 
 def differing(config: PreTrainedConfig) -> str | None:
@@ -123,7 +61,7 @@ def differing(config: PreTrainedConfig) -> str | None:
 def _difference(config: PreTrainedConfig) -> str | None:
     # Foreign code on unforeseen configurations raises whatever comes.
     try:
-        with quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             try:
                 alone = Alone.of(shrunk(config))
@@ -151,20 +89,10 @@ def _check(alone: Alone) -> None:
     _check_head(model)
     _check_panorama(model)
     for (ids, _), answer in zip(alone.trial.sequences(), alone.answers, strict=True):
-        _compare("answers of plain `generate`", [_answer(model, ids)], [answer])
+        _compare("answers of plain `generate`", [greedy_answer(model, ids)], [answer])
     use_plans(model.model.language_model)
     _check_packed(model, alone)
     _check_shared(model, alone)
-
-
-@torch.no_grad()
-def _stir(model: nn.Module, generator: torch.Generator) -> None:
-    """Give a model weights by which everything in it shows."""
-    for weight in model.parameters():
-        if weight.ndim > 1:
-            weight.normal_(std=SPREAD * weight.shape[-1] ** -0.5, generator=generator)
-        else:
-            weight.add_(torch.empty_like(weight).uniform_(-0.3, 0.3, generator=generator))
 
 
 def composite(native: PreTrainedModel) -> PanoLlavaForConditionalGeneration:
@@ -176,25 +104,6 @@ def composite(native: PreTrainedModel) -> PanoLlavaForConditionalGeneration:
         vision_config=vision.config, text_config=native.config, image_token_id=VOCABULARY, **settings
     )
     return PanoLlavaForConditionalGeneration.from_parts(vision, native, config).eval()
-
-
-def _targets(ids: list[int], record: list[int]) -> list[int]:
-    return [IGNORE] * (len(ids) - len(record) + 1) + record[1:]
-
-
-def _gradients(model: nn.Module) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-@torch.no_grad()
-def _answer(model: Any, ids: list[int]) -> Answer:
-    """Return the tokens of a greedy answer by `generate`, and their log-probabilities."""
-    found = model.generate(
-        torch.tensor([ids]), max_new_tokens=ANSWER, do_sample=False, eos_token_id=None, pad_token_id=0,
-        output_logits=True, return_dict_in_generate=True,
-    )  # fmt: skip
-    tokens, logits = found.sequences[0, len(ids) :], torch.cat(found.logits).float()
-    return tokens.tolist(), logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
 
 
 def _check_head(model: PanoLlavaForConditionalGeneration) -> None:
@@ -228,7 +137,7 @@ def _check_packed(model: Any, alone: Alone) -> None:
     if not abs(float(loss) - alone.loss) <= LOSS_TOLERANCE * abs(alone.loss):
         raise Differing(f"records in one row have the loss {float(loss):.4f}, each alone {alone.loss:.4f}")
     loss.backward()
-    found = _gradients(alone.model)
+    found = gradients_of(alone.model)
     if wrong := sorted(name for name, value in found.items() if not value.isfinite().all()):
         raise Differing(f"the gradients of {wrong[0]} are not finite when records share a row")
     squares = [(float((found[n] - v if n in found else v).square().sum()), float(v.square().sum()))
