@@ -30,6 +30,7 @@ DEEPSEEK = LATENT | {
 }  # fmt: skip
 # What the configuration of each family has beside `SIZES`, by model type.
 CHANGES: dict[str, dict[str, Any]] = {
+    "bamba": {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_chunk_size": 16},
     "bloom": {"n_layer": 2, "n_head": 4},
     "cohere": {"logit_scale": 0.0625},
     "cohere2": {"logit_scale": 0.0625, "layer_types": SLIDING["layer_types"], "sliding_window": 16},

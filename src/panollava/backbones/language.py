@@ -38,11 +38,11 @@ def language_config(llm: Backbone) -> PreTrainedConfig:
     Raises:
         ValueError: the checkpoint holds none, or one of a family that transformers does not know.
     """
-    source = {"revision": llm.revision, **loading_options(llm.source)}
-    content, _ = PreTrainedConfig.get_config_dict(llm.source, **source)
+    options: dict[str, Any] = {"revision": llm.revision, **loading_options(llm.source)}
+    content, _ = PreTrainedConfig.get_config_dict(llm.source, **options)
     if (family := content.get("model_type")) not in CONFIG_MAPPING and "auto_map" not in content:
         raise ValueError(f"transformers {transformers.__version__} knows no family {family!r}")
-    config = AutoConfig.from_pretrained(llm.source, **source)
+    config = AutoConfig.from_pretrained(llm.source, **options)
     if "text_config" in config.sub_configs:
         # Whether head and embeddings are one is said at the top.
         tied, config = config.tie_word_embeddings, plain(config.text_config)
