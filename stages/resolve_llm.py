@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from panollava.backbones.families import check_family
 from panollava.backbones.presets import resolve, write_pointer
 from panollava.backbones.template_check import check_template
 from panollava.backbones.templates import chosen_template
@@ -23,6 +24,7 @@ def main() -> None:
     preset = params.llms[params.llm]
     source = preset.standin if params.weights == "standin" else preset.hub
     backbone = resolve(params.llm, source, chat_template=chosen_template(preset.chat_template))
+    check_family(backbone)
     check_template(backbone)
     write_pointer(backbone, Path("data/llm.json"))
     print(f"language model {backbone.name}: {backbone.source} {backbone.fingerprint[:12]}")

@@ -106,6 +106,7 @@ def test_a_missing_key_is_named(content: dict[str, Any], tmp_path: Path, path: s
         ("train_vision.hub.encoder_blocks", -1),
         ("finetune_lora.standin.save_lora_only", "yes"),
         ("finetune_lora.standin.lora.targets", []),
+        ("finetune_lora.standin.lora.targets", "q_proj"),
         ("model.hub.resampler", "linear"),
         ("model.hub.position_code", "xyz"),
         ("train_vision.standin.pairing", "homography"),

@@ -39,7 +39,7 @@ from panollava.training.dialogues import Collator, Draw, Draws
 from panollava.training.fit import RESAMPLER, in_float32
 from panollava.training.language_stages import LORA, MASK_HEAD
 from panollava.training.lengths import Context
-from panollava.training.lora import lora_config
+from panollava.training.lora import lora_config, lora_targets
 from panollava.training.processes import divided
 from panollava.training.recipe import Recipe
 from panollava.training.scratch import scratch
@@ -214,7 +214,8 @@ class PanoLLaVATrainer:
     def _fit(self, checkpoints: Path) -> list[dict[str, float]]:
         recipe = self.recipe
         set_seed(recipe.seed)
-        adapted = get_peft_model(self.model.model, lora_config(**self.lora))
+        lora = self.lora | {"targets": lora_targets(self.model.model, self.lora["targets"])}
+        adapted = get_peft_model(self.model.model, lora_config(**lora))
         self.model.adapted = adapted
         table = trainable_table(adapted, set_trainable(adapted, recipe.learning_rates))
         PartialState().print(table, flush=True)

@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
+    PlainValidator,
     PositiveInt,
     ValidationError,
     create_model,
@@ -239,13 +240,19 @@ class TrainResampler(DialogueTraining):
     learning_rate: ResamplerRates
 
 
+def _lora_targets(value: Any) -> Any:
+    if value == "all" or (isinstance(value, list) and value and all(isinstance(name, str) for name in value)):
+        return value
+    raise ValueError("expected a list of names of layers, or all")
+
+
 class Lora(Strict):
     """The adapters of the language model."""
 
     rank: PositiveInt
     alpha: PositiveInt
     dropout: float = Field(ge=0, lt=1)
-    targets: list[str] = Field(min_length=1)
+    targets: Annotated[list[str] | Literal["all"], PlainValidator(_lora_targets)]
 
 
 class TextChatShare(Strict):

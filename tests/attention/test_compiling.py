@@ -7,14 +7,18 @@ import pytest
 import torch
 from accelerate.utils import send_to_device
 from peft import PeftModel, get_peft_model
+from tiny_families import family_config
 from torch import Tensor
 from torch._dynamo.utils import counters
+from transformers import AutoModelForCausalLM
 
 from panollava import PanoLlavaForConditionalGeneration
 from panollava.attention import packed
 from panollava.attention.compiling import compile_layers
 from panollava.attention.packing import flatten, pack
 from panollava.attention.plan import planned_attention, use_plans
+from panollava.backbones.probe import composite
+from panollava.backbones.shrinking import shrunk
 from panollava.training.fit import RESAMPLER
 from panollava.training.language_stages import LORA
 from panollava.training.lora import lora_config
@@ -77,10 +81,26 @@ def test_loss_and_gradients_are_those_of_plain_layers_at_every_length(adapted: P
     assert ([name for name, _ in adapted.named_parameters()], list(adapted.state_dict())) == names
 
 
+def test_experts_compile(make_model: Make) -> None:
+    """A configuration of two parts forgets how experts are computed; the eager loop over them has no graph."""
+    torch._dynamo.reset()
+    with torch.random.fork_rng():
+        experts = AutoModelForCausalLM.from_config(shrunk(family_config("qwen3_moe", num_hidden_layers=3)))
+    model = composite(experts)
+    use_plans(model.model.language_model)
+    made = flatten([pack([3, 4, 5], [(list(range(6, 6 + n)), [IGNORE, *range(7, 6 + n)]) for n in (8, 5)])], 0)
+    wanted = model(**made, use_cache=False).loss
+    compile_layers(model.model.language_model.layers, backend="aot_eager")
+    found = model(**made, use_cache=False).loss
+    assert torch.allclose(found, wanted, rtol=1e-5)
+    found.backward()
+    assert counters["stats"]["unique_graphs"]
+
+
 @pytest.mark.parametrize("texts", [False, True])
 def test_fused_attention_is_one_graph_at_every_length(monkeypatch: pytest.MonkeyPatch, texts: bool) -> None:
     """Forwards and backwards; tensors without content stand in for a GPU's."""
-    monkeypatch.setattr(packed, "fused_on_gpu", lambda tensor: True)
+    monkeypatch.setattr(packed, "fused_on_gpu", lambda *tensors: True)
     torch._dynamo.reset()
     counters.clear()
     attend = torch.compile(planned_attention, backend="aot_eager", dynamic=True, fullgraph=True)

@@ -8,7 +8,7 @@ equal up to rounding.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +26,23 @@ from panollava.attention.fused import (
     join,
 )
 from panollava.attention.plan import Plan
+from panollava.attention.scores import ScoreRule, attend_by_scores
+
+
+class Options(TypedDict):
+    """How a layer attends, see `Plan.attend`."""
+
+    scale: float
+    dropout: float
+    window: int | None
+    rule: ScoreRule | None
 
 
 class Heads(NamedTuple):
-    """Query, key and value `[1, H, S, d]` of some tokens of a row; keys and values may have fewer heads."""
+    """Query, key and value `[1, H, S, d]` of some tokens of a row.
+
+    Keys and values may have fewer heads, and values another width.
+    """
 
     query: Tensor
     key: Tensor
@@ -84,8 +97,9 @@ class PackedPlan(Plan):
         return sum(self.lengths) + self.texts
 
     def attend(
-        self, layer: Any, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, window: int | None
-    ) -> Tensor:
+        self, layer: Any, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float,
+        window: int | None, rule: ScoreRule | None = None,
+    ) -> Tensor:  # fmt: skip
         """Attend within the row `[1, H, S, d]`; in the last layer prefixes are left out: nothing of them is needed."""
         # In mixed precision with float32 weights, the rotary embedding has made queries and keys float32 again.
         query, key = query.to(value.dtype), key.to(value.dtype)
@@ -94,21 +108,22 @@ class PackedPlan(Plan):
         split = len(self.lengths) * self.prefixes[1]
         cut = (one.split([split, one.shape[2] - split], 2) for one in (query, key, value))
         heads, tails = (Heads(*half) for half in zip(*cut, strict=True))
-        first = torch.zeros_like(heads.query) if self.in_last_layer else self._prefixes(heads, scale, dropout, window)
-        if fused_on_gpu(query) and not dropout and window is None:
+        options: Options = {"scale": scale, "dropout": dropout, "window": window, "rule": rule}
+        first = _nothing(heads.query, value) if self.in_last_layer else self._prefixes(heads, options)
+        if fused_on_gpu(query, value) and not dropout and window is None and rule is None:
             last = self._fused_records(heads, tails, scale)
         else:
             with sdpa_kernel(KERNELS):
-                last = self._masked_records(heads, tails, scale, dropout, window)
+                last = self._masked_records(heads, tails, options)
         return torch.cat((first.transpose(1, 2), last.transpose(1, 2)), dim=1)
 
-    def _prefixes(self, heads: Heads, scale: float, dropout: float, window: int | None) -> Tensor:
-        """Return the output of the prefixes, `[1, H, P L, d]`."""
+    def _prefixes(self, heads: Heads, options: Options) -> Tensor:
+        """Return the output of the prefixes, `[1, H, P L, v]`."""
         count, length = len(self.lengths), self.prefixes[1]
         if not length:
-            return heads.query
+            return _nothing(heads.query, heads.value)
         query, key, value = (one[0].unflatten(1, (count, length)).transpose(0, 1) for one in heads)  # [P, H, L, d]
-        output = attend_causally(query, key, value, scale, dropout, window)
+        output = attend_causally(query, key, value, **options)
         return output.transpose(0, 1).flatten(1, 2)[None]
 
     def _fused_records(self, heads: Heads, tails: Heads, scale: float) -> Tensor:
@@ -116,7 +131,7 @@ class PackedPlan(Plan):
         tokens = (one[0].transpose(0, 1) for one in (*tails, *heads[1:]))
         return _FusedRecords.apply(*tokens, self, scale).transpose(0, 1)[None]
 
-    def _masked_records(self, heads: Heads, tails: Heads, scale: float, dropout: float, window: int | None) -> Tensor:
+    def _masked_records(self, heads: Heads, tails: Heads, options: Options) -> Tensor:
         """Return the same, the records of each panorama under a mask."""
         count, prefix = len(self.lengths), self.prefixes[1]
         seen = [prefix] * count + [0] * bool(self.texts)  # of the prefix, by each group of records
@@ -132,11 +147,10 @@ class PackedPlan(Plan):
             )
             own = (segments[number][:, None] == segments[number]).tril()
             mask = F.pad(own, (length, 0), value=True)
-            if window is not None:
+            if (window := options["window"]) is not None:
                 mask &= near(positions[number], torch.cat((self.positions[:length], positions[number])), window)
-            options: dict[str, Any] = {"attn_mask": mask, "scale": scale, "dropout_p": dropout}
-            outputs.append(F.scaled_dot_product_attention(queries[number], keys, values, **options))
-        return torch.cat((*outputs, torch.zeros_like(queries[-1])), dim=2)
+            outputs.append(attend_masked(queries[number], keys, values, mask, options))
+        return torch.cat((*outputs, _nothing(queries[-1], tails.value)), dim=2)
 
     def parts(self, tokens: Sequence[Tensor], scale: float) -> list[Part]:
         """Return the parts of the records' attention: to themselves, and to their prefixes where there are any.
@@ -203,6 +217,19 @@ def joined(own: PartOutput, before: PartOutput) -> PartOutput:
     return PartOutput(
         torch.cat((both.tokens, own.tokens[count:])), torch.cat((both.normaliser, own.normaliser[:, count:]), dim=1)
     )
+
+
+def attend_masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, options: Options) -> Tensor:
+    """Return the output `[B, H, T, v]` of `query` `[B, H, T, d]` for `key` and `value` `[B, H, S, d]` under a mask."""
+    scale, dropout, rule = options["scale"], options["dropout"], options["rule"]
+    if rule is not None:
+        return attend_by_scores(query, key, value, mask, scale=scale, dropout=dropout, rule=rule)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, dropout_p=dropout)
+
+
+def _nothing(query: Tensor, value: Tensor) -> Tensor:
+    """Return zeros in place of the output of queries `[1, H, S, d]` for values `[1, G, S, v]`."""
+    return query.new_zeros(*query.shape[:-1], value.shape[-1])
 
 
 def _padded(tokens: Tensor, whole: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from transformers import GenerationConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
 import panollava.auto  # noqa: F401 # models that are saved carry their own code
+from panollava.backbones.families import check_family
+from panollava.backbones.language import context_length
 from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer, reading
 from panollava.backbones.presets import Backbone, loading_options
 from panollava.backbones.turns import ChatFormat
@@ -87,14 +89,16 @@ def assemble(
     """Return a model with a new resampler between two loaded backbones, and its processor.
 
     Raises:
-        ValueError: a backbone that is not the one its pointer names.
+        ValueError: a backbone that is not the one its pointer names; a language model of a family that would compute
+            something else here than by itself.
     """
+    check_family(parts.llm)
     vision, language = load_encoder(parts.encoder, dtype), load_llm(parts.llm, dtype, four_bit=four_bit)
     processor = PanoLlavaProcessor.from_parts(
         load_image_processor(parts.encoder, vision.config.image_size, settings),
         load_tokenizer(parts.llm),
         tokens_per_side=settings.tokens_per_side,
-        context_length=language.config.max_position_embeddings,
+        context_length=context_length(language.config),
     )
     layer = -1 if parts.encoder.feature_layer is None else parts.encoder.feature_layer
     config = PanoLlavaConfig(

@@ -26,7 +26,7 @@ from panollava.training.features import frozen_features
 from panollava.training.fit import RESAMPLER, Outcome, fit
 from panollava.training.language_parts import trained_parts, without_adapters
 from panollava.training.lengths import Context, check_store
-from panollava.training.lora import lora_config
+from panollava.training.lora import lora_config, lora_targets
 from panollava.training.processes import check_launch, divided
 from panollava.training.recipe import Recipe
 from panollava.training.text_chat import TextChat, open_texts
@@ -175,6 +175,8 @@ def finetune_lora(
     """
     model, processor, names = _assembled(parts, store, previous, recipe, dtype, settings)
     texts = open_texts(text_chat, processor, recipe.seed)
+    if lora is not None:
+        lora = lora | {"targets": lora_targets(model, lora["targets"])}
     if blind:
         data = _without_images(processor, store, recipe, records, Collator(processor, blind=True))
     else:
