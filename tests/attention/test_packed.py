@@ -98,7 +98,7 @@ def test_parts_have_the_gradients_of_masked_attention(
     gradient = torch.randn(1, len(plan.segments), 4, 8, dtype=torch.double)
     wanted = attend(plan, *tokens)
     both = [[wanted, *torch.autograd.grad(wanted, tokens, gradient)]]
-    monkeypatch.setattr(packed, "fused_on_gpu", lambda tensor: True)
+    monkeypatch.setattr(packed, "fused_on_gpu", lambda *tensors: True)
     monkeypatch.setattr(packed, "attend", plain)
     monkeypatch.setattr(packed, "attend_backward", plain_backward)
     found = attend(plan, *tokens)

@@ -35,10 +35,9 @@ def card(path: Path) -> dict:
 
 
 def test_the_presets_name_the_standins_that_the_command_trains() -> None:
-    assert sorted(PARAMS.encoders) == ENCODERS
-    assert sorted(PARAMS.llms) == LLMS
-    named = [preset.standin for preset in (*PARAMS.encoders.values(), *PARAMS.llms.values())]
-    assert sorted(named) == sorted(f"data/standins/{name}" for name in [*ENCODERS, *LLMS])
+    presets = PARAMS.encoders | PARAMS.llms
+    trained = {name: preset.standin for name, preset in presets.items() if preset.standin.startswith("data/standins")}
+    assert trained == {name: f"data/standins/{name}" for name in [*ENCODERS, *LLMS]}
 
 
 @pytest.mark.parametrize("name", ENCODERS)
