@@ -218,8 +218,7 @@ class PanoLLaVATrainer:
         table = trainable_table(adapted, set_trainable(adapted, recipe.learning_rates))
         PartialState().print(table, flush=True)
         draws = Draws(self.train_dataset, seed=recipe.seed, count=recipe.draws, records=self.records)
-        vision = self.model.model.config.vision_config
-        patches = vision.image_size // vision.patch_size if self.masked else None
+        patches = self.model.model.config.patch_side if self.masked else None
         collator = Collator(self.model.processor, patches=patches)
         history = PanoTrainer(adapted, recipe, checkpoints, draws=draws, collator=collator).run()
         adapted.eval()

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -20,9 +19,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from panollava.backbones.encoder_check import check_encoder
 from panollava.backbones.files import check_files, check_finite
 from panollava.backbones.presets import Backbone, check_unchanged, loading_options
 from panollava.backbones.tokenizer import chat_template
+from panollava.vlm.encoders import OF_A_LLM, family_of
+from panollava.vlm.vision import tower_class
 
 # Characters of another library's message that are shown.
 REASON = 300
@@ -92,16 +94,21 @@ def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
     """Return the image half of an encoder checkpoint; full CLIP and SigLIP checkpoints hold a text half as well.
 
     Raises:
-        ValueError: a changed, incomplete or damaged checkpoint.
+        ValueError: a changed, incomplete or damaged checkpoint, or one that is no image encoder of a known family.
     """
     _check(encoder)
+    check_encoder(encoder)
     with reading(encoder.source):
         config = AutoConfig.from_pretrained(
             encoder.source, revision=encoder.revision, **loading_options(encoder.source)
         )
         vision_config = config.vision_config if "vision_config" in config.sub_configs else config
         options = {"revision": encoder.revision, "config": vision_config, "dtype": dtype}
-        loaded = AutoModel.from_pretrained(encoder.source, **options, **model_options(encoder.source))
+        family = family_of(vision_config.model_type)
+        inside = family.inside if config.model_type == family.composite else OF_A_LLM
+        if vision_config is not config and inside is not None:
+            options["key_mapping"] = {inside: ""}
+        loaded = tower_class(vision_config).from_pretrained(encoder.source, **options, **model_options(encoder.source))
     return check_loaded(loaded, encoder.source)
 
 

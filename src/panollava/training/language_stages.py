@@ -135,8 +135,7 @@ def finetune_lora(
         collator = Collator(processor, blind=True)
     else:
         rates |= {RESAMPLER: recipe.learning_rates["resampler"], MASK_HEAD: recipe.learning_rates["mask_head"]}
-        vision = model.config.vision_config
-        collator = Collator(processor, patches=vision.image_size // vision.patch_size)
+        collator = Collator(processor, patches=model.config.patch_side)
     recipe = replace(recipe, learning_rates=rates)
     outcome = _fit_language(model, adapted, recipe, checkpoints, draws=draws, collator=collator)
     _write(model, processor, parts, names, out, adapted)

@@ -23,7 +23,7 @@ from .perceiver import PerceiverBlock, PerceiverTrunk
 from .resampler import Resampler
 from .trunks import ScaledLinear, Whitening
 from .views import view_poses
-from .vision import encode_views, is_frozen
+from .vision import build_tower, encode_views, is_frozen
 
 
 class AttentionPlan(Protocol):
@@ -99,7 +99,7 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         language_model: PreTrainedModel | None = None,
     ):
         super().__init__(config)
-        self.vision_tower = AutoModel.from_config(config.vision_config) if vision_tower is None else vision_tower
+        self.vision_tower = build_tower(config.vision_config) if vision_tower is None else vision_tower
         self.resampler = Resampler(config)
         self.language_model = AutoModel.from_config(config.text_config) if language_model is None else language_model
         self.post_init()
@@ -121,7 +121,7 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
 
     def default_poses(self, grids: Tensor) -> Tensor:
         """Return the poses `[P, V, 6]` of the configured views for patch grids `[P, V, h, w, C]`."""
-        size, side = self.config.vision_config.image_size, self.config.tokens_per_side
+        size, side = self.config.view_pixels, self.config.tokens_per_side
         poses = view_poses(self.config.view_settings, view_size=size, tokens_per_side=side)
         return poses.to(grids.device).expand(len(grids), -1, -1)
 
@@ -292,7 +292,10 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
             )
         model = cls(config, vision_model, language_model)
         # Building `config` has cleared the parts' attention; without one they fall back to eager, without causal mask.
-        model.set_attn_implementation(config._attn_implementation)
+        # An encoder without any attention, such as a ConvNeXt, refuses all but eager.
+        attention = config._attn_implementation
+        own = attention if vision_model._supports_sdpa else "eager"
+        model.set_attn_implementation({"": attention, "text_config": attention, "vision_config": own})
         for part in (model.model.resampler, model.mask_head):
             part.to(language_model.device, language_model.dtype)
         with torch.no_grad():
