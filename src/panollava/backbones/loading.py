@@ -23,7 +23,7 @@ from panollava.backbones.encoder_check import check_encoder
 from panollava.backbones.files import check_files, check_finite
 from panollava.backbones.presets import Backbone, check_unchanged, loading_options
 from panollava.backbones.tokenizer import chat_template
-from panollava.vlm.encoders import OF_A_LLM, family_of
+from panollava.vlm.encoders import OF_A_LLM, TIMM, family_of
 from panollava.vlm.vision import tower_class
 
 # Characters of another library's message that are shown.
@@ -103,6 +103,8 @@ def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
             encoder.source, revision=encoder.revision, **loading_options(encoder.source)
         )
         vision_config = config.vision_config if "vision_config" in config.sub_configs else config
+        if vision_config.model_type == TIMM and vision_config.model_args:  # newer ones say twice what the model is for
+            vision_config.model_args = {k: v for k, v in vision_config.model_args.items() if k != "num_classes"}
         options = {"revision": encoder.revision, "config": vision_config, "dtype": dtype}
         family = family_of(vision_config.model_type)
         inside = family.inside if config.model_type == family.composite else OF_A_LLM

@@ -21,8 +21,8 @@ Content = TypeVar("Content")
 
 # What decides the behaviour of a checkpoint; cards and READMEs do not.
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.json", "*.model", "*.jinja")
-# The folder of the checkpoints that `panollava convert` makes of packages.
-CONVERTED = Path("data/pretrained")
+# Where `panollava convert` writes.
+PRETRAINED = Path("data/pretrained")
 # Seconds that the hub may take to answer, and to name a commit.
 HUB_TIMEOUT = 10.0
 
@@ -63,8 +63,8 @@ def resolve(
     Where the hub cannot be reached, a checkpoint in the Hugging Face cache is used, and its commit is printed.
 
     Raises:
-        ValueError: a folder without config.json, or one that a command has yet to make; a hub id that the hub does not
-            know, or that is not cached where the hub cannot be reached.
+        ValueError: a folder without config.json, or one still to be converted; a hub id that the hub does not know, or
+            that is not cached where the hub cannot be reached.
     """
     folder = Path(source)
     extras: dict[str, Any] = {"feature_layer": feature_layer, "chat_template": chat_template, "view_size": view_size}
@@ -72,8 +72,8 @@ def resolve(
         if not (folder / "config.json").is_file():
             raise ValueError(f"{name}: the folder {source} has no config.json; it must be a checkpoint's folder")
         return Backbone(name, source, None, folder_fingerprint(folder), **extras)
-    if folder.parent == CONVERTED:
-        raise ValueError(f"{name}: there is no folder {source}; `panollava convert {folder.name}` makes it")
+    if folder.parent == PRETRAINED:
+        raise ValueError(f"{name}: there is no folder {source} yet; `panollava convert {folder.name}` writes it")
     revision = _hub_commit(name, source)
     return Backbone(name, source, revision, revision, **extras)
 
