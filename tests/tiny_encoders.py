@@ -1,8 +1,14 @@
 """Tiny configurations of every family of image encoders in the table, for views of 32 pixels (Hiera: 64)."""
 
+import json
+from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+import torch
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+
+from panollava.vlm.encoders import native_size
+from panollava.vlm.vision import build_tower
 
 VIT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 32,
        "patch_size": 8}  # fmt: skip
@@ -52,8 +58,24 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "initializer_range": 0.5,
     },
 }
+# Families that end with a norm of each patch; others norm the class token alone, the mean of all patches, or nothing.
+FINAL_NORM = (
+    "siglip_vision_model", "siglip2_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit", "deit",
+    "vit_mae", "vit_msn", "ijepa", "aimv2_vision_model", "tipsv2_vision_model", "swin", "swinv2", "dinov3_convnext",
+)  # fmt: skip
 
 
 def encoder_config(family: str) -> PreTrainedConfig:
     """Return the tiny configuration of a family."""
     return CONFIG_MAPPING[family](**SETTINGS[family])
+
+
+def write_tiny_encoder(family: str, folder: Path) -> PreTrainedModel:
+    """Write a random encoder of a family in the layout of a hub checkpoint, and return it."""
+    torch.manual_seed(0)
+    tower = build_tower(encoder_config(family))
+    tower.save_pretrained(folder)
+    size = native_size(tower.config.to_dict()) or 64
+    content = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2] * 3, "size": {"height": size, "width": size}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    return tower

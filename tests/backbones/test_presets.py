@@ -144,10 +144,10 @@ from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer
 from panollava.backbones.presets import resolve
 from tiny_backbones import MODEL
 encoder = resolve("clip", "some/encoder", feature_layer=-2)
-load_encoder(encoder, torch.float32)
+tower = load_encoder(encoder, torch.float32)
 llm = resolve("llama", "some/llm", chat_template="llama")
 load_llm(llm, torch.float32), load_tokenizer(llm)
-print(*load_image_processor(encoder, 32, MODEL).image_mean)
+print(*load_image_processor(encoder, tower.config, MODEL).image_mean)
 try:
     resolve("other", "some/other")
 except ValueError as error:

@@ -1,7 +1,9 @@
-"""Whether an image encoder can be used, by its config.json alone: asked before anything is computed."""
+"""Whether an image encoder can be used, by its small files alone: asked before anything is computed."""
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +12,62 @@ from huggingface_hub.errors import HTTPError
 
 from panollava.backbones.presets import Backbone, hub_reachable
 from panollava.io import read_json
-from panollava.vlm.encoders import TIMM, check_layers, check_views, vision_part
+from panollava.vlm.encoders import FAMILIES, TIMM, check_layers, check_views, family_of, vision_part
 
 
 def check_encoder(encoder: Backbone) -> None:
-    """Refuse an encoder that is of no known family, or that does not have the layers or the views of its preset.
+    """Refuse an encoder that cannot be used as its preset says.
+
+    Of an encoder whose grid follows from its stages, one without weights is asked what it makes of a view.
 
     Raises:
-        ValueError: with the family, and what would be right; timm is needed and cannot be used.
+        ValueError: what `check_config` refuses; layers of several grids; no mean, deviation or size of its images.
     """
-    part = vision_part(_config(encoder))
+    part = check_config(encoder)
+    if family_of(part["model_type"]).grid == "patches":
+        return
+    # Only here: they take seconds to import.
+    from panollava.backbones.loading import read_vision_config
+    from panollava.backbones.preprocessing import read_preprocessing
+    from panollava.vlm.vision import grid_shape
+
+    config, _ = read_vision_config(encoder)
+    wanted = read_preprocessing(encoder, config)
+    with named(encoder):
+        grid_shape(config, wanted.view_size, -1 if encoder.feature_layer is None else encoder.feature_layer)
+
+
+@contextmanager
+def named(encoder: Backbone) -> Iterator[None]:
+    """Put an encoder's name before what is said of it."""
     try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"encoder {encoder.name} ({encoder.source}): {error}") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"encoder {encoder.name} ({encoder.source}): config.json is damaged: {error!r}") from error
+
+
+def check_config(encoder: Backbone) -> dict[str, Any]:
+    """Return the image half of an encoder's config.json, after checks that take no time.
+
+    Raises:
+        ValueError: an unknown family, or one that lacks the layers or cannot see the views of its preset, with what
+            would be right; timm is needed and cannot be used; the checkpoint brings code of its own.
+    """
+    config = _config(encoder)
+    part = vision_part(config)
+    if str(part.get("model_type")) not in FAMILIES and "auto_map" in config:
+        raise ValueError(
+            f"{encoder.source} needs Python code of its own, and code in a checkpoint is never run; choose a "
+            "checkpoint of a family that transformers knows"
+        )
+    with named(encoder):
         check_views(part, encoder.view_size)
         check_layers(part, -1 if encoder.feature_layer is None else encoder.feature_layer)
         if part["model_type"] == TIMM:
             check_timm(part.get("architecture"))
-    except ValueError as error:
-        raise ValueError(f"encoder {encoder.name} ({encoder.source}): {error}") from error
+    return part
 
 
 def check_timm(architecture: Any) -> None:

@@ -15,11 +15,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from panollava.backbones.encoder_check import check_encoder
+from panollava.backbones.encoder_check import check_config
 from panollava.backbones.files import check_files, check_finite
 from panollava.backbones.presets import Backbone, check_unchanged, loading_options
 from panollava.backbones.tokenizer import chat_template
@@ -90,6 +91,23 @@ def _check(backbone: Backbone) -> None:
         check_files(Path(backbone.source))
 
 
+def read_vision_config(encoder: Backbone) -> tuple[PreTrainedConfig, str | None]:
+    """Return the configuration of an encoder, and the `model_type` of the composite checkpoint that it is a part of.
+
+    Raises:
+        ValueError: config.json is missing or damaged.
+    """
+    with reading(encoder.source):
+        config = AutoConfig.from_pretrained(
+            encoder.source, revision=encoder.revision, **loading_options(encoder.source)
+        )
+        if "vision_config" in config.sub_configs:
+            return config.vision_config, config.model_type
+        if config.model_type == TIMM and config.model_args:  # newer ones say twice how many classes there are
+            config.model_args = {name: value for name, value in config.model_args.items() if name != "num_classes"}
+        return config, None
+
+
 def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
     """Return the image half of an encoder checkpoint; full CLIP and SigLIP checkpoints hold a text half as well.
 
@@ -97,18 +115,13 @@ def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
         ValueError: a changed, incomplete or damaged checkpoint, or one that is no image encoder of a known family.
     """
     _check(encoder)
-    check_encoder(encoder)
+    check_config(encoder)
+    vision_config, composite = read_vision_config(encoder)
     with reading(encoder.source):
-        config = AutoConfig.from_pretrained(
-            encoder.source, revision=encoder.revision, **loading_options(encoder.source)
-        )
-        vision_config = config.vision_config if "vision_config" in config.sub_configs else config
-        if vision_config.model_type == TIMM and vision_config.model_args:  # newer ones say twice what the model is for
-            vision_config.model_args = {k: v for k, v in vision_config.model_args.items() if k != "num_classes"}
         options = {"revision": encoder.revision, "config": vision_config, "dtype": dtype}
         family = family_of(vision_config.model_type)
-        inside = family.inside if config.model_type == family.composite else OF_A_LLM
-        if vision_config is not config and inside is not None:
+        inside = family.inside if composite == family.composite else OF_A_LLM
+        if composite is not None and inside is not None:
             options["key_mapping"] = {inside: ""}
         loaded = tower_class(vision_config).from_pretrained(encoder.source, **options, **model_options(encoder.source))
     return check_loaded(loaded, encoder.source)

@@ -97,8 +97,8 @@ def family_of(model_type: Any) -> Family:
     """
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ValueError(
-            f"image encoder of type {model_type!r} is not supported; use one of {', '.join(FAMILIES)} "
-            "(of a full CLIP or SigLIP checkpoint take its vision_config)"
+            f"image encoder of type {model_type!r} is not supported; use one of "
+            f"{', '.join(name for name in FAMILIES if name != TIMM)}, or a checkpoint of timm"
         )
     return FAMILIES[model_type]
 

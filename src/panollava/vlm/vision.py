@@ -64,8 +64,10 @@ def patch_grid(hidden: Tensor, vision_config: PreTrainedConfig) -> Tensor:
     encoders which interpolate their positions may see any image size.
 
     Raises:
-        ValueError: an unknown encoder family, or a number of patches that is not a square.
+        ValueError: an unknown encoder family, no single grid, or a number of patches that is not a square.
     """
+    if not isinstance(hidden, Tensor) or hidden.ndim not in (3, 4):
+        raise ValueError(f"{vision_config.model_type} gives no single grid of patches")
     if hidden.ndim == 4:
         channels_last = hidden.shape[1] == hidden.shape[2] != hidden.shape[3]
         return hidden if channels_last else hidden.permute(0, 2, 3, 1)
