@@ -11,7 +11,6 @@ import datasets
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel, set_seed
 
 from panollava.backbones.assemble import ModelSettings, load_image_processor, vision_fields
@@ -28,7 +27,7 @@ from panollava.training.trainer import set_trainable
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.resampler import build_trunk
-from panollava.vlm.vision import blocks_up_to, encode_views
+from panollava.vlm.vision import blocks_up_to, encode_views, keep_statistics
 
 # Some ten thousand patches at least, for the covariance of a few hundred channels.
 WHITENED_PANORAMAS, WHITENED_AT_ONCE = 64, 8
@@ -63,9 +62,7 @@ class VisionStage(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Switch to training mode; batch norms keep the statistics of the images that the encoder learned from."""
         super().train(mode)
-        for module in self.model.vision_tower.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
+        keep_statistics(self.model.vision_tower)
         return self
 
     def forward(self, pixel_values: Tensor, view_poses: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from .perceiver import PerceiverBlock, PerceiverTrunk
 from .resampler import Resampler
 from .trunks import ScaledLinear, Whitening
 from .views import view_poses
-from .vision import build_tower, encode_views, is_frozen
+from .vision import build_tower, encode_views, is_frozen, keep_statistics
 
 
 class AttentionPlan(Protocol):
@@ -86,6 +86,15 @@ class PanoLlavaPreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
 
 
+    def enable_input_require_grads(self) -> None:
+        """Let the embeddings of texts require gradients, as activation checkpointing wants; some encoders' cannot."""
+        self.get_decoder().enable_input_require_grads()
+
+    def disable_input_require_grads(self) -> None:
+        """Undo `enable_input_require_grads`."""
+        self.get_decoder().disable_input_require_grads()
+
+
 class PanoLlavaModel(PanoLlavaPreTrainedModel):
     """Encoder, resampler and language model without its head.
 
@@ -109,10 +118,11 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         return is_frozen(self.vision_tower)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training mode; a frozen encoder stays in evaluation mode."""
+        """Switch to training mode; a frozen encoder stays in evaluation mode, and batch norms of any do."""
         super().train(mode)
         if self.vision_is_frozen():
             self.vision_tower.eval()
+        keep_statistics(self.vision_tower)
         return self
 
     def encode_views(self, pixel_values: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
     AltCLIPVisionModel,
     AutoConfig,
@@ -85,6 +86,16 @@ def patch_grid(hidden: Tensor, vision_config: PreTrainedConfig) -> Tensor:
 def is_frozen(module: nn.Module) -> bool:
     """Return whether no parameter of a module requires a gradient."""
     return not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def keep_statistics(tower: nn.Module) -> None:
+    """Switch the batch norms of an encoder to the statistics of the images that it learned from, also in training.
+
+    A few views of a few panoramas are no sample, and nothing that is trained in this project holds new statistics.
+    """
+    for module in tower.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def encode_views(tower: PreTrainedModel, pixel_values: Tensor, layer: int | Sequence[int]) -> Tensor:
