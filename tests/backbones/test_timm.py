@@ -81,7 +81,7 @@ def test_what_gives_no_grid_or_has_no_known_blocks_is_refused() -> None:
 def test_views_of_a_size_that_positions_are_not_for_are_refused(tmp_path: Path) -> None:
     images = {"input_size": [3, 224, 224], "mean": [0.5] * 3, "std": [0.5] * 3, "fixed_input_size": True}
     (tmp_path / "config.json").write_text(
-        json.dumps({"architecture": "vit_tiny_patch16_224", "pretrained_cfg": images})
+        json.dumps({"architecture": "vit_tiny_patch16_224", "num_classes": 9, "pretrained_cfg": images})
     )
     check_encoder(resolve("vit", str(tmp_path)))
     with pytest.raises(ValueError, match="sees images of 224 x 224 pixels only"):

@@ -118,7 +118,7 @@ def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
     check_config(encoder)
     vision_config, composite = read_vision_config(encoder)
     with reading(encoder.source):
-        options = {"revision": encoder.revision, "config": vision_config, "dtype": dtype}
+        options: dict[str, Any] = {"revision": encoder.revision, "config": vision_config, "dtype": dtype}
         family = family_of(vision_config.model_type)
         inside = family.inside if composite == family.composite else OF_A_LLM
         if composite is not None and inside is not None:

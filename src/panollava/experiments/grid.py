@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from panollava.backbones.presets import PRETRAINED
 from panollava.experiments.gate import flatten
 from panollava.experiments.runner import own_files, run_missing, version_line, write_rows
 from panollava.markdown import NOTHING, markdown_table, share
@@ -31,10 +32,15 @@ LATENCY = ("first_token_ms", "per_token_ms", "peak_memory_mb")
 
 
 def grid(params: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return the experiments of the grid in the order of the presets: name -> the parameters that it sets."""
-    return {
-        f"{encoder}-{llm}": {"encoder": encoder, "llm": llm} for encoder in params["encoders"] for llm in params["llms"]
-    }
+    """Return the experiments of the grid in the order of the presets: name -> the parameters that it sets.
+
+    Presets whose weights come from a package are left out: not every machine has them.
+    """
+    encoders, llms = (
+        [name for name, preset in params[kind].items() if Path(preset.get("standin", "")).parent != PRETRAINED]
+        for kind in ("encoders", "llms")
+    )
+    return {f"{encoder}-{llm}": {"encoder": encoder, "llm": llm} for encoder in encoders for llm in llms}
 
 
 def run_grid(root: Path = Path()) -> dict[str, Any]:

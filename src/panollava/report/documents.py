@@ -1,4 +1,4 @@
-"""Tables of results in the documents: each stands between two markers of a page and shows one metrics file.
+"""Tables in the documents: each stands between two markers of a page and shows one metrics file, or what code says.
 
 `panollava documents` writes them from the working tree. `panollava documents --check` compares the committed pages with
 the committed metrics. It reads nothing else, so a run on another machine does not fail it.
@@ -14,6 +14,7 @@ from panollava.experiments import ablation, grid
 from panollava.experiments.workspace import git
 from panollava.io import replacing
 from panollava.markdown import NOTHING, markdown_table, share, update_between_markers
+from panollava.report.encoder_table import encoder_rows
 from panollava.report.tables import ScoreRow, results_table, score_rows
 
 # The rows of the README's table, by the names of `report.tables`.
@@ -91,11 +92,14 @@ def _number(block: Mapping[str, Any] | None, name: str = "value") -> str:
 
 
 class Table(NamedTuple):
-    """A table of the documents: its page and marker, the metrics file that it shows, and the function that makes it."""
+    """A table of the documents: its page and marker, the metrics file that it shows, and the function that makes it.
+
+    A table that shows no metrics is made of nothing.
+    """
 
     page: str
     marker: str
-    metrics: str
+    metrics: str | None
     make: Callable[[dict[str, Any]], str]
 
 
@@ -103,6 +107,7 @@ TABLES = (
     Table("README.md", "results", "metrics/evaluate.json", headline_table),
     Table("docs/metrics.md", "all-results", "metrics/evaluate.json", results_table),
     Table("docs/robustness.md", "robustness", "metrics/robustness.json", robustness_table),
+    Table("docs/models.md", "encoders", None, encoder_rows),
     Table("docs/experiments.md", "combinations", "metrics/combinations.json", grid.markdown),
     Table("docs/experiments.md", "ablation", "metrics/ablation.json", ablation.markdown),
     Table("docs/benchmarks.md", "bench", "metrics/bench.json", speed_table),
@@ -120,9 +125,10 @@ def updated(read: Callable[[str], str]) -> dict[str, str]:
     for table in TABLES:
         text = pages[table.page] if table.page in pages else read(table.page)
         try:
-            pages[table.page] = update_between_markers(text, table.marker, table.make(json.loads(read(table.metrics))))
+            shown = {} if table.metrics is None else json.loads(read(table.metrics))
+            pages[table.page] = update_between_markers(text, table.marker, table.make(shown))
         except ValueError as error:
-            raise ValueError(f"{table.page}, from {table.metrics}: {error}") from error
+            raise ValueError(f"{table.page}, from {table.metrics or table.make.__name__}: {error}") from error
     return pages
 
 

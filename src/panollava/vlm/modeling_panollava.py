@@ -85,7 +85,6 @@ class PanoLlavaPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-
     def enable_input_require_grads(self) -> None:
         """Let the embeddings of texts require gradients, as activation checkpointing wants; some encoders' cannot."""
         self.get_decoder().enable_input_require_grads()
