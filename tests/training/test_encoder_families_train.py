@@ -14,7 +14,7 @@ from tiny_encoders import write_tiny_encoder
 from tiny_models import weights_of
 
 from panollava import PanoLLaVAModel
-from panollava.backbones.assemble import Parts
+from panollava.backbones.assemble import Parts, assemble
 from panollava.backbones.encoder_check import check_encoder
 from panollava.backbones.loading import load_encoder
 from panollava.backbones.presets import resolve
@@ -118,3 +118,24 @@ def test_an_export_is_the_model_that_was_trained(run: SimpleNamespace) -> None:
     with torch.no_grad():
         assert torch.allclose(whole.model(**again).logits, model(**inputs).logits, atol=1e-4)
     assert whole.segment(image, "Give the box of the red cube.").shape == image.size[::-1]
+
+
+@pytest.mark.parametrize("family", ["swin", "resnet", "clip_vision_model"])
+def test_activation_checkpointing_changes_no_loss_behind_any_encoder(family: str, tmp_path: Path) -> None:
+    """The embeddings of a Swin return a tuple, and a ResNet has none."""
+    write_tiny_encoder(family, tmp_path / "encoder")
+    encoder = resolve(family, str(tmp_path / "encoder"), feature_layer=-1)
+    model, processor = assemble(Parts(encoder, write_llm("llama", tmp_path / "llm")), **SETTINGS)
+    model.model.vision_tower.requires_grad_(False)
+    image = open_split(write_panoramas(tmp_path / "store", 1), "train")[0]["image"]
+    inputs = processor(images=[image], text=["<pano>\nIs there a cube?"], return_tensors="pt")
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == model.config.image_token_id, -100)
+    found = []
+    for switch in (model.activation_checkpointing_disable, model.activation_checkpointing_enable):
+        switch()
+        model.train().zero_grad()
+        loss = model(**inputs, labels=labels).loss
+        loss.backward()
+        found.append((loss.item(), model.model.resampler.trunk.linear.weight.grad.clone()))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-6)
+    torch.testing.assert_close(found[0][1], found[1][1])

@@ -143,7 +143,7 @@ def _inputs(config: PreTrainedConfig, images: Tensor) -> dict[str, Any]:
         side, patch = size // config.patch_size, config.patch_size
         cells = images.unflatten(-1, (side, patch)).unflatten(-3, (side, patch))  # [B, 3, h, p, w, p]
         inputs["pixel_values"] = cells.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-        inputs["pixel_attention_mask"] = torch.ones(len(images), side**2, dtype=torch.long, device=images.device)
+        inputs["pixel_attention_mask"] = None  # all patches are there
         # On the CPU: the encoder asks for the numbers, for which a GPU would have to be waited for.
         inputs["spatial_shapes"] = torch.full((len(images), 2), side, device="cpu")
     elif family == TIMM:
