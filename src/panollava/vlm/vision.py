@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .encoders import TIMM, family_of, layers_of, native_size
+from .encoders import TIMM, family_of, layers_of
 
 # Image halves that transformers' automatic class does not know.
 TOWERS: dict[str, type[PreTrainedModel]] = {
@@ -134,8 +134,9 @@ def _inputs(config: PreTrainedConfig, images: Tensor) -> dict[str, Any]:
     """Return the arguments with which an encoder sees all of the images `[B, 3, S, S]` as they are."""
     family, size = config.model_type, images.shape[-1]
     inputs: dict[str, Any] = {"pixel_values": images}
-    if family_of(family).resizes == "asked" and size != native_size(config.to_dict()):
-        inputs["interpolate_pos_encoding"] = True
+    if family_of(family).resizes == "asked":
+        native = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+        inputs |= {} if size == native else {"interpolate_pos_encoding": True}
     if family == "vit_mae":  # by this noise the patches would be drawn that are kept: all, in their order
         count = (size // config.patch_size) ** 2
         inputs["noise"] = torch.arange(count, device=images.device).expand(len(images), -1)
