@@ -1,19 +1,19 @@
-"""Stage finetune_lora, and with `--blind` its twin finetune_blind: LoRA on the language model, the resampler and the
-mask head.
+"""Stage finetune_lora, and with `--blind` its twin finetune_blind: the language model, by LoRA or itself, the resampler
+and the mask head.
 
 The twin takes the same steps on the same questions without visual tokens. Its score shows how much the questions alone
 give away.
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from panollava.params import FinetuneLora, Model, Strict, Weights, read_launch, read_params
+from panollava.settings import finetune_arguments
 from panollava.training.language_stages import finetune_lora
 from stages import run_stage
-from stages.language import LLM, language_recipe, parts
-from stages.training import ENCODER, STORE, model_settings, run
+from stages.language import LLM, parts
+from stages.training import ENCODER, STORE, logs, run
 
 
 class FinetuneParams(Strict):
@@ -33,8 +33,7 @@ def main() -> None:
     stage = "finetune_blind" if blind else "finetune_lora"
     params = read_params(FinetuneParams, stage=stage)
     settings, model = params.finetune_lora[params.weights], params.model[params.weights]
-    recipe = language_recipe(settings, model, read_launch(params.weights), params.seed)
-    previous = Path("data/train_resampler")
+    launch, previous = read_launch(params.weights), Path("data/train_resampler")
     run(
         stage,
         params,
@@ -45,12 +44,8 @@ def main() -> None:
             previous,
             Path("data") / stage,
             checkpoints,
-            recipe=replace(recipe, mask_weight=settings.mask_weight),
-            records=settings.records_per_panorama,
-            lora=settings.lora.model_dump(),
-            save_lora_only=settings.save_lora_only,
             blind=blind,
-            **model_settings(model),
+            **finetune_arguments(settings, model, launch, params.seed, STORE, logs(stage)),
         ),
     )
 

@@ -10,13 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from panollava.corpus.data_card import CARD, Counts, data_card
-from panollava.corpus.image_paths import image_file
-from panollava.corpus.images import open_panorama, to_working_size
-from panollava.corpus.reading import record_file
-from panollava.corpus.records import Record
-from panollava.corpus.splits import split_by_panorama
+from panollava.corpus.prepare import prepared_splits
 from panollava.corpus.store import PanoramaRow, write_store
-from panollava.corpus.validation import read_dataset
 from panollava.corpus.world_records import world_rows
 from panollava.io import write_json, write_text
 from panollava.params import Dataset, Preprocess, Strict, Weights, read_params
@@ -91,23 +86,14 @@ def _from_world(params: PreprocessParams, settings: Preprocess) -> dict[str, Ite
 
 
 def _from_records(params: PreprocessParams, settings: Preprocess) -> dict[str, Iterator[PanoramaRow]]:
-    file = record_file(Path(params.dataset.path))
-    folder = file.parent
-    records = read_dataset(file, answer_problems, allow_any_aspect=params.dataset.allow_any_aspect)
-    splits = split_by_panorama(records, folder, shares=params.dataset.shares.model_dump(), seed=params.seed)
-    return {split: _rows(splits[split], folder, params, settings) for split in SPLITS}
-
-
-def _rows(records: list[Record], folder: Path, params: PreprocessParams, settings: Preprocess) -> Iterator[PanoramaRow]:
-    by_image: dict[str, list[Record]] = {}
-    for record in records:
-        by_image.setdefault(record.image_id, []).append(record)
-    for image_id, group in by_image.items():
-        path = image_file(folder, group[0].image_path)
-        image = open_panorama(
-            path, allow_any_aspect=params.dataset.allow_any_aspect, working_height=settings.image_height
-        )
-        yield PanoramaRow(image_id, to_working_size(image, settings.image_height), group)
+    return prepared_splits(
+        Path(params.dataset.path),
+        answer_problems,
+        shares=params.dataset.shares.model_dump(),
+        seed=params.seed,
+        image_height=settings.image_height,
+        allow_any_aspect=params.dataset.allow_any_aspect,
+    )
 
 
 class _Counting:

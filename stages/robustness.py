@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 
 from panollava.corpus.store import open_split
+from panollava.evaluating import load_engine
 from panollava.io import replacing, write_json
 from panollava.params import Robustness, Strict, Weights, read_params
 from panollava.report.robustness_figures import robustness_figure
@@ -17,7 +18,7 @@ from panollava.tasks.prediction_files import read_predictions, write_lines
 from panollava.tasks.robustness.outcomes import robustness
 from panollava.tasks.robustness.study import answer_plan, latitudes_of, rotation_plan, seam_plan
 from stages import run_stage
-from stages.evaluate import MODEL, STORE, load
+from stages.evaluate import MODEL, STORE
 from stages.evaluate import PREDICTIONS as PLAIN
 
 PREDICTIONS = Path("data/robustness/predictions.jsonl")
@@ -58,7 +59,7 @@ def main() -> None:
             f"the answers are; left out were {dict(left_out['yaw'])}"
         )
     plan += seam_plan(split, settings.seam_pairs)
-    answers = list(answer_plan(load(MODEL), split, plan, settings.batch_size))
+    answers = list(answer_plan(load_engine(MODEL), split, plan, settings.batch_size))
     plain = [prediction for prediction in read_predictions(PLAIN) if prediction.variant == "model"]
     block: dict[str, Any] = robustness(
         answers, plain, latitudes_of(split), resamples=settings.resamples, seed=params.seed

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from panollava.params import Model, Strict, TrainResampler, Weights, read_launch, read_params
+from panollava.settings import resampler_arguments
 from panollava.training.language_stages import train_resampler
 from stages import run_stage
-from stages.language import LLM, language_recipe, parts
-from stages.training import ENCODER, STORE, model_settings, run
+from stages.language import LLM, parts
+from stages.training import ENCODER, STORE, logs, run
 
 
 class TrainResamplerParams(Strict):
@@ -22,7 +23,7 @@ def main() -> None:
     """Write data/train_resampler, metrics/train_resampler.json and plots/train_resampler/loss.csv."""
     params = read_params(TrainResamplerParams, stage="train_resampler")
     settings, model = params.train_resampler[params.weights], params.model[params.weights]
-    previous = Path("data/train_vision")
+    launch, previous = read_launch(params.weights), Path("data/train_vision")
     run(
         "train_resampler",
         params,
@@ -33,9 +34,7 @@ def main() -> None:
             previous,
             Path("data/train_resampler"),
             checkpoints,
-            recipe=language_recipe(settings, model, read_launch(params.weights), params.seed),
-            records=settings.records_per_panorama,
-            **model_settings(model),
+            **resampler_arguments(settings, model, launch, params.seed, STORE, logs("train_resampler")),
         ),
     )
 

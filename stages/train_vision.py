@@ -4,9 +4,10 @@ from pathlib import Path
 
 from panollava.backbones.presets import read_pointer
 from panollava.params import Model, Strict, TrainVision, Weights, read_launch, read_params
+from panollava.settings import vision_arguments
 from panollava.training.vision_stage import train_vision
 from stages import run_stage
-from stages.training import ENCODER, STORE, model_settings, recipe, run
+from stages.training import ENCODER, STORE, logs, run
 
 
 class TrainVisionParams(Strict):
@@ -32,9 +33,7 @@ def main() -> None:
             STORE,
             Path("data/train_vision"),
             checkpoints,
-            recipe=recipe(settings, model, launch, params.seed, overlap=(settings.loss, settings.pairing)),
-            blocks=settings.encoder_blocks,
-            **model_settings(model),
+            **vision_arguments(settings, model, launch, params.seed, STORE, logs("train_vision")),
         ),
     )
 

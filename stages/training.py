@@ -1,82 +1,26 @@
-"""Shared by all training stages: folders, the recipe of the parameters, the loss curve and the numbers."""
+"""Shared by all training stages: where the pipeline keeps things, and what a stage does around its training."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-import torch
 from accelerate import PartialState
 
-from panollava.backbones.assemble import ModelSettings
-from panollava.io import replacing, write_json
-from panollava.params import Launch, Model, Strict, Training
+from panollava.params import Strict
 from panollava.training.fit import Outcome
-from panollava.training.recipe import Recipe
-from panollava.training.scratch import scratch
+from panollava.training.running import run_stage as run_training
+from panollava.training.scratch import scratch_root
 
 STORE = Path("data/store")
 ENCODER = Path("data/encoder.json")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+METRICS, PLOTS = Path("metrics"), Path("plots")
 
 
-def model_settings(model: Model) -> dict[str, Any]:
-    """Return the dtype and the settings of a model as the stages of the package take them."""
-    settings = {name: value for name, value in model if name not in ("dtype", "compute")}
-    return {"dtype": DTYPES[model.dtype], "settings": ModelSettings(**settings)}
-
-
-def recipe(
-    training: Training, model: Model, launch: Launch, seed: int, overlap: tuple[str, str] | None = None
-) -> Recipe:
-    """Return the recipe of a stage, without the settings of a language model."""
-    return Recipe(
-        learning_rates=training.learning_rate,
-        steps=training.steps,
-        batch_size=training.batch_size,
-        accumulation=training.accumulation,
-        warmup=training.warmup,
-        schedule=training.schedule,
-        save_steps=launch.save_steps,
-        seed=seed,
-        bf16=model.compute == "bfloat16",
-        workers=launch.workers,
-        overlap=overlap,
-    )
+def logs(stage: str) -> Path:
+    """Return the folder for the logs of trackers: runs/STAGE in the project's own root, as for the scratch folder."""
+    return scratch_root().parent / "runs" / stage
 
 
 def run(stage: str, params: Strict, inputs: list[Path], train: Callable[[Path], Outcome]) -> None:
-    """Run one training stage in its scratch folder; write its loss curve and numbers.
-
-    `params` and `inputs` decide the result, so they name the folder. Launch settings do not: under others, a killed run
-    continues.
-    """
-    with scratch(stage, params.model_dump(mode="json"), inputs) as checkpoints:
-        outcome = train(checkpoints)
-        if PartialState().is_main_process:
-            _report(stage, outcome)
+    """Run one training stage, and leave the group of processes."""
+    run_training(stage, params.model_dump(mode="json"), inputs, train, metrics=METRICS, plots=PLOTS)
     PartialState().destroy_process_group()
-
-
-def _report(stage: str, outcome: Outcome) -> None:
-    columns = ["step", "loss", "learning_rate"]
-    curve = pd.DataFrame(outcome.history, columns=columns)
-    folder = Path("plots") / stage
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "loss.csv") as file:
-        curve.to_csv(file, index=False)
-    write_json(Path(f"metrics/{stage}.json"), {stage: _numbers(outcome)})
-
-
-def _numbers(outcome: Outcome) -> dict[str, Any]:
-    losses = [entry["loss"] for entry in outcome.history]
-    tenth = max(len(losses) // 10, 1)
-    trained = sum(outcome.trained.values())
-    numbers: dict[str, Any] = {
-        "trained_parameters": trained,
-        "trained_share": trained / outcome.total,
-        "moved": {part.strip("."): value for part, value in outcome.moved.items()},
-    }
-    if losses:
-        numbers |= {"first_loss": sum(losses[:tenth]) / tenth, "last_loss": sum(losses[-tenth:]) / tenth}
-    return numbers

@@ -162,7 +162,7 @@ def test_merge_writes_a_checkpoint_and_overwrites_nothing(
     assert capsys.readouterr().err == f"panollava: {out} exists and is not an empty folder; choose another name or " \
         "remove it first\n"  # fmt: skip
     assert main(["merge", str(root / "base"), str(tmp_path / "other")]) == 1
-    assert "base has no adapter_config.json: it is not a LoRA folder" in capsys.readouterr().err
+    assert "base has neither LoRA weights nor weights of the language model" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 
@@ -306,7 +306,7 @@ def test_a_number_of_tokens_is_a_positive_whole_number(count: str, capsys: pytes
 
 COMMANDS = (
     "ask", "chat", "detect", "segment", "merge", "import", "validate", "compare", "gate", "grid", "ablation",
-    "documents", "bench",
+    "documents", "bench", "train", "evaluate",
 )  # fmt: skip
 
 

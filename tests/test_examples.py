@@ -14,9 +14,11 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 from ruamel.yaml import YAML
-from tiny_backbones import write_panoramas, write_parts
+from tiny_backbones import LLMS, tiny_tokenizer, write_panoramas, write_parts
 from tiny_models import write_dataset, write_images, write_resampler_folder
 
+from panollava.corpus.text_chat import read_text_chat
+from panollava.hashes import file_hash
 from stages import evaluate
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +87,36 @@ def test_custom_training_writes_a_model_that_opens(
     assert "validation loss" in said
     assert "the answer in the data: a red cube" in said
     assert (tmp_path / "mine" / "adapter_config.json").is_file()
+
+
+def test_plain_questions_are_counted_and_prompts_answered(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = str(run / "data/finetune_lora")
+    start(monkeypatch, "plain_questions.py", trained)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 21
+    assert said[-1].endswith(" of 20 right")
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "chat.jsonl"
+    prompts.write_text("Hello!\n\nWho are you?\n")
+    tokenizer = tiny_tokenizer("llama")
+    tokenizer.save_pretrained(run / "backbones/own")  # with its template, and a model that ends at once
+    model = LLMS["llama"](len(tokenizer))
+    model.generation_config.eos_token_id = list(range(3, len(tokenizer)))
+    model.save_pretrained(run / "backbones/own")
+    start(monkeypatch, "plain_questions.py", str(run / "backbones/own"), str(prompts), str(out))
+    found = read_text_chat(out)
+    assert {question for ((question, _),) in found} <= {"Hello!", "Who are you?"}
+    said = capsys.readouterr().out
+    assert f"{len(found)} dialogues; {2 - len(found)} left out" in said
+    assert f"sha256: {file_hash(out)[:12]}" in said
+
+
+def test_an_answer_is_right_in_whole_words() -> None:
+    is_right = runpy.run_path(str(ROOT / "examples" / "plain_questions.py"))["is_right"]
+    assert is_right("It is CO2, or carbon dioxide.", ["carbon dioxide"])
+    assert is_right("4", ["4", "four"])
+    assert not is_right("It is 14.", ["4", "four"])
 
 
 def executed(notebook: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **paths: str) -> list[Any]:

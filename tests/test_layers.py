@@ -22,9 +22,11 @@ LAYERS = (
     "inference",
     "tasks",
     "backbones",
+    "evaluating",
     "training",
     "yaml_files",
     "params",
+    "settings",
     "experiments",
     "bench",
     "report",
@@ -75,7 +77,7 @@ def test_imports_run_one_way():
 
 def test_parameters_are_read_by_experiments_and_commands_alone():
     readers = {layer(path) for path in MODULES if "params" in imported_layers(path)}
-    assert readers <= {"experiments", "cli"}
+    assert readers <= {"settings", "experiments", "cli"}
     assert not {"experiments", "report"} & set(imported_layers(PACKAGE / "params.py"))
 
 

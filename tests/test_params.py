@@ -2,15 +2,17 @@
 
 import copy
 import math
+import re
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from ruamel.yaml import YAML
 
-from panollava.params import MOVED, Launch, Params, ParamsError, load_params, read_launch
+from panollava.params import MOVED, Launch, Params, ParamsError, Tracker, load_params, read_launch
+from panollava.training.trackers import TRACKERS
 from panollava.vlm.views import ViewSettings
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
@@ -95,8 +97,16 @@ def test_a_missing_key_is_named(content: dict[str, Any], tmp_path: Path, path: s
         ("train_resampler.standin.steps", 0),
         ("train_resampler.standin.steps", 1.5),
         ("train_resampler.standin.warmup", 1.0),
+        ("train_resampler.standin.warmup", -0.1),
+        ("train_resampler.standin.epochs", 0.0),
+        ("train_resampler.standin.validate_every", 0),
+        ("train_resampler.standin.keep", "first"),
+        ("train_resampler.standin.patience", 0),
+        ("finetune_lora.hub.freeze_layers", -1),
+        ("train_vision.hub.encoder_blocks", -1),
         ("finetune_lora.standin.save_lora_only", "yes"),
         ("finetune_lora.standin.lora.targets", []),
+        ("finetune_lora.standin.lora.targets", "q_proj"),
         ("model.hub.resampler", "linear"),
         ("model.hub.position_code", "xyz"),
         ("train_vision.standin.pairing", "homography"),
@@ -211,9 +221,57 @@ def test_moved_settings_are_told_where_they_went_all_at_once(content: dict[str, 
 
 def test_no_present_setting_looks_like_a_moved_one() -> None:
     assert load_params(PARAMS)
-    assert {text.split(" in launch.yaml")[0] for text in MOVED.values() if text.endswith("launch.yaml")} == {
-        f"now {name}" for name in Launch.model_fields
-    }
+    moved = {text.split(" in launch.yaml")[0] for text in MOVED.values() if text.endswith("launch.yaml")}
+    assert moved <= {f"now {name}" for name in Launch.model_fields}
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("train_vision.standin", {"epochs": 2.0}, "give one of steps and epochs.*steps = 20, epochs = 2.0"),
+        ("train_vision.standin", {"steps": None}, "give one of steps and epochs.*steps = None, epochs = None"),
+        ("train_resampler.hub", {"warmup": 4000}, "warmup = 4000 steps, but steps = 4000"),
+        ("train_resampler.hub", {"keep": "best"}, "keep: best needs a validation loss; set validate_every"),
+        ("finetune_lora.hub", {"patience": 3}, "patience needs a validation loss; set validate_every"),
+        ("finetune_lora.hub", {"lora": None, "load_in_4bit": True}, "weights of 4 bits cannot"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(
+    content: dict[str, Any], tmp_path: Path, section: str, changes: dict[str, Any], message: str
+) -> None:
+    stage, weights = section.split(".")
+    content[stage][weights] |= changes
+    found = refusal(content, tmp_path)
+    assert f"  {section} = " in found
+    assert re.search(message, found)
+
+
+def test_the_other_ways_to_train_are_read(content: dict[str, Any], tmp_path: Path) -> None:
+    changes = {"steps": None, "epochs": 2, "warmup": 7, "validate_every": 5, "keep": "best", "patience": 1}
+    content["finetune_lora"]["hub"] |= changes | {"lora": None, "freeze_layers": 4}
+    with (tmp_path / "params.yaml").open("w") as file:
+        YAML(typ="safe").dump(content, file)
+    found = load_params(tmp_path / "params.yaml").finetune_lora["hub"]
+    assert found.model_dump(include=set(changes)) == changes
+    assert (found.lora, found.freeze_layers) == (None, 4)
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"), [("none", []), (["none"], []), ([], []), (["wandb", "trackio"], ["wandb", "trackio"])]
+)
+def test_trackers_are_a_list_or_none(tmp_path: Path, value: Any, wanted: list[str]) -> None:
+    content = YAML(typ="safe").load(PARAMS.with_name("launch.yaml").read_text("utf-8"))
+    assert content["hub"]["report_to"] == "none"
+    content["hub"]["report_to"] = value
+    with (tmp_path / "launch.yaml").open("w") as file:
+        YAML(typ="safe").dump(content, file)
+    assert read_launch("hub", tmp_path / "launch.yaml").report_to == wanted
+    content["hub"]["report_to"] = ["mlflow"]
+    with (tmp_path / "launch.yaml").open("w") as file:
+        YAML(typ="safe").dump(content, file)
+    with pytest.raises(ParamsError, match=r"hub.report_to.0 = 'mlflow': Input should be 'tensorboard', 'wandb'"):
+        read_launch("hub", tmp_path / "launch.yaml")
+    assert get_args(Tracker) == TRACKERS
 
 
 def test_launch_settings_of_both_kinds_of_weights() -> None:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -238,10 +237,9 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 def test_every_parameter_is_declared_by_some_stage(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: set[tuple[str, ...]] = set()
-    pairs = zip_longest(PARAMS["encoders"], PARAMS["llms"], fillvalue=None)
-    for number, (encoder, llm) in enumerate(pairs):
-        weights = ("standin", "hub")[number % 2]
-        choice = {"weights": weights, "encoder": encoder or PARAMS["encoder"], "llm": llm or PARAMS["llm"]}
+    kinds = {"weights": ["standin", "hub"], "encoder": list(PARAMS["encoders"]), "llm": list(PARAMS["llms"])}
+    for number in range(max(map(len, kinds.values()))):
+        choice = {kind: values[number % len(values)] for kind, values in kinds.items()}
         found |= set(leaves(declared(workspace, monkeypatch, *STAGES, **choice)))
     # The gate's rules are read by `make gate`, which is no stage.
     assert {path for path in leaves(PARAMS) if path[0] != "gate"} == found

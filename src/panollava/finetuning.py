@@ -7,6 +7,7 @@ settings continues where it was.
 
 import hashlib
 import math
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,10 @@ from panollava.io import check_vacant
 from panollava.report.model_card import trained_further, write_model_card
 from panollava.tasks.checks import answer_problems
 from panollava.training.dialogues import Collator, Draw, Draws
-from panollava.training.fit import RESAMPLER
+from panollava.training.fit import RESAMPLER, in_float32
 from panollava.training.language_stages import LORA, MASK_HEAD
 from panollava.training.lengths import Context
-from panollava.training.lora import lora_config
+from panollava.training.lora import lora_config, lora_targets
 from panollava.training.processes import divided
 from panollava.training.recipe import Recipe
 from panollava.training.scratch import scratch
@@ -213,14 +214,16 @@ class PanoLLaVATrainer:
     def _fit(self, checkpoints: Path) -> list[dict[str, float]]:
         recipe = self.recipe
         set_seed(recipe.seed)
-        adapted = get_peft_model(self.model.model, lora_config(**self.lora))
+        lora = self.lora | {"targets": lora_targets(self.model.model, self.lora["targets"])}
+        adapted = get_peft_model(self.model.model, lora_config(**lora))
         self.model.adapted = adapted
         table = trainable_table(adapted, set_trainable(adapted, recipe.learning_rates))
         PartialState().print(table, flush=True)
         draws = Draws(self.train_dataset, seed=recipe.seed, count=recipe.draws, records=self.records)
         patches = self.model.model.config.patch_side if self.masked else None
         collator = Collator(self.model.processor, patches=patches)
-        history = PanoTrainer(adapted, recipe, checkpoints, draws=draws, collator=collator).run()
+        with in_float32(adapted) if recipe.bf16 else nullcontext():
+            history = PanoTrainer(adapted, recipe, checkpoints, draws=draws, collator=collator).run()
         adapted.eval()
         return history
 

@@ -7,7 +7,7 @@ depends on a parameter that DVC does not know. Nothing depends on launch.yaml: i
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
 import dvc.api
 from dvc.exceptions import DvcException
@@ -16,6 +16,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeInt,
+    PlainValidator,
     PositiveInt,
     ValidationError,
     create_model,
@@ -23,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from panollava.backbones.templates import CHOICES, OWN, is_choice
 from panollava.corpus.world.scenes import MAX_LATITUDE_DEG
 from panollava.vlm.views import ViewSettings
 from panollava.yaml_files import ParamsError, problems_of, read_yaml
@@ -69,7 +72,14 @@ class LlmPreset(Strict):
 
     hub: str
     standin: str
-    chat_template: Literal["llama", "vicuna", "mistral"]
+    chat_template: str = OWN
+
+    @field_validator("chat_template")
+    @classmethod
+    def _known_template(cls, value: str) -> str:
+        if not is_choice(value):
+            raise ValueError(f"{value!r} is no chat template; it may be {CHOICES}")
+        return value
 
 
 class SplitSizes(Strict):
@@ -142,23 +152,72 @@ class Model(Strict):
     mask_hidden_size: PositiveInt
 
 
+Rate = Annotated[float, Field(ge=0)]
+
+
+class VisionRates(Strict):
+    """The learning rates of train_vision."""
+
+    vision_tower: Rate
+    resampler: Rate
+
+
+class ResamplerRates(Strict):
+    """The learning rate of train_resampler."""
+
+    resampler: Rate
+
+
+class FinetuneRates(Strict):
+    """The learning rates of finetune_lora: of adapters, or of the language model where it trains itself."""
+
+    resampler: Rate
+    lora: Rate
+    language_model: Rate
+    mask_head: Rate
+
+
 class Training(Strict):
     """What all training stages share."""
 
-    steps: PositiveInt
+    steps: PositiveInt | None
+    epochs: Annotated[float, Field(gt=0)] | None
     batch_size: PositiveInt
     accumulation: PositiveInt
-    learning_rate: dict[str, Annotated[float, Field(ge=0)]]
-    warmup: float = Field(ge=0, lt=1)
+    warmup: float = Field(ge=0)
     schedule: Literal["cosine", "constant_with_warmup"]
+    validate_every: PositiveInt | None
+    keep: Literal["last", "best"]
+    patience: PositiveInt | None
+
+    @field_validator("warmup", mode="before")
+    @classmethod
+    def _share_or_steps(cls, warmup: Any) -> Any:
+        if isinstance(warmup, float) and warmup >= 1:
+            raise ValueError("a share of the steps is below 1, a number of steps has no decimal point")
+        return warmup
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(
+                f"give one of steps and epochs, the other is null; here steps = {self.steps}, epochs = {self.epochs}"
+            )
+        if self.steps is not None and self.warmup >= max(self.steps, 1):
+            raise ValueError(f"warmup = {self.warmup:g} steps, but steps = {self.steps}; warm up for fewer")
+        for name, asked in (("keep: best", self.keep == "best"), ("patience", self.patience is not None)):
+            if asked and self.validate_every is None:
+                raise ValueError(f"{name} needs a validation loss; set validate_every to a number of steps")
+        return self
 
 
 class TrainVision(Training):
     """The overlap loss."""
 
+    learning_rate: VisionRates
     pairing: Literal["exact", "strip", "none"]
     loss: Literal["vicreg", "vicreg_batchwise", "densecl"]
-    encoder_blocks: PositiveInt
+    encoder_blocks: NonNegativeInt
 
 
 class Augment(Strict):
@@ -168,12 +227,24 @@ class Augment(Strict):
     tilt_deg: float = Field(ge=0, le=30)
 
 
-class TrainResampler(Training):
-    """The resampler against the frozen language model."""
+class DialogueTraining(Training):
+    """What the stages with a language model share."""
 
     records_per_panorama: PositiveInt
     load_in_4bit: bool
     augmentation: Augment
+
+
+class TrainResampler(DialogueTraining):
+    """The resampler against the frozen language model."""
+
+    learning_rate: ResamplerRates
+
+
+def _lora_targets(value: Any) -> Any:
+    if value == "all" or (isinstance(value, list) and value and all(isinstance(name, str) for name in value)):
+        return value
+    raise ValueError("expected a list of names of layers, or all")
 
 
 class Lora(Strict):
@@ -182,15 +253,32 @@ class Lora(Strict):
     rank: PositiveInt
     alpha: PositiveInt
     dropout: float = Field(ge=0, lt=1)
-    targets: list[str] = Field(min_length=1)
+    targets: Annotated[list[str] | Literal["all"], PlainValidator(_lora_targets)]
 
 
-class FinetuneLora(TrainResampler):
-    """Adapters, resampler and mask head together."""
+class TextChatShare(Strict):
+    """Dialogues about no panorama, a share of all; the hash of their file stands here, so a run belongs to it."""
 
+    path: str = Field(min_length=1)
+    share: float = Field(ge=0, le=0.9)
+    sha256: str = Field(pattern="^[0-9a-f]{12,64}$")
+
+
+class FinetuneLora(DialogueTraining):
+    """Adapters, or the language model itself, with the resampler and the mask head."""
+
+    learning_rate: FinetuneRates
+    text_chat: TextChatShare | None
     mask_weight: float = Field(ge=0)
-    lora: Lora
+    lora: Lora | None
+    freeze_layers: NonNegativeInt
     save_lora_only: bool
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        if self.lora is None and self.load_in_4bit:
+            raise ValueError("lora: null trains the language model, and weights of 4 bits cannot; one of both is wrong")
+        return self
 
 
 class Evaluate(Strict):
@@ -267,6 +355,10 @@ class Params(Strict):
     gate: dict[str, Rule]
 
 
+# Those of `training.trackers.TRACKERS`; a test compares them.
+Tracker = Literal["tensorboard", "wandb", "trackio", "dvclive"]
+
+
 class Launch(Strict):
     """How training runs on a machine; none of these settings changes a result."""
 
@@ -274,6 +366,7 @@ class Launch(Strict):
     save_steps: PositiveInt
     activation_checkpointing: bool
     compile: bool
+    report_to: Annotated[list[Tracker], BeforeValidator(lambda value: [] if value in ("none", ["none"]) else value)]
 
 
 class LaunchFile(Strict):
@@ -312,13 +405,21 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         ParamsError: no YAML file; keys of an earlier version, all of them; unknown or missing keys, wrong types or
             values, each with its dotted path; unknown presets.
     """
-    values = read_yaml(path)
+    return parse_params(read_yaml(path), str(path))
+
+
+def parse_params(values: Mapping[str, Any], source: str) -> Params:
+    """Return the content of a params.yaml, validated; `source` names it in messages.
+
+    Raises:
+        ParamsError: as `load_params`.
+    """
     if moved := list(_moved(values)):
-        raise ParamsError(f"{path} has settings of an earlier version; move or remove each:\n" + "\n".join(moved))
-    params = _validated(Params, values, str(path))
+        raise ParamsError(f"{source} has settings of an earlier version; move or remove each:\n" + "\n".join(moved))
+    params = _validated(Params, values, source)
     for kind, name, presets in (("encoder", params.encoder, params.encoders), ("llm", params.llm, params.llms)):
         if name not in presets:
-            raise ParamsError(f"{path}: {kind} = {name!r} is no preset; {kind}s has {', '.join(presets)}")
+            raise ParamsError(f"{source}: {kind} = {name!r} is no preset; {kind}s has {', '.join(presets)}")
     return params
 
 

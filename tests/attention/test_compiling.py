@@ -7,14 +7,18 @@ import pytest
 import torch
 from accelerate.utils import send_to_device
 from peft import PeftModel, get_peft_model
+from tiny_families import family_config
 from torch import Tensor
 from torch._dynamo.utils import counters
+from transformers import AutoModelForCausalLM
 
 from panollava import PanoLlavaForConditionalGeneration
 from panollava.attention import packed
 from panollava.attention.compiling import compile_layers
 from panollava.attention.packing import flatten, pack
 from panollava.attention.plan import planned_attention, use_plans
+from panollava.backbones.probe import composite
+from panollava.backbones.shrinking import shrunk
 from panollava.training.fit import RESAMPLER
 from panollava.training.language_stages import LORA
 from panollava.training.lora import lora_config
@@ -77,18 +81,36 @@ def test_loss_and_gradients_are_those_of_plain_layers_at_every_length(adapted: P
     assert ([name for name, _ in adapted.named_parameters()], list(adapted.state_dict())) == names
 
 
-def test_fused_attention_is_one_graph_at_every_length(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_experts_compile(make_model: Make) -> None:
+    """A configuration of two parts forgets how experts are computed; the eager loop over them has no graph."""
+    torch._dynamo.reset()
+    with torch.random.fork_rng():
+        experts = AutoModelForCausalLM.from_config(shrunk(family_config("qwen3_moe", num_hidden_layers=3)))
+    model = composite(experts)
+    use_plans(model.model.language_model)
+    made = flatten([pack([3, 4, 5], [(list(range(6, 6 + n)), [IGNORE, *range(7, 6 + n)]) for n in (8, 5)])], 0)
+    wanted = model(**made, use_cache=False).loss
+    compile_layers(model.model.language_model.layers, backend="aot_eager")
+    found = model(**made, use_cache=False).loss
+    assert torch.allclose(found, wanted, rtol=1e-5)
+    found.backward()
+    assert counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_fused_attention_is_one_graph_at_every_length(monkeypatch: pytest.MonkeyPatch, texts: bool) -> None:
     """Forwards and backwards; tensors without content stand in for a GPU's."""
-    monkeypatch.setattr(packed, "fused_on_gpu", lambda tensor: True)
+    monkeypatch.setattr(packed, "fused_on_gpu", lambda *tensors: True)
     torch._dynamo.reset()
     counters.clear()
     attend = torch.compile(planned_attention, backend="aot_eager", dynamic=True, fullgraph=True)
     paddings = set()
     for lengths in [(8, 9), (11, 3, 5), (30, 2), (16, 16), (4, 6), (5, 6), (6, 6), (7, 6)]:
         rows = [pack(PLACEHOLDERS, [([1] * n, [1] * n) for n in lengths])] * 2
-        plan = send_to_device(flatten(rows, 0), "meta")["plan"]
+        alone = pack([], [([1] * n, [1] * n) for n in lengths[::-1]]) if texts else None
+        plan = send_to_device(flatten(rows, 0, texts=alone), "meta")["plan"]
         size = len(plan.segments)
-        paddings.add(size - 2 * (len(PLACEHOLDERS) + sum(lengths)))
+        paddings.add(size - 2 * (len(PLACEHOLDERS) + sum(lengths)) - plan.texts)
         tokens = [torch.empty(1, h, size, 8, device="meta", dtype=torch.half, requires_grad=True) for h in (4, 2, 2)]
         output, _ = attend(torch.nn.Identity(), *tokens, None, plan=plan, scaling=0.3)
         assert output.shape == (1, size, 4, 8)

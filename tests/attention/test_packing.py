@@ -112,6 +112,36 @@ def test_packed_rows_have_the_loss_and_gradients_of_separate_records(
     assert max(g.abs().max() for n, g in found.items() if "vision_tower" in n) > 0
 
 
+@pytest.mark.parametrize(("language", "window"), WINDOWS)
+def test_records_of_no_panorama_have_the_loss_and_gradients_that_they_have_alone(
+    make_config: Callable, prefix, records, views, language: str, window: int | None
+) -> None:
+    model = windowed(make_config, language, window)
+    texts, total, targets = records[1] + records[0][:2], torch.zeros(()), 0
+    model.model.language_model.set_attn_implementation("sdpa")
+    for ids, labels in texts:
+        alone = {"input_ids": torch.tensor([ids]), "labels": torch.tensor([[IGNORE, *labels[1:]]])}
+        count = int((alone["labels"] != IGNORE).sum())
+        total, targets = total + model(**alone).loss * count, targets + count
+    model.model.language_model.set_attn_implementation(IMPLEMENTATION)
+    rows = [pack(prefix, row) for row in records]
+    seen = flatten(rows, PAD)
+    count = int((seen["labels"] != IGNORE).sum())
+    total, targets = total + model(**seen, **views).loss * count, targets + count
+    (total / targets).backward()
+    wanted = gradients(model)
+
+    batch = flatten(rows, PAD, texts=pack([], texts))
+    assert batch["plan"].texts == sum(len(ids) for ids, _ in texts)
+    loss = model(**batch, **views).loss
+    loss.backward()
+    found = gradients(model)
+    assert torch.allclose(loss, total / targets, rtol=1e-5)
+    for name, gradient in wanted.items():
+        scale = gradient.abs().max() + 1e-5
+        assert (found[name] - gradient).abs().max() < 2e-4 * scale, name
+
+
 def positions_of(rows: list[Packed], attention: str, row: int, record: int) -> slice:
     """Return the positions of a record of a row in the flattened logits of a batch."""
     start, length = rows[row].segments.index(record), rows[row].segments.count(record)

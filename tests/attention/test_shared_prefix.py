@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from panollava.attention.scores import ScoreRule
 from panollava.attention.shared_prefix import SharedPlan, SharedPrefix
 
 PREFIXES, GROUPS, HEADS, LENGTH, WIDTH, OWN = 3, 2, 4, 22, 8, 9
@@ -25,11 +26,12 @@ def alone(query: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Te
 
 
 def attend(
-    shared: SharedPrefix, query: Tensor, keys: Tensor, values: Tensor, *, layer: int = 0, window: int | None = None
-) -> Tensor:
+    shared: SharedPrefix, query: Tensor, keys: Tensor, values: Tensor, *, layer: int = 0, window: int | None = None,
+    rule: ScoreRule | None = None,
+) -> Tensor:  # fmt: skip
     module: Any = SimpleNamespace(layer_idx=layer)
     plan = SharedPlan(prefix=shared)
-    return plan.attend(module, query, keys, values, scale=WIDTH**-0.5, dropout=0.0, window=window)
+    return plan.attend(module, query, keys, values, scale=WIDTH**-0.5, dropout=0.0, window=window, rule=rule)
 
 
 @pytest.mark.parametrize("count", [OWN, 4, 1])
@@ -78,6 +80,33 @@ def test_the_fused_kernels_compute_plain_products(length: int, window: int | Non
         assert shared.fused == (device == "cuda")
         found.append(attend(shared, *there[2:], window=window).float().cpu())
     assert torch.allclose(*found, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "rule", [ScoreRule(cap=1.5), ScoreRule(sinks=torch.arange(4.0)), ScoreRule(2.0, torch.ones(4))]
+)
+@pytest.mark.parametrize("owners", [OWNERS, torch.tensor([2, 0, 1])])  # shared prefixes, and one for each row
+@pytest.mark.parametrize("window", [None, 20])
+def test_capped_scores_and_sinks_are_those_of_the_whole_row(
+    owners: Tensor, rule: ScoreRule, window: int | None
+) -> None:
+    keys = 2 * torch.randn(PREFIXES, GROUPS, LENGTH, WIDTH)
+    own_keys, query = torch.randn(len(owners), GROUPS, OWN, WIDTH), 3 * torch.randn(len(owners), HEADS, OWN, WIDTH)
+    values, own_values = torch.randn(PREFIXES, GROUPS, LENGTH, 3), torch.randn(len(owners), GROUPS, OWN, 3)
+    shared = SharedPrefix.of([keys], [values], owners, torch.zeros_like(owners))
+    output = attend(shared, query, own_keys, own_values, window=window, rule=rule)
+    assert output.shape == (len(owners), OWN, HEADS, 3)
+    for row, owner in enumerate(owners):
+        seen = torch.cat((keys[owner], own_keys[row]), 1).repeat_interleave(2, 0).double()
+        told = torch.cat((values[owner], own_values[row]), 1).repeat_interleave(2, 0).double()
+        scores = query[row].double() @ seen.mT * WIDTH**-0.5
+        if rule.cap is not None:
+            scores = rule.cap * (scores / rule.cap).tanh()
+        distance = torch.arange(LENGTH, LENGTH + OWN)[:, None] - torch.arange(LENGTH + OWN)
+        raised = scores.exp() * ((distance >= 0) & (distance < (window or 99)))
+        nothing = 0 if rule.sinks is None else rule.sinks.double().exp()[:, None, None]
+        wanted = raised @ told / (raised.sum(-1, keepdim=True) + nothing)
+        assert torch.allclose(output[row].transpose(0, 1).double(), wanted, atol=1e-5)
 
 
 def test_without_a_prefix_rows_are_alone() -> None:

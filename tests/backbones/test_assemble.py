@@ -15,7 +15,7 @@ from panollava import PanoLLaVAModel
 from panollava.backbones.assemble import Parts, assemble
 from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer
 from panollava.backbones.presets import Backbone, resolve
-from panollava.backbones.tokenizer import chat_template
+from panollava.backbones.templates import chat_template
 
 PAIRS = [(encoder, llm) for encoder in ENCODERS for llm in LLMS]
 

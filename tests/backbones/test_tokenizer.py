@@ -4,7 +4,8 @@ import pytest
 from tiny_backbones import tiny_tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from panollava.backbones.tokenizer import CHAT_TEMPLATES, NUMBERS, chat_template, train_tokenizer
+from panollava.backbones.templates import CHAT_TEMPLATES, chat_template
+from panollava.backbones.tokenizer import NUMBERS, train_tokenizer
 
 FAMILIES = ["llama", "vicuna", "mistral"]
 TEXTS = [

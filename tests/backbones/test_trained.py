@@ -62,7 +62,7 @@ def test_backbones_are_found_from_any_working_directory(tmp_path: Path, monkeypa
     write_encoder("clip", home / "backbones/clip")
     write_llm("llama", home / "backbones/llama")
     monkeypatch.chdir(home)
-    parts = Parts(resolve("clip", "backbones/clip"), resolve("llama", "backbones/llama"))
+    parts = Parts(resolve("clip", "backbones/clip"), resolve("llama", "backbones/llama", chat_template="llama"))
     (home / "data/trained").mkdir(parents=True)
     write_parts(parts, home / "data/trained")
     assert read_parts(Path("data/trained")) == parts

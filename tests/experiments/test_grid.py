@@ -99,8 +99,10 @@ def test_grid_is_the_product_of_the_presets():
     cells = grid({"encoders": {"clip": {}, "siglip": {}}, "llms": {"llama": {}, "mistral": {}}})
     assert list(cells) == ["clip-llama", "clip-mistral", "siglip-llama", "siglip-mistral"]
     assert cells["siglip-llama"] == {"encoder": "siglip", "llm": "llama"}
-    packaged = {"clip": {"standin": "data/standins/clip"}, "efficientnet": {"standin": "data/pretrained/efficientnet"}}
-    assert list(grid({"encoders": packaged, "llms": {"llama": {}}})) == ["clip-llama"]
+    made = {"standin": "data/pretrained/smollm2"}  # no experiment has this folder
+    assert list(
+        grid({"encoders": {"clip": {}}, "llms": {"llama": {"standin": "data/standins/llama"}, "smollm2": made}})
+    ) == ["clip-llama"]
 
 
 def test_what_was_not_measured_is_a_dash():

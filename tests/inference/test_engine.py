@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from panollava import PanoLlavaForConditionalGeneration, PanoLlavaProcessor
-from panollava.corpus.messages import Message
+from panollava.corpus.messages import Message, without_panorama
 from panollava.corpus.records import Record
 from panollava.inference import prompts
 from panollava.inference.answer import Answer, part_probabilities
@@ -74,7 +74,9 @@ def alone(
     with torch.no_grad():
         logits = model(input_ids=ids, **visual).logits[0, length - 1 : -1]
     score = logits.log_softmax(-1).gather(-1, ids[0, length:, None]).sum().exp()
-    return Answer(processor.decode(ids[0, length:], skip_special_tokens=True).strip(), float(score))
+    ends = model.generation_config.eos_token_id
+    said = [int(token) for token in ids[0, length:] if token not in (ends if isinstance(ends, list) else [ends])]
+    return Answer(processor.decode(said, skip_special_tokens=True).strip(), float(score))
 
 
 def assert_like_alone(
@@ -224,6 +226,23 @@ def test_prompts_must_show_one_panorama_after_one_beginning(
         answer(dialogue("a"), late)
     with pytest.raises(ValueError, match=r"ends with '9999.*tokens, but the language model's context holds 256"):
         answer(dialogue("9" * 300))
+
+
+def test_questions_about_no_panorama_have_the_answers_of_the_language_model_alone(
+    make_model: Make, processor: PanoLlavaProcessor
+) -> None:
+    model, texts = lively(make_model()), ["is it red?", "빨간 공은 어디에?", "is there a ball, or a red cube?"]
+    dialogues = [without_panorama(dialogue(text)) for text in texts]
+    answers = Engine(model, processor).answer_text(dialogues, max_new_tokens=[6, 6, 3])
+    for messages, answer, budget in zip(dialogues, answers, (6, 6, 3), strict=True):
+        prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+        assert "<pano>" not in prompt
+        inputs = processor(text=[prompt], return_tensors="pt", add_special_tokens=False)
+        ids = model.generate(**inputs, do_sample=False, max_new_tokens=budget)[0, inputs["input_ids"].shape[1] :]
+        ends = model.generation_config.eos_token_id
+        ended = int(ids[-1]) in (ends if isinstance(ends, list) else [ends])
+        wanted = processor.decode(ids[: len(ids) - ended], skip_special_tokens=True).strip()
+        assert (answer.text, answer.ended) == (wanted, ended)
 
 
 @pytest.mark.parametrize("blind", [False, True])

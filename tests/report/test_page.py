@@ -152,7 +152,8 @@ def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) ->
 def test_large_photographs_are_reduced_before_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_outputs(tmp_path, open_predictions(), {"en": {}}, loss=False, latency=False)
     monkeypatch.setattr("panollava.report.inputs.MAX_WIDTH", 32)
-    assert load_panoramas(tmp_path / "store", ["pano_0"])["pano_0"].shape == (16, 32, 3)
+    inputs = read_inputs(*(tmp_path / name for name in ("predictions.jsonl", "metrics", "plots", "store")))
+    assert load_panoramas(inputs, ["pano_0"])["pano_0"].shape == (16, 32, 3)
 
 
 def test_free_text_is_drawn_with_what_there_is_and_cider_as_a_tenth(full: Path) -> None:

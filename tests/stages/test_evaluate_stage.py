@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panollava import PanoLlavaForConditionalGeneration, PanoLlavaProcessor
+from panollava import PanoLlavaForConditionalGeneration, PanoLlavaProcessor, evaluating
 from panollava.corpus.masks import encoded
 from panollava.corpus.records import Record
 from panollava.corpus.store import PanoramaRow, write_store
@@ -42,7 +42,7 @@ def prepared(
 ) -> Callable[..., list[PanoramaRow]]:
     """A function that writes a test split of so many panoramas, objects alike; model and parameters are given."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stage, "load_finetuned", lambda folder: (model, processor))
+    monkeypatch.setattr(evaluating, "load_engine", lambda folder: Engine(model, processor))
     monkeypatch.setattr(stage, "read_params", lambda view, stage: PARAMS)
 
     def prepare(

@@ -44,7 +44,7 @@ def prepared(
 ) -> Callable[..., list[PanoramaRow]]:
     """A function that writes a test split of so many panoramas and their plain answers; the model is given."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stage, "load", lambda folder: Engine(model, processor))
+    monkeypatch.setattr(stage, "load_engine", lambda folder: Engine(model, processor))
 
     def prepare(count: int, turns: list[dict[str, Any]] = TURNS, params: Any = PARAMS) -> list[PanoramaRow]:
         monkeypatch.setattr(stage, "read_params", lambda view, stage: params)

@@ -27,14 +27,19 @@ from panollava.backbones.assemble import Parts
 from panollava.backbones.presets import Backbone
 from panollava.params import Evaluate
 from panollava.training import fit, language_stages, vision_stage
-from panollava.training.dialogues import Draws
+from panollava.training.dialogues import Draw, Draws
 from panollava.training.fit import Outcome
 from panollava.training.scratch import scratch
 from panollava.training.trainer import PanoTrainer
 from stages import evaluate
 
 STEPS, BATCH = 4, 4
-RECIPE = replace(tiny_backbones.RECIPE, steps=STEPS, batch_size=BATCH)
+RATES = tiny_backbones.RECIPE.learning_rates | {"language_model": 1e-3}
+RECIPE = replace(
+    tiny_backbones.RECIPE, steps=STEPS, batch_size=BATCH, learning_rates=RATES, validate_every=3, keep="best"
+)
+# Without adapters, but for the first layer.
+FULL: dict[str, Any] = {"lora": None, "freeze_layers": 1}
 OVERLAP = replace(RECIPE, overlap=("vicreg", "exact"))
 ACCUMULATED = replace(RECIPE, batch_size=1, accumulation=BATCH)
 SETTINGS: dict[str, Any] = {"dtype": torch.float32, "settings": MODEL}
@@ -106,7 +111,8 @@ def finetune(
     try:
         with scratch(out.name, {"seed": 0}, [store, previous]) as checkpoints:
             recipe = replace(ACCUMULATED, compile=compiled)
-            options |= {"recipe": recipe, "records": 3, "lora": LORA, "save_lora_only": True, **SETTINGS}
+            options = {"lora": LORA} | options
+            options |= {"recipe": recipe, "records": 3, "save_lora_only": True, **SETTINGS}
             return language_stages.finetune_lora(parts, store, previous, out, checkpoints, **options)
     finally:
         PanoTrainer.training_step = training_step
@@ -121,12 +127,12 @@ def finetune_rounded(parts: Parts, store: Path, previous: Path) -> Outcome:
     )
 
 
-def killed_and_resumed(*folders: Any, compiled: bool = False) -> Outcome:
+def killed_and_resumed(*folders: Any, compiled: bool = False, **options: Any) -> Outcome:
     """Finetune, be stopped after the checkpoint of step 2, and finetune again, now perhaps compiled."""
     try:
-        finetune(*folders, killed=True)
+        finetune(*folders, killed=True, **options)
     except KilledError:
-        return finetune(*folders, compiled=compiled)
+        return finetune(*folders, compiled=compiled, **options)
     raise AssertionError("the run was not stopped")
 
 
@@ -143,6 +149,7 @@ def run_all(parts: Parts, store: Path, earlier: Path) -> dict[str, Outcome]:
     outcomes["finetune_blind"] = finetune(
         parts, store, earlier / "train_resampler", data / "finetune_blind", blind=True
     )
+    outcomes["full"] = killed_and_resumed(parts, store, earlier / "train_resampler", data / "full", **FULL)
     evaluate.STORE, evaluate.MODEL, evaluate.BLIND = store, earlier / "finetune_lora", earlier / "finetune_blind"
     evaluate.read_params = lambda view, stage: PARAMS
     evaluate.run()
@@ -166,7 +173,13 @@ def main() -> None:
 
     sys.addaudithook(watch)
     draw = Draws.__getitem__
-    Draws.__getitem__ = lambda self, index: drawn.append(index) or draw(self, index)  # type: ignore[func-returns-value]
+
+    def noting(self: Draws, index: int) -> Draw:
+        if self.count == STEPS * BATCH:  # validation draws fewer
+            drawn.append(index)
+        return draw(self, index)
+
+    Draws.__getitem__ = noting
     content = json.loads((shared / "parts.json").read_text())
     parts = Parts(Backbone(**content["encoder"]), Backbone(**content["llm"]))
     PartialState(cpu=True)
@@ -180,10 +193,14 @@ def main() -> None:
     outcomes["sharded"] = killed_and_resumed(*folders, compiled=True)
     compilations = counters["stats"]["unique_graphs"]
     outcomes["rounded"] = finetune_rounded(parts, shared / "store", earlier / "train_resampler")
+    folders = (parts, shared / "store", earlier / "train_resampler", Path("data/sharded_full"))
+    outcomes["sharded_full"] = finetune(*folders, **FULL)
     inside = [file for file in written if file.startswith(str(work)) or not file.startswith("/")]
     found = {
         "history": {name: outcome.history for name, outcome in outcomes.items()},
         "moved": {name: outcome.moved for name, outcome in outcomes.items()},
+        "validations": {name: outcome.validations for name, outcome in outcomes.items()},
+        "kept": {name: outcome.kept_step for name, outcome in outcomes.items()},
         "drawn": each_drew,
         "split": split,
         "compilations": compilations,

@@ -158,13 +158,14 @@ def test_a_dialogue_is_encoded_once_and_batches_stay_what_they_were(
     batches = [[DIALOGUES[0], DIALOGUES[1]], [DIALOGUES[1], DIALOGUES[2]], [DIALOGUES[2], DIALOGUES[0]]]
     collators = [Collator(any_processor), Collator(any_processor, blind=True)]
     rows = [[collator.packed(records) for records in (*batches, *batches)] for collator in collators]
-    assert len(seen) == len(DIALOGUES)
+    once = len(seen)  # a prompt for each answer, and the whole; the first time also how answers end
+    assert once <= 2 * len(DIALOGUES) + 2
     for collator, packed in zip(collators, rows, strict=True):
         assert packed[:3] == packed[3:]
         for records, row in zip(batches, packed[:3], strict=True):
             encoded.cache_clear()
             assert collator.packed(records) == row
-    assert len(seen) == len(DIALOGUES) + 2 * 2 * len(batches)
+    assert len(seen) == once + 2 * 2 * 2 * len(batches)
     assert encoded.cache_info().maxsize == DIALOGUES_KEPT
 
 
@@ -262,7 +263,7 @@ def test_control_tokens_in_texts_are_learned_as_text(any_processor: PanoLlavaPro
     clean, marked = (record((f"what{x}?", f"A wall.{x} more"), ("and?", f"{x}no")) for x in ("", "</s><s><pad>"))
     counts = []
     for one in (clean, marked):
-        _, ids, labels = encoded(any_processor, dialogue_of(one))
+        ((_, ids, labels),) = encoded(any_processor, dialogue_of(one))
         counts.append(Counter(number for number in ids if number in special))
         learned = tokenizer.decode([label for label in labels if label != IGNORE])
         answers = "".join(f" {turn.assistant}</s>" for turn in one.conversations)

@@ -16,14 +16,21 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from panollava import PanoDataset, PanoLlavaImageProcessor, PanoLLaVAModel, PanoLlavaProcessor, PanoLLaVATrainer
-from panollava.backbones.tokenizer import chat_template
+from panollava.backbones.templates import chat_template
 from panollava.corpus.reading import RecordErrors
 from panollava.corpus.records import Record, Turn
 from panollava.corpus.rotation.panorama import Rotation
 from panollava.corpus.store import open_records, open_split, panorama_records, write_store
 from panollava.corpus.world_records import world_row
 from panollava.training import language_stages
-from panollava.training.dialogues import Collator, Draws, StoredPanoramas
+from panollava.training.dialogues import (
+    Collator,
+    Draws,
+    StoredPanoramas,
+    dialogue_of,
+    encoded,
+    format_of,
+)
 from panollava.training.lengths import Context, check_store
 from panollava.training.recipe import Augmentation
 
@@ -59,11 +66,19 @@ def test_the_field_is_that_of_the_longest_text(processor: PanoLlavaProcessor) ->
     ]
 
 
-def test_a_template_that_marks_no_answer_is_refused(processor: PanoLlavaProcessor) -> None:
+def test_marks_are_not_needed(processor: PanoLlavaProcessor) -> None:
     marked = str(processor.chat_template)
+    (wanted,) = encoded(processor, dialogue_of(record("9", "b c")))
+    encoded.cache_clear()
+    format_of.cache_clear()
     processor.chat_template = marked.replace("{% generation %}", "").replace("{% endgeneration %}", "")
     assert processor.chat_template != marked
-    with pytest.raises(ValueError, match="marks no answer"):
+    assert encoded(processor, dialogue_of(record("9", "b c"))) == (wanted,)
+
+
+def test_a_template_that_ends_no_answer_is_refused(processor: PanoLlavaProcessor) -> None:
+    processor.chat_template = str(processor.chat_template).replace(" + eos_token", " + '; '")
+    with pytest.raises(ValueError, match="writes '; ' behind an answer, and no control token, so no answer would end"):
         Context(processor)
 
 

@@ -9,9 +9,10 @@ import torch
 from peft import PeftModel, get_peft_model
 from peft.tuners.lora import Linear
 from torch import Tensor
+from transformers import AutoModel, Phi3Config
 
 from panollava import PanoLlavaForConditionalGeneration
-from panollava.training.lora import FusedLinear, lora_config
+from panollava.training.lora import FusedLinear, lora_config, lora_targets
 
 Make = Callable[..., PanoLlavaForConditionalGeneration]
 IDS = torch.arange(3, 33).view(2, 15)
@@ -93,3 +94,39 @@ def test_what_is_saved_is_an_adapter_of_peft(make_model: Make, tmp_path: Path) -
     read = PeftModel.from_pretrained(model.unload(), tmp_path).eval()
     assert not any(isinstance(module, FusedLinear) for module in read.modules())
     assert torch.allclose(read(input_ids=IDS).logits, wanted, atol=1e-5)
+
+
+PHI3 = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "vocab_size": 300}
+
+
+def fused_projections(make_model: Make) -> PanoLlavaForConditionalGeneration:
+    """Return a model of a family whose projections have other names than the usual ones."""
+    model = make_model()
+    model.model.language_model = AutoModel.from_config(Phi3Config(**PHI3, pad_token_id=0))
+    return model
+
+
+def test_linear_layers_without_adapters_are_named(make_model: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    usual = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    assert lora_targets(make_model(), usual) == usual
+    assert not capsys.readouterr().out
+    assert lora_targets(fused_projections(make_model), usual) == usual
+    said = capsys.readouterr().out
+    assert "phi3 has no layers q_proj, k_proj, v_proj, gate_proj, up_proj\n" in said
+    assert "4 of 8 linear layers of phi3 get no adapters: gate_up_proj, qkv_proj;" in said
+
+
+def test_all_are_the_linear_layers_of_the_language_model(make_model: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    model = fused_projections(make_model)
+    chosen = lora_targets(model, "all")
+    assert chosen == ["down_proj", "gate_up_proj", "o_proj", "qkv_proj"]
+    assert not capsys.readouterr().out
+    adapted = get_peft_model(model, lora_config(rank=2, alpha=2, dropout=0.0, targets=chosen))
+    names = [name for name, module in adapted.named_modules() if isinstance(module, FusedLinear)]
+    assert len(names) == 8
+    assert all(".language_model.layers." in name for name in names)
+
+
+def test_names_that_no_layer_has_are_refused(make_model: Make) -> None:
+    with pytest.raises(ValueError, match=r"phi3 has no layers q_proj; its linear layers are down_proj, gate_up_proj"):
+        lora_targets(fused_projections(make_model), ["q_proj"])

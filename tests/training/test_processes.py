@@ -22,7 +22,7 @@ from panollava.backbones import trained
 from panollava.training.processes import check_launch, share_of_step
 
 HERE = Path(__file__).resolve().parent
-TRAINED = ("train_vision", "train_resampler", "finetune_lora", "finetune_blind")
+TRAINED = ("train_vision", "train_resampler", "finetune_lora", "finetune_blind", "full")
 # The loss does not see them: a bias that all keys of a softmax share, and what moves all features of a variance alike.
 # Their gradients are rounding noise, which Adam blows up.
 UNSEEN = ("k_proj.bias", "trunk.linear.bias", "trunk.norm.bias")
@@ -36,6 +36,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     trained.write_parts(parts, shared)
     write_panoramas(shared / "store", 5)
     write_panoramas(shared / "store", 3, split="test")
+    write_panoramas(shared / "store", 3, split="validation")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(one)
         patch.setenv("DVC_ROOT", str(one))
@@ -83,9 +84,24 @@ def test_losses_and_weights_are_those_of_one_process(runs: SimpleNamespace, stag
         close(load_file(file), load_file(runs.two / "data" / stage / file.name))
 
 
+@pytest.mark.parametrize("stage", TRAINED)
+def test_the_validation_loss_does_not_depend_on_the_processes(runs: SimpleNamespace, stage: str) -> None:
+    wanted, found = runs.outcomes[stage], runs.validations[stage]
+    assert [entry["step"] for entry in found] == [3, 4]
+    for one, other in zip(wanted.validations, found, strict=True):
+        assert other["eval_loss"] == pytest.approx(one["eval_loss"], rel=1e-4)
+    assert runs.kept[stage] == wanted.kept_step
+
+
+def test_a_language_model_divided_by_fsdp_trains_to_the_same_weights(runs: SimpleNamespace) -> None:
+    wanted, found = (runs.one / "data/full", runs.two / "data/sharded_full")
+    assert any("language_model.layers.1." in name for name in load_file(found / "trained.safetensors"))
+    close(load_file(wanted / "trained.safetensors"), load_file(found / "trained.safetensors"))
+
+
 def test_the_folders_hold_the_same_files(runs: SimpleNamespace) -> None:
     files = [{str(file.relative_to(run)) for file in run.glob("data/*/*")} for run in (runs.one, runs.two)]
-    assert {file for file in files[1] if "/sharded/" not in file} == files[0]
+    assert {file for file in files[1] if "/sharded" not in file} == files[0]
 
 
 def test_answers_and_metrics_are_those_of_one_process(runs: SimpleNamespace) -> None:
@@ -108,14 +124,14 @@ def test_only_the_main_process_writes_and_prints(runs: SimpleNamespace) -> None:
     assert any("predictions.jsonl" in file for file in main)
     # But for the sharded optimizer, of which each writes its part.
     assert all("/checkpoint-" in file and "/optimizer_0/" in file for file in other)
-    # Four stages, of which one starts twice, and the sharded: two, one twice.
-    assert runs.printed.count("parameters train") == 8
-    assert runs.printed.count("waiting for data") == 6  # those that came to their end
+    # Four stages and one without adapters, of which two start twice, and the sharded: three, one twice.
+    assert runs.printed.count("parameters train") == 11
+    assert runs.printed.count("waiting for data") == 8  # those that came to their end
 
 
 def test_a_killed_run_was_resumed_and_left_no_checkpoints(runs: SimpleNamespace) -> None:
-    assert runs.printed.count("resuming from") == 2
-    assert runs.printed.count("/checkpoint-2") == 2
+    assert runs.printed.count("resuming from") == 3
+    assert runs.printed.count("/checkpoint-") == 3
     assert not list(runs.two.glob(".scratch/*/*/*"))
 
 

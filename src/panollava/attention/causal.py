@@ -8,29 +8,39 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.integrations.sdpa_attention import repeat_kv
 
+from panollava.attention.scores import ScoreRule, attend_by_scores
+
 # Fused kernels of half precision want heads of a multiple of so many numbers, and at most so wide.
 ALIGNED, WIDEST = 8, 256
 # For masked attention: all but cuDNN's, whose gradients are NaN at some lengths then (PyTorch issue 196678).
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
-def fused_on_gpu(keys: Tensor) -> bool:
-    """Return whether keys `[..., d]` lie where half precision has fused kernels: on a GPU from Ampere on."""
+def fused_on_gpu(keys: Tensor, values: Tensor) -> bool:
+    """Return whether keys `[..., d]` lie where half precision has fused kernels: on a GPU from Ampere on.
+
+    Values of another width have none.
+    """
     half, width = keys.dtype in (torch.bfloat16, torch.float16), keys.shape[-1]
-    fits = width % ALIGNED == 0 and width <= WIDEST
+    fits = width % ALIGNED == 0 and width <= WIDEST and width == values.shape[-1]
     return keys.is_cuda and half and fits and torch.cuda.get_device_capability(keys.device) >= (8, 0)
 
 
 def attend_causally(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float = 0.0, window: int | None = None
-) -> Tensor:
-    """Return the causal attention `[B, H, T, d]` of `query` `[B, H, T, d]` to `key` and `value` `[B, G, T, d]`.
+    query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float = 0.0, window: int | None = None,
+    rule: ScoreRule | None = None,
+) -> Tensor:  # fmt: skip
+    """Return the causal attention `[B, H, T, v]` of `query` `[B, H, T, d]` to `key` and `value` `[B, G, T, d or v]`.
 
     A sliding `window` shorter than the rows takes a mask. Kernels for other than half precision want as many heads
     everywhere; without a kernel, all scores would be in memory.
     """
     length, masked = query.shape[2], window is not None and window < query.shape[2]
-    fused = fused_on_gpu(query) and not masked
+    if rule is not None:
+        positions = torch.arange(length, device=query.device)
+        mask = near(positions, positions, length if window is None else window).tril()
+        return attend_by_scores(query, key, value, mask, scale=scale, dropout=dropout, rule=rule)
+    fused = fused_on_gpu(query, value) and not masked
     if not fused:
         key, value = (repeat_kv(one, query.shape[1] // one.shape[1]) for one in (key, value))
     options: dict[str, Any] = {"scale": scale, "dropout_p": dropout}

@@ -53,12 +53,12 @@ def pack(prefix: Sequence[int], records: Sequence[tuple[Sequence[int], Sequence[
     return Packed(ids, positions, segments, labels)
 
 
-def flatten(rows: Sequence[Packed], pad_id: int, multiple: int = 32) -> dict[str, Any]:
+def flatten(rows: Sequence[Packed], pad_id: int, multiple: int = 32, texts: Packed | None = None) -> dict[str, Any]:
     """Join packed rows to one: `input_ids`, `position_ids`, `labels` `[1, S]`, and the `plan` by which it attends.
 
-    First come all prefixes, then the records of each row. Only the end is padded, up to a `multiple`, and by two tokens
-    at least: none and one would be cases of their own for a compiler. The plan knows the needed positions, those before
-    learned tokens; they are found here, where no GPU need be waited for.
+    First come all prefixes, then the records of each row, then those of `texts`, a row without prefix. Only the end is
+    padded, up to a `multiple`, and by two tokens at least: none and one would be cases of their own for a compiler. The
+    plan knows the needed positions, those before learned tokens; they are found here, where no GPU need be waited for.
 
     Raises:
         ValueError: prefixes of different lengths, or a label within or right behind a prefix.
@@ -67,31 +67,35 @@ def flatten(rows: Sequence[Packed], pad_id: int, multiple: int = 32) -> dict[str
     if lengths := {row.prefix for row in rows} - {prefix}:
         found = sorted(lengths | {prefix})
         raise ValueError(f"the rows of a packed batch have prefixes of {found} tokens, not one length")
-    total = sum(len(row.ids) for row in rows)
+    alone = [] if texts is None else [texts]
+    every = (*rows, *alone)
+    total = sum(len(row.ids) for row in every)
     padding = LEAST_PADDING + -(total + LEAST_PADDING) % multiple
 
     def joined(values: Sequence[list[int]], fill: int) -> Tensor:
-        heads = [value for own in values for value in own[:prefix]]
-        tails = [value for own in values for value in own[prefix:]]
+        heads = [value for own in values[: len(rows)] for value in own[:prefix]]
+        tails = [value for own in values[: len(rows)] for value in own[prefix:]]
+        tails += [value for own in values[len(rows) :] for value in own]
         return torch.tensor([heads + tails + [fill] * padding])
 
-    positions, labels = joined([row.positions for row in rows], 0), joined([row.labels for row in rows], IGNORE)
+    positions, labels = joined([row.positions for row in every], 0), joined([row.labels for row in every], IGNORE)
     needed = needed_positions(next_labels(labels))
     if bool((needed < prefix * len(rows)).any()):
         raise ValueError("a label is learned within a prefix or right behind one; prefixes predict nothing, see `pack`")
     groups = [len(row.ids) - prefix for row in rows]
-    records = [len(list(own)) for row in rows for segment, own in groupby(row.segments) if segment > 0]
+    records = [len(list(own)) for row in every for segment, own in groupby(row.segments) if segment > 0]
     plan = PackedPlan(
         needed=needed,
         prefixes=sequences([prefix] * len(rows)),
         groups=sequences(groups),
         records=sequences(records),
         lengths=tuple(groups),
-        segments=joined([row.segments for row in rows], -1)[0],
+        segments=joined([row.segments for row in every], -1)[0],
         positions=positions[0],
         span=int(positions.max()) + 1,
+        texts=sum(len(row.ids) for row in alone),
     )
-    ids = joined([row.ids for row in rows], pad_id)
+    ids = joined([row.ids for row in every], pad_id)
     return {"input_ids": ids, "position_ids": positions, "labels": labels, "plan": plan}
 
 

@@ -16,6 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from panollava.attention.scores import ScoreRule, attend_by_scores
+
 IMPLEMENTATION = "panollava"
 # transformers hands a mask of four dimensions to the attention as it is, and so builds none of its own.
 NO_MASK = torch.empty(1, 1, 0, 0)
@@ -50,11 +52,13 @@ class Plan(ABC):
 
     @abstractmethod
     def attend(
-        self, layer: Any, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, window: int | None
-    ) -> Tensor:
-        """Return the output `[B, S, H, d]` of an attention `layer` for `query` `[B, H, S, d]`.
+        self, layer: Any, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float,
+        window: int | None, rule: ScoreRule | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Return the output `[B, S, H, v]` of an attention `layer` for `query` `[B, H, S, d]`.
 
-        `window` is the layer's sliding window in tokens, if it has one.
+        Heads of `value` are v wide, in most families as wide as the others. `window` is the layer's sliding window in
+        tokens, if it has one; `rule` what becomes of its scores, if anything does.
         """
 
 
@@ -69,14 +73,26 @@ def planned_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as the plan says, without one by SDPA; the interface is that of transformers' attention functions."""
+    """Attend as the plan says, without one by SDPA; the interface is that of transformers' attention functions.
+
+    `softcap` caps scores, `s_aux` `[H]` are sinks: what families without a form in SDPA hand over.
+    """
+    rule = None if softcap is None and s_aux is None else ScoreRule(softcap, s_aux)
+    if plan is None and rule is not None:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        output = attend_by_scores(query, key, value, attention_mask, scale=scale, dropout=dropout, rule=rule)
+        return output.transpose(1, 2).contiguous(), None
     if plan is None:
         options = {"scaling": scaling, "dropout": dropout, "sliding_window": sliding_window, **kwargs}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return plan.attend(module, query, key, value, scale=scale, dropout=dropout, window=sliding_window), None
+    options = {"scale": scale, "dropout": dropout, "window": sliding_window, "rule": rule}
+    output = plan.attend(module, query, key, value, **options)
+    return output.contiguous(), None  # as transformers' own functions return it, for some layers take a view of it
 
 
 AttentionInterface.register(IMPLEMENTATION, planned_attention)

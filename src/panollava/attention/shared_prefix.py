@@ -15,6 +15,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 
 from panollava.attention.causal import attend_causally, fused_on_gpu
 from panollava.attention.plan import Plan
+from panollava.attention.scores import ScoreRule, attend_by_scores
 
 # The fused kernel that takes a bias wants a multiple of so many keys.
 ALIGNED = 8
@@ -25,22 +26,28 @@ class PrefixPlan(Plan):
     """How prefixes `[P, L]` attend that are prefilled: each causally to itself.
 
     Where no position is needed, as when only their keys and values are, they do not attend in the last layer.
+
+    seen: keys and values of each layer by its number, as they were attended to; a cache may hold something else.
     """
 
+    seen: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
     def attend(
-        self, layer: Any, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, window: int | None
-    ) -> Tensor:
+        self, layer: Any, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float,
+        window: int | None, rule: ScoreRule | None = None,
+    ) -> Tensor:  # fmt: skip
         """Attend causally within `[P, H, L, d]`."""
+        self.seen[layer.layer_idx] = key.contiguous(), value.contiguous()
         if self.in_last_layer and self.needed is not None and not len(self.needed):
-            return torch.zeros_like(query).transpose(1, 2)
-        return attend_causally(query, key, value, scale, dropout, window).transpose(1, 2)
+            return query.new_zeros(*query.shape[:-1], value.shape[-1]).transpose(1, 2)
+        return attend_causally(query, key, value, scale, dropout, window, rule).transpose(1, 2)
 
 
 @dataclass(frozen=True)
 class SharedPrefix:
     """The prefixes of a batch, and which of them each row follows.
 
-    keys, values: for each layer `[P, G, L, d]` of its G key-value heads.
+    keys, values: for each layer `[P, G, L, d]` of its G key-value heads; values may have another width.
     rows: for each prefix the rows that follow it `[P, M]`, filled up with any row to the largest number M.
     slots: where each row lies in the flattened `rows`, `[R]`.
     padding: how many tokens at the beginning of each row are padding, `[R]`.
@@ -62,7 +69,7 @@ class SharedPrefix:
     def of(cls, keys: list[Tensor], values: list[Tensor], owners: Tensor, padding: Tensor) -> "SharedPrefix":
         """Return prefixes with rows that follow `owners` `[R]`."""
         rows, slots = table_of_rows(owners, len(keys[0]))
-        return cls(keys, values, rows, slots, padding, bool(padding.any()), fused=fused_on_gpu(keys[0]))
+        return cls(keys, values, rows, slots, padding, bool(padding.any()), fused=fused_on_gpu(keys[0], values[0]))
 
     @property
     def length(self) -> int:
@@ -98,30 +105,35 @@ class SharedPlan(Plan):
     biases: dict[tuple[Any, ...], Biases] = field(default_factory=dict)
 
     def attend(
-        self, layer: Any, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, window: int | None
-    ) -> Tensor:
+        self, layer: Any, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float,
+        window: int | None, rule: ScoreRule | None = None,
+    ) -> Tensor:  # fmt: skip
         """Attend with `query` `[R, H, T, d]` to the prefix of each row and its own `key` and `value` `[R, G, S, d]`.
 
         The queries are the last T of the row's own tokens, of which a static cache holds as many as it is filled with.
         The output at padding means nothing.
         """
         shared, number = self.prefix, layer.layer_idx
-        heads, _, width = query.shape[1:]
+        heads, width = query.shape[1], value.shape[-1]
         biases = self._biases(query, key, window)
         if shared.unshared:
             keys, values = (shared.keys[number], key), (shared.values[number], value)
-            return _attend_unshared(query, keys, values, biases.both, shared.slots, scale).transpose(1, 2)
+            return _attend_unshared(query, keys, values, biases.both, shared.slots, scale, rule).transpose(1, 2)
         grouped = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)  # [R, G, n T, d]
-        output, normaliser = _attend(grouped, key, value, biases.own, scale, fused=shared.fused)
+        options: dict[str, Any] = {"scale": scale, "rule": rule, "fused": shared.fused}
+        output, normaliser = _attend(grouped, key, value, biases.own, **options)
         if shared.length:
             together = grouped.index_select(0, shared.rows.flatten()).unflatten(0, shared.rows.shape)
             together = together.transpose(1, 2).flatten(2, 3)  # [P, G, M n T, d]
             before = shared.keys[number], shared.values[number]
-            found = _attend(together, *before, biases.prefix, scale, fused=shared.fused)
+            found = _attend(together, *before, biases.prefix, **options)
             apart = [half.unflatten(2, (shared.rows.shape[1], -1)).transpose(1, 2).flatten(0, 1) for half in found]
             behind, other = (half.index_select(0, shared.slots) for half in apart)  # [R, G, n T, d or 1]
             share = torch.sigmoid(other - normaliser)
             output = share * behind + (1 - share) * output
+            normaliser = torch.logaddexp(other, normaliser) if rule is not None else normaliser
+        if rule is not None:
+            output = output * rule.share_of_keys(normaliser)
         return output.to(value.dtype).reshape(len(query), heads, -1, width).transpose(1, 2)
 
     def _biases(self, query: Tensor, key: Tensor, window: int | None) -> Biases:
@@ -151,15 +163,23 @@ def table_of_rows(owners: Tensor, prefixes: int, largest: int | None = None) -> 
 
 
 def _attend(
-    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float, *, fused: bool
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    *,
+    scale: float,
+    rule: ScoreRule | None,
+    fused: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output of queries `[B, G, Q, d]` for keys `[B, G, K, d]`, and the log of their normalisers.
+    """Return the output `[B, G, Q, v]` of queries for keys `[B, G, K, d]`, and the log of their normalisers.
 
     The normalisers are `[B, G, Q, 1]`. Exponentials and normalisers are float32, as in the fused kernels, of which only
     PyTorch's private operators return the normalisers.
     """
-    on_cpu = queries.device.type == "cpu"
-    if bias is None and (fused or on_cpu):
+    on_cpu = queries.device.type == "cpu" and keys.shape[-1] == values.shape[-1]
+    capped = rule is not None and rule.cap is not None
+    if bias is None and (fused or on_cpu) and not capped:
         kernels = torch.ops.aten
         if on_cpu:
             flash = kernels._scaled_dot_product_flash_attention_for_cpu
@@ -167,12 +187,13 @@ def _attend(
             flash = kernels._scaled_dot_product_flash_attention
         output, normaliser, *_ = flash(queries, keys, values, scale=scale)
         return output, normaliser[..., None]
-    if bias is not None and fused and keys.shape[2] % ALIGNED == 0:
+    if bias is not None and fused and keys.shape[2] % ALIGNED == 0 and not capped:
         bias = bias.expand(-1, keys.shape[1], -1, -1)
         efficient = torch.ops.aten._scaled_dot_product_efficient_attention
         output, normaliser, *_ = efficient(queries, keys, values, bias, compute_log_sumexp=True, scale=scale)
         return output, normaliser[:, :, : queries.shape[2], None]
     scores = (queries @ keys.transpose(-1, -2)).float() * scale
+    scores = scores if rule is None else rule.capped(scores)
     if bias is not None:
         scores = scores + bias
     largest = scores.amax(dim=-1, keepdim=True)
@@ -225,7 +246,7 @@ def _biases(
 
 def _attend_unshared(
     query: Tensor, keys: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor], bias: Tensor | None, slots: Tensor,
-    scale: float,
+    scale: float, rule: ScoreRule | None,
 ) -> Tensor:  # fmt: skip
     """Return the output `[R, H, T, d]` for the prefix's and the row's own keys and values at once.
 
@@ -236,5 +257,8 @@ def _attend_unshared(
         prefix = before if len(before) == 1 else before.index_select(0, slots)
         whole = torch.cat((prefix, after), dim=2)
         wholes.append(whole if bias is None else repeat_kv(whole, query.shape[1] // after.shape[1]))
+    if rule is not None:
+        seen = query.new_zeros(1, 1, 1, 1) if bias is None else bias
+        return attend_by_scores(query, wholes[0], wholes[1], seen, scale=scale, dropout=0.0, rule=rule)
     options: dict[str, Any] = {"attn_mask": bias, "scale": scale, "enable_gqa": bias is None}
     return F.scaled_dot_product_attention(query, wholes[0], wholes[1], **options)

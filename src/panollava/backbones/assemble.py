@@ -4,12 +4,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
 import panollava.auto  # noqa: F401 # models that are saved carry their own code
+from panollava.backbones.families import check_family
+from panollava.backbones.language import context_length
 from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer
 from panollava.backbones.preprocessing import read_preprocessing
 from panollava.backbones.presets import Backbone
+from panollava.backbones.turns import ChatFormat
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.encoders import native_size
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
@@ -94,14 +97,16 @@ def assemble(
     """Return a model with a new resampler between two loaded backbones, and its processor.
 
     Raises:
-        ValueError: a backbone that is not the one its pointer names.
+        ValueError: a backbone that is not the one its pointer names; a language model of a family that would compute
+            something else here than by itself.
     """
+    check_family(parts.llm)
     vision, language = load_encoder(parts.encoder, dtype), load_llm(parts.llm, dtype, four_bit=four_bit)
     processor = PanoLlavaProcessor.from_parts(
         load_image_processor(parts.encoder, vision.config, settings),
         load_tokenizer(parts.llm),
         tokens_per_side=settings.tokens_per_side,
-        context_length=language.config.max_position_embeddings,
+        context_length=context_length(language.config),
     )
     config = PanoLlavaConfig(
         **vision_fields(parts.encoder, vision.config, processor.image_processor),
@@ -110,4 +115,18 @@ def assemble(
         **settings.config_fields(),
     )
     model = PanoLlavaForConditionalGeneration.from_parts(vision, language, config)
+    _end_answers(model.generation_config, processor)
     return model, processor
+
+
+def _end_answers(generation: GenerationConfig, processor: PanoLlavaProcessor) -> None:
+    """Let answers end at the token that the chat template writes behind them, beside those that the model names.
+
+    A base model names the end of its documents alone, and some chat models do too.
+    """
+    named, end = generation.eos_token_id, ChatFormat.of(processor).end
+    ends = [] if named is None else [named] if isinstance(named, int) else list(named)
+    if end not in ends:
+        generation.eos_token_id = [*ends, end] if ends else end
+    if generation.pad_token_id is None:
+        generation.pad_token_id = processor.tokenizer.pad_token_id

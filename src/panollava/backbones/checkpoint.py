@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig
 
 from panollava.backbones.adapter import ADAPTER
+from panollava.backbones.families import check_language_model
 from panollava.backbones.files import check_files
 from panollava.backbones.loading import check_loaded, model_options, reading
 from panollava.backbones.presets import hub_reachable, loading_options
@@ -28,9 +29,10 @@ def load_checkpoint(
     """Return the model and processor of a full checkpoint, by default in the dtype that it was written in.
 
     Raises:
-        ValueError: something else, or an incomplete or damaged checkpoint; in one line that names it.
+        ValueError: something else, an incomplete or damaged checkpoint, or one with a language model that would compute
+            something else here than by itself; in one line that names it.
     """
-    _check_kind(path)
+    check_language_model(_check_kind(path).text_config, path)
     with reading(path):
         loaded = PanoLlavaForConditionalGeneration.from_pretrained(
             path, dtype=dtype or "auto", use_safetensors=True, **model_options(path)
@@ -55,7 +57,7 @@ def load_processor(path: str | Path) -> PanoLlavaProcessor:
         return PanoLlavaProcessor.from_pretrained(path, **loading_options(path))
 
 
-def _check_kind(path: str | Path) -> None:
+def _check_kind(path: str | Path) -> PanoLlavaConfig:
     folder = Path(path)
     if folder.is_dir():
         _check_folder(folder)
@@ -74,6 +76,7 @@ def _check_kind(path: str | Path) -> None:
     for names in NEEDED if folder.is_dir() else ():
         if not any((folder / name).is_file() for name in names):
             raise ValueError(f"{folder} has no {names[0]}; copy the folder anew")
+    return config
 
 
 def _check_folder(folder: Path) -> None:

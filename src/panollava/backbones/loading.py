@@ -4,6 +4,7 @@ A local backbone must be the one that its pointer names. Code that a checkpoint 
 """
 
 import importlib.util
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +20,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from panollava.backbones.encoder_check import check_config
 from panollava.backbones.files import check_files, check_finite
+from panollava.backbones.language import INSIDE, language_config
 from panollava.backbones.presets import Backbone, check_unchanged, loading_options
-from panollava.backbones.tokenizer import chat_template
+from panollava.backbones.templates import SHIPPED, template_of
 from panollava.vlm.encoders import OF_A_LLM, TIMM, family_of
 from panollava.vlm.vision import tower_class
 
@@ -32,14 +35,31 @@ REASON = 300
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Let transformers and PyTorch report nothing but errors."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        logging.set_verbosity(before)
+
+
+@contextmanager
 def reading(source: str | Path) -> Iterator[None]:
     """Say in one line what is wrong with a checkpoint that a library cannot read, or that loads by its own code only.
+
+    What the library itself reports is not shown: tables of weights that are not used, and warnings. What matters of it
+    is refused by `check_loaded`.
 
     Raises:
         ValueError: with the checkpoint and what would be right.
     """
     try:
-        yield
+        with quiet():
+            yield
     # On files that hold something else than they should, libraries raise whatever comes; tokenizers bare exceptions.
     except Exception as error:
         # Its message would advise an option of transformers.
@@ -144,10 +164,11 @@ def four_bit_config(compute: torch.dtype) -> BitsAndBytesConfig:
 
 
 def load_llm(llm: Backbone, dtype: torch.dtype, *, four_bit: torch.dtype | None = None) -> PreTrainedModel:
-    """Return a language model; with `four_bit`, its layers' weights are held in 4 bits and compute in that dtype.
+    """Return a language model, also one that lies inside a vision-language model.
 
-    Such weights are for training what stands before and beside them. The configuration does not mention the 4 bits,
-    for a trained folder is used with the whole weights.
+    With `four_bit`, its layers' weights are held in 4 bits and compute in that dtype. Such weights are for training
+    what stands before and beside them. The configuration does not mention the 4 bits, for a trained folder is used with
+    the whole weights.
 
     Raises:
         ValueError: a changed, incomplete or damaged checkpoint; bitsandbytes is not installed.
@@ -157,17 +178,42 @@ def load_llm(llm: Backbone, dtype: torch.dtype, *, four_bit: torch.dtype | None 
     if four_bit is not None:
         options["quantization_config"] = four_bit_config(four_bit)
     with reading(llm.source):
+        options |= {"config": language_config(llm), "key_mapping": INSIDE}
         loaded = AutoModelForCausalLM.from_pretrained(llm.source, **options)
     model = check_loaded(loaded, llm.source)
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        # Some checkpoints hold a head of their own beside a configuration that would share the embeddings.
+        model.config.tie_word_embeddings = False
     if four_bit is not None:
         del model.config.quantization_config
     return model
 
 
+# One of these is a tokenizer's vocabulary.
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+
+
 def load_tokenizer(llm: Backbone) -> PreTrainedTokenizerBase:
-    """Return a language model's tokenizer with the chat template of its preset."""
+    """Return a language model's tokenizer with the chat template of its preset.
+
+    Raises:
+        ValueError: no tokenizer files, damaged ones, or no chat template where the preset leaves it to the model.
+    """
+    folder = Path(llm.source)
+    if folder.is_dir() and not any((folder / name).is_file() for name in VOCABULARIES):
+        raise ValueError(
+            f"{llm.name}: {folder} has no tokenizer, neither {VOCABULARIES[0]} nor {VOCABULARIES[1]}; copy the files "
+            "of the model's tokenizer there"
+        )
     with reading(llm.source):
         tokenizer = AutoTokenizer.from_pretrained(llm.source, revision=llm.revision, **loading_options(llm.source))
     if llm.chat_template is not None:
-        tokenizer.chat_template = chat_template(llm.chat_template)
+        tokenizer.chat_template = template_of(llm.chat_template)
+    elif isinstance(tokenizer.chat_template, dict):  # several, by what they are for
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{llm.name}: {llm.source} has no chat template, as a base model has none; name one of ours as "
+            f"chat_template of its preset ({', '.join(SHIPPED)}), or a .jinja file"
+        )
     return tokenizer

@@ -29,7 +29,10 @@ HUB_TIMEOUT = 10.0
 
 @dataclass(frozen=True)
 class Backbone:
-    """A resolved preset: its name, the folder or hub id, its commit or content hash, and how it is to be read."""
+    """A resolved preset: its name, the folder or hub id, its commit or content hash, and how it is to be read.
+
+    `chat_template` is a name of ours or the text of a template; None stands for the checkpoint's own.
+    """
 
     name: str
     source: str

@@ -1,23 +1,18 @@
 """The stand-ins' tokenizer: a byte-level BPE trained on their own text, in which a whole number is one piece."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
+from panollava.backbones.templates import chat_template
+
 # Numbers of up to three digits with their sign; what stands before a number; words with the space before them; other
 # punctuation; space. No piece but white space ends in a space (`, ` before a number aside), so a prompt has the same
 # tokens whatever answer follows it.
 PIECES = r"-?\d{1,3}|, (?=-?\d)| ?\[(?=-?\d)| (?=-?\d)| ?\p{L}+| ?[^\s\p{L}\d]+|\s+"
 # Every yaw and every pitch in whole degrees shall be one token.
 NUMBERS = " ".join(str(number) for number in range(-180, 181))
-
-
-def chat_template(family: str) -> str:
-    """Return the chat template of a language-model preset, with `{% generation %}` marks around what is learned."""
-    return (CHAT_TEMPLATES / f"{family}.jinja").read_text(encoding="utf-8")
 
 
 def train_tokenizer(texts: Iterable[str], family: str, *, vocabulary: int) -> PreTrainedTokenizerFast:

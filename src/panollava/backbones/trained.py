@@ -29,6 +29,8 @@ from panollava.vlm.processing_panollava import PanoLlavaProcessor
 TRAINED, PARTS = "trained.safetensors", "parts.json"
 # The parts of the model that no backbone brings: folders hold them whether they have been trained or not.
 NEW = ("model.resampler.", "mask_head.")
+# What PEFT puts between a layer's name and those of its own weights.
+ADAPTED = ".base_layer."
 
 
 def write_parts(parts: Parts, folder: Path) -> None:
@@ -94,8 +96,12 @@ def whole(value: Tensor) -> Tensor:
 
 
 def trained_state(model: nn.Module, names: set[str]) -> dict[str, Tensor]:
-    """Return the named parameters of a model, whole, contiguous and on the CPU."""
-    state = {name: value for name, value in model.state_dict().items() if name in names}
+    """Return the named parameters of a model, whole, contiguous and on the CPU.
+
+    A layer with an adapter has its own weights below another name, which counts as the plain one.
+    """
+    plain = {name.replace(ADAPTED, "."): value for name, value in model.state_dict().items()}
+    state = {name: value for name, value in plain.items() if name in names}
     return {name: whole(value).contiguous() for name, value in state.items()}
 
 

@@ -1,4 +1,4 @@
-"""The command line: `panollava ask`, `chat`, `detect`, `segment`, `merge`, `import`, `validate`, `compare` and more.
+"""The command line: `panollava ask`, `chat`, `train`, `evaluate`, `merge`, `import`, `validate`, `convert` and more.
 
 Answers and reports go to standard output, everything else to standard error. An error that the user can correct ends in
 a message and the exit code 1. Each command imports what it needs, so help appears at once.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Never
 
 from panollava import terminal
-from panollava.cli import data, model, studies
+from panollava.cli import data, model, pretrained, studies, training
 
 EXAMPLES = """\
 examples:
@@ -18,9 +18,12 @@ examples:
   panollava ask panorama.jpg "이 파노라마에서 어떤 객체들을 볼 수 있나요?" --model my/checkpoint
   panollava chat panorama.jpg
   panollava detect panorama.jpg "every red object"
+  panollava train my/dataset --output runs/first --encoder siglip --llm vicuna --epochs 3
+  panollava evaluate runs/first/finetune_lora runs/first/store --output runs/first
   panollava merge data/finetune_lora my/checkpoint
   panollava import bench360 360Bench.tsv my/dataset --images ERP_images
   panollava validate my/dataset
+  panollava convert smollm2
   panollava compare main vicuna --json comparison.json
   panollava gate --base main
   panollava ablation default mlp
@@ -60,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=function)
         return command
 
-    for theme in (model, data, studies):
+    for theme in (model, training, data, pretrained, studies):
         theme.add_commands(add)
     return parser
 

@@ -155,21 +155,23 @@ def segment(options: argparse.Namespace) -> int:
 
 
 def merge(options: argparse.Namespace) -> int:
-    """Write a LoRA folder as one full checkpoint.
+    """Write a folder of a training stage as one full checkpoint, LoRA weights merged.
 
     The checkpoint carries its own code: AutoModelForImageTextToText opens it, also where this package is not installed
     (with trust_remote_code=True there). Nothing is left of it should the writing fail. Its README.md is a model card;
     --metrics adds the scores of these weights.
     """
     from panollava.backbones.adapter import ADAPTER
+    from panollava.backbones.matching import trained_names
     from panollava.backbones.trained import PARTS
     from panollava.io import check_vacant
     from panollava.report.model_card import read_metrics
 
     folder = Path(options.lora)
-    for name in (ADAPTER, PARTS):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} has no {name}: it is not a LoRA folder that a training of PanoLLaVA wrote")
+    if not (folder / PARTS).is_file():
+        raise ValueError(f"{folder} has no {PARTS}: it is not a folder that a training of PanoLLaVA wrote")
+    if not (folder / ADAPTER).is_file() and not any("language_model." in name for name in trained_names(folder)):
+        raise ValueError(f"{folder} has neither LoRA weights nor weights of the language model: it is not finetuned")
     check_vacant(Path(options.out))
     metrics = None if options.metrics is None else read_metrics(Path(options.metrics))
     open_model(options.lora).save_pretrained(options.out, metrics=metrics)

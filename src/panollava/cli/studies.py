@@ -7,7 +7,8 @@ from panollava.cli.arguments import Add, positive, whole
 from panollava.terminal import say
 
 # `bench` and the sizes of `bench.sizes.SIZES`, repeated here so that help imports nothing; a test compares them.
-BENCHMARKS, SIZES = ("train", "ask", "views", "all"), ("tiny", "7b")
+BENCHMARKS, SIZES = ("train", "ask", "views", "all", "scaling"), ("tiny", "7b")
+MODES = ("ddp", "fsdp")
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -97,16 +98,21 @@ def bench(options: argparse.Namespace) -> int:
       ask     a fresh question, a further one on the same panorama, and sixteen at once, beside LLaVA's generate
       views   drawing pinhole views, beside py360convert and OpenCV; needs pip install 'panollava[bench]'
       all     the three of them
+      scaling the training stages and the answering of questions on one process and on several, with everything else
+              as in a run; --processes, --modes and --work belong to it
 
     Both sides have the same random weights and must first give the same results. Then one process times them
     alternately.
     """
-    from panollava.bench.running import run
+    from panollava.bench.running import run, run_scaling
     from panollava.io import check_writable, write_json
 
     if options.json:
         check_writable(Path(options.json))
-    result = run(options.what, options.size, options.rounds)
+    if options.what == "scaling":
+        result = run_scaling(options.size, Path(options.work), options.processes, options.modes)
+    else:
+        result = run(options.what, options.size, options.rounds)
     if options.json:
         write_json(Path(options.json), result)
     return 0
@@ -141,3 +147,9 @@ def _add_bench_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", metavar="OUT", help="also write the numbers to this file")
     text = "how often each side is timed (default: %(default)s)"
     command.add_argument("--rounds", type=positive, default=7, metavar="N", help=text)
+    text = "numbers of processes of `scaling` (default: 1 and 2)"
+    command.add_argument("--processes", type=positive, nargs="+", default=[1, 2], metavar="N", help=text)
+    text = "how `scaling` divides the work: ddp, or fsdp, which needs GPUs (default: ddp)"
+    command.add_argument("--modes", nargs="+", choices=MODES, default=["ddp"], help=text)
+    text = "folder of `scaling`; launches whose results it holds are not repeated (default: %(default)s)"
+    command.add_argument("--work", default=".scratch/scaling", metavar="FOLDER", help=text)

@@ -31,3 +31,8 @@ def dialogue(turns: Iterable[tuple[str, str]]) -> list[Message]:
     for question, answer in turns:
         messages = with_answer(with_question(messages, question), answer)
     return messages
+
+
+def without_panorama(messages: Sequence[Message]) -> list[Message]:
+    """Return a dialogue as one about nothing that is seen."""
+    return [{**one, "content": [part for part in one["content"] if part["type"] == "text"]} for one in messages]

@@ -34,13 +34,14 @@ LATENCY = ("first_token_ms", "per_token_ms", "peak_memory_mb")
 def grid(params: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return the experiments of the grid in the order of the presets: name -> the parameters that it sets.
 
-    Presets whose weights come from a package are left out: not every machine has them.
+    An experiment has what git and DVC hold; presets whose folder `panollava convert` writes have to stay out.
     """
-    encoders, llms = (
-        [name for name, preset in params[kind].items() if Path(preset.get("standin", "")).parent != PRETRAINED]
-        for kind in ("encoders", "llms")
-    )
+    encoders, llms = (_held(params[kind]) for kind in ("encoders", "llms"))
     return {f"{encoder}-{llm}": {"encoder": encoder, "llm": llm} for encoder in encoders for llm in llms}
+
+
+def _held(presets: Mapping[str, Any]) -> list[str]:
+    return [name for name, preset in presets.items() if Path(str(preset.get("standin"))).parent != PRETRAINED]
 
 
 def run_grid(root: Path = Path()) -> dict[str, Any]:

@@ -14,7 +14,7 @@ class Answer:
 
     `patches` `[V, h, w]` are the mask head's scores, for a question that asks for a mask. `parts` are the probabilities
     of the tokens of each part of the text between semicolons, given what is before. A question that the context does
-    not hold is not `answered`: its text is empty.
+    not hold is not `answered`: its text is empty. One whose longest answer was too short has not `ended`.
     """
 
     text: str
@@ -22,6 +22,7 @@ class Answer:
     patches: Tensor | None = None
     parts: tuple[float, ...] | None = None
     answered: bool = True
+    ended: bool = True
 
 
 UNANSWERED = Answer("", 0.0, answered=False)
@@ -31,10 +32,10 @@ def answer_of(
     tokenizer: Any, tokens: Sequence[int], scores: Sequence[float], ends: Sequence[int], patches: Tensor | None
 ) -> Answer:
     """Return the answer of decoded tokens and their log-probabilities, which are 0 after the end of sequence."""
-    length = next((number + 1 for number, token in enumerate(tokens) if token in ends), len(tokens))
-    text = tokenizer.decode(tokens[:length], skip_special_tokens=True)
-    parts = part_probabilities(tokenizer, tokens[:length], scores)
-    return Answer(text.strip(), math.exp(sum(scores)), patches, parts)
+    said = next((number for number, token in enumerate(tokens) if token in ends), len(tokens))
+    text = tokenizer.decode(tokens[:said], skip_special_tokens=True)
+    parts = part_probabilities(tokenizer, tokens[: said + 1], scores)
+    return Answer(text.strip(), math.exp(sum(scores)), patches, parts, ended=said < len(tokens))
 
 
 def part_probabilities(tokenizer: Any, ids: Sequence[int], scores: Sequence[float]) -> tuple[float, ...]:

@@ -63,7 +63,7 @@ def decode_growing(
         hidden = model.model(input_ids=ids, position_ids=positions, **state).last_hidden_state[:, -1]
         if step == 0:
             prompt_state = hidden
-        logits = model.lm_head(hidden).float()
+        logits = model.logits_of(hidden).float()
         if step < limits.min_new_tokens:
             logits[:, end_ids] = float("-inf")
         tokens, gained, last = likeliest(logits, end_ids)

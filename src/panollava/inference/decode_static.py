@@ -29,6 +29,14 @@ PROMPT_MULTIPLE, OWN_MULTIPLE = 16, 64
 CHECK_EVERY = 8
 
 
+def caches_latents(config: Any) -> bool:
+    """Return whether a language model caches what keys and values are made of (multi-head latent attention)."""
+    match config.to_dict():
+        case {"kv_lora_rank": int()}:
+            return True
+    return False
+
+
 class Shape(NamedTuple):
     """R rows of at most N own tokens behind P prefixes of L tokens, at most M rows behind one; the ends of sequence.
 
@@ -54,7 +62,7 @@ def _next_logits(
     hidden = model.model(
         inputs_embeds=embedded, position_ids=positions, use_cache=True, past_key_values=cache, plan=plan
     ).last_hidden_state
-    return hidden[:, -1], model.lm_head(hidden[:, -1]).float()
+    return hidden[:, -1], model.logits_of(hidden[:, -1]).float()
 
 
 @cache
@@ -75,8 +83,9 @@ class StaticRows:
         whole: dict[str, Any] = {"dtype": torch.long, "device": device}
         self.filled = torch.zeros((), **whole)
         keys, values = prefix.keys_and_values()
-        for layer, key, value in zip(self.layers, keys, values, strict=False):  # of no prefix, the first call makes it
-            if key.shape[2]:
+        # The first call makes the others: without a prefix, and where a cache holds something else than keys.
+        for layer, key, value in zip(self.layers, keys, values, strict=False):
+            if key.shape[2] and not caches_latents(model.config.text_config):
                 layer.lazy_initialization(
                     key.new_empty(rows, *key[0, :, :0].shape), value.new_empty(rows, *value[0, :, :0].shape)
                 )
@@ -88,7 +97,7 @@ class StaticRows:
             padding=torch.zeros(rows, **whole),
             padded=True,
             filled=self.filled,
-            fused=fused_on_gpu(keys[0]),
+            fused=fused_on_gpu(keys[0], values[0]),
         )
         self.ends = torch.tensor(shape.ends, **whole)
         self.token, self.position = torch.zeros(2, rows, 1, **whole)

@@ -20,7 +20,7 @@ from panollava.inference.answer import UNANSWERED, Answer, answer_of
 from panollava.inference.decode import Decoded, Limits, decode_growing
 from panollava.inference.decode_static import decode_static
 from panollava.inference.prefill import prefill
-from panollava.inference.prompts import Prefix, Row, batches, room_for_answer, split_prompts
+from panollava.inference.prompts import Prefix, Row, batches, prompt_ids, room_for_answer, split_prompts
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
@@ -158,6 +158,20 @@ class Engine:
         rows = [Row(index, 0, list(ids), budget) for (ids, budget), index in distinct.items()]
         answers = self._answer_rows(Prefix([]), rows)
         return [answers[distinct[prompt]] for prompt in prompts]
+
+    @_locked
+    def answer_text(self, dialogues: Sequence[list[Message]], *, max_new_tokens: Sequence[int]) -> list[Answer]:
+        """Answer dialogues about no panorama, see `messages.without_panorama`.
+
+        Raises:
+            ValueError: a dialogue that leaves no room for an answer.
+        """
+        columns = zip(prompt_ids(self.processor, dialogues), dialogues, max_new_tokens, strict=True)
+        rows = [
+            Row(index, 0, ids, min(budget, room_for_answer(self.processor, dialogue, len(ids))))
+            for index, (ids, dialogue, budget) in enumerate(columns)
+        ]
+        return self._answer_rows(Prefix([]), rows)
 
     def _room(self, dialogue: list[Message], length: int, skip_long: bool) -> int:
         if skip_long and length >= self.processor.context_length:

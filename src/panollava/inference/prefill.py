@@ -3,13 +3,11 @@
 On a GPU the encoder's pass and the language model's are replayed as CUDA graphs.
 """
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from panollava.attention.compiling import compile_pass
 from panollava.attention.cuda_graphs import GraphCache
@@ -46,11 +44,10 @@ def encode(model: PanoLlavaForConditionalGeneration, pixel_values: Tensor, view_
 
 def keys_and_values(model: PanoLlavaForConditionalGeneration, embedded: Tensor) -> KeysAndValues:
     """Return the keys and values of each layer for embedded tokens `[P, L, D]`."""
-    cache = DynamicCache()  # whole even where the language model has a sliding window: each row's lies elsewhere
     plan = PrefixPlan(needed=torch.empty(0, dtype=torch.long, device=embedded.device))
-    model.model(inputs_embeds=embedded, past_key_values=cache, use_cache=True, plan=plan)
-    layers: Sequence[Any] = cache.layers
-    return [(layer.keys, layer.values) for layer in layers]
+    model.model(inputs_embeds=embedded, use_cache=False, plan=plan)
+    # Whole even where the language model has a sliding window: each row's lies elsewhere.
+    return [plan.seen[number] for number in sorted(plan.seen)]
 
 
 @cache

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from panollava.backbones.family_table import family_rows
 from panollava.bench.report import speed_table
+from panollava.bench.scaling_report import scaling_table
 from panollava.experiments import ablation, grid
 from panollava.experiments.workspace import git
 from panollava.io import replacing
@@ -108,10 +110,12 @@ TABLES = (
     Table("docs/metrics.md", "all-results", "metrics/evaluate.json", results_table),
     Table("docs/robustness.md", "robustness", "metrics/robustness.json", robustness_table),
     Table("docs/models.md", "encoders", None, encoder_rows),
+    Table("docs/models.md", "families", None, family_rows),
     Table("docs/experiments.md", "combinations", "metrics/combinations.json", grid.markdown),
     Table("docs/experiments.md", "ablation", "metrics/ablation.json", ablation.markdown),
     Table("docs/benchmarks.md", "bench", "metrics/bench.json", speed_table),
     Table("docs/benchmarks.md", "bench_7b", "metrics/bench_7b.json", speed_table),
+    Table("docs/many_gpus.md", "scaling_7b", "metrics/scaling_7b.json", scaling_table),
 )
 
 

@@ -24,7 +24,7 @@ STAGES = ("preprocess", "train_vision", "train_resampler", "finetune_lora", "fin
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """The inputs of all figures and tables; panoramas are read on demand from the test split of `store`."""
+    """The inputs of all figures and tables; panoramas are read on demand from the `split` of `store` that was asked."""
 
     predictions: list[Prediction]
     metrics: dict[str, Any]
@@ -32,6 +32,7 @@ class ReportInputs:
     losses: dict[str, pd.DataFrame]
     other_metrics: dict[str, dict[str, Any]]
     store: Path
+    split: str = "test"
 
     def of(
         self, *, variant: Variant = "model", task: str | None = None, language: str | None = None
@@ -60,7 +61,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_inputs(predictions: Path, metrics: Path, plots: Path, store: Path) -> ReportInputs:
+def read_inputs(predictions: Path, metrics: Path, plots: Path, store: Path, split: str = "test") -> ReportInputs:
     """Read all inputs of a report; latency, loss curves and further metrics are optional."""
     evaluate = read_json(metrics / "evaluate.json")
     if not isinstance(evaluate.get("evaluate"), dict):
@@ -75,19 +76,23 @@ def read_inputs(predictions: Path, metrics: Path, plots: Path, store: Path) -> R
         losses={stage: table for stage, table in losses.items() if len(table)},
         other_metrics=others,
         store=store,
+        split=split,
     )
 
 
-def load_panoramas(store: Path, image_ids: list[str]) -> dict[str, np.ndarray]:
-    """Return the named test panoramas as uint8 arrays `[H, W, 3]`, at most `MAX_WIDTH` wide.
+def load_panoramas(inputs: ReportInputs, image_ids: list[str]) -> dict[str, np.ndarray]:
+    """Return the named panoramas as uint8 arrays `[H, W, 3]`, at most `MAX_WIDTH` wide.
 
     Raises a ValueError that names the panoramas which the store does not hold.
     """
-    split = open_images(store, "test")
+    split = open_images(inputs.store, inputs.split)
     rows = {image_id: row for row, image_id in enumerate(split["image_id"])}
     unknown = sorted(set(image_ids) - set(rows))
     if unknown:
-        raise ValueError(f"{store}: the test split has no panorama {', '.join(unknown)}; rerun evaluate on this store")
+        raise ValueError(
+            f"{inputs.store}: the {inputs.split} split has no panorama {', '.join(unknown)}; "
+            "rerun evaluate on this store"
+        )
     panoramas = {}
     for image_id in dict.fromkeys(image_ids):
         image: Image.Image = split[rows[image_id]]["image"].convert("RGB")

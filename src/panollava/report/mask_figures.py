@@ -1,7 +1,5 @@
 """The figure of masks: examples on panoramas, the distribution of their IoU, and its dependence on latitude."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -34,8 +32,8 @@ def masks_figure(inputs: ReportInputs) -> Figure | None:
     if not answers:
         return None
     shown = [answers[min(int(place * len(answers)), len(answers) - 1)] for place in PLACES]
-    panoramas = load_panoramas(inputs.store, [p.image_id for p in shown])
-    truths = _true_masks(inputs.store, shown)
+    panoramas = load_panoramas(inputs, [p.image_id for p in shown])
+    truths = _true_masks(inputs, shown)
     figure = Figure(figsize=(15, 6.4), layout="constrained")
     figure.suptitle(
         f"Masks of named objects, {language_name(language)}: four examples from good to bad, and all of them",
@@ -68,9 +66,9 @@ def _masked(inputs: ReportInputs, variant: Variant, language: str) -> list[Predi
     return [p for p in found if p.mask_iou is not None and p.mask is not None]
 
 
-def _true_masks(store: Path, predictions: list[Prediction]) -> list[torch.Tensor]:
+def _true_masks(inputs: ReportInputs, predictions: list[Prediction]) -> list[torch.Tensor]:
     """Return the mask that each prediction was compared with, by the label and box of its question."""
-    split = open_records(store, "test")
+    split = open_records(inputs.store, inputs.split)
     rows = {image_id: row for row, image_id in enumerate(split["image_id"])}
     masks = []
     for prediction in predictions:

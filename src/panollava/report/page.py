@@ -132,17 +132,17 @@ def render_html(inputs: ReportInputs, figures: list[ReportFigure], *, samples: i
 
 def write_report(
     predictions: Path, metrics: Path, plots: Path, store: Path, out: Path, page: Path, *, views: ViewSettings,
-    tokens_per_side: int, samples: int, seed: int,
+    tokens_per_side: int, samples: int, seed: int, split: str = "test",
 ) -> list[Path]:  # fmt: skip
     """Write the figures as PNG into the folder `out`, the report to the file `page`, and return all files written.
 
-    `metrics` and `plots` are the pipeline's folders, `store` the preprocessed panoramas; `views` and
-    `tokens_per_side` are settings of the model. `samples` panoramas are shown, drawn by `seed`.
+    `metrics` and `plots` are the pipeline's folders, `store` the preprocessed panoramas with the `split` that was
+    asked; `views` and `tokens_per_side` are settings of the model. `samples` panoramas are shown, drawn by `seed`.
 
     Raises:
         ValueError: an input cannot be read; the message names the file.
     """
-    inputs = read_inputs(predictions, metrics, plots, store)
+    inputs = read_inputs(predictions, metrics, plots, store, split)
     figures = draw_figures(inputs, views=views, tokens_per_side=tokens_per_side, samples=samples, seed=seed)
     html = render_html(inputs, figures, samples=samples, seed=seed)
     contents = {out / f"{figure.stem}.png": figure.png for figure in figures} | {page: html.encode("utf-8")}

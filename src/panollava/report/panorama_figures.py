@@ -90,7 +90,7 @@ def detections_figure(inputs: ReportInputs, samples: int) -> Figure | None:
     else:
         return None
     chosen = choose_detections(predictions, max(1, samples // 3))
-    panoramas = load_panoramas(inputs.store, [p.image_id for _, _, p in chosen])
+    panoramas = load_panoramas(inputs, [p.image_id for _, _, p in chosen])
     columns = min(2, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(6.5 * columns + 0.2, 3.65 * rows + 0.75), layout="constrained")
@@ -156,7 +156,7 @@ def answers_figure(inputs: ReportInputs, image_id: str, seed: int) -> Figure:
     """Draw one panorama beside its questions, the answers given and the true ones."""
     predictions = [p for p in inputs.of() if p.image_id == image_id]
     chosen = choose_questions(predictions, inputs.languages, random.Random(f"{seed}/{image_id}"))
-    image = load_panoramas(inputs.store, [image_id])[image_id]
+    image = load_panoramas(inputs, [image_id])[image_id]
     blocks = [answer_lines(number, prediction) for number, prediction in enumerate(chosen, start=1)]
     line, gap, picture, width = 0.185, 0.11, 7.3, 13.0
     picture_height = picture * image.shape[0] / image.shape[1]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import datasets
 import torch
@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from panollava.attention.packing import Packed, flatten, flattened_offsets, pack
+from panollava.backbones.turns import ChatFormat, Learned
 from panollava.corpus import messages
 from panollava.corpus.masks import decoded, mask_of
 from panollava.corpus.patch_masks import patch_coverage
 from panollava.corpus.records import ObjectAnnotation, Record
 from panollava.corpus.rotation.panorama import Rotation, rotate_image
 from panollava.corpus.store import panorama_records
+from panollava.corpus.text_chat import Texts, Turns
 from panollava.training.augmentation import (
     every,
     random_rotation,
@@ -34,7 +36,6 @@ from panollava.training.augmentation import (
 )
 from panollava.training.panoramas import epoch_and_panorama, views_of
 from panollava.training.recipe import NO_AUGMENTATION, Augmentation
-from panollava.vlm.labels import IGNORE
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 AS_IT_IS = Rotation()
@@ -45,7 +46,7 @@ class Draw:
     """One panorama, or its patch grids `[V, h, w, C]`, or neither; the records that a step trains on; its objects.
 
     The records and the objects' boxes are those of the panorama rotated by `rotation`. The image is tilted only, the
-    grids are those of its views, and the objects' masks are as stored.
+    grids are those of its views, and the objects' masks are as stored. `texts` are dialogues about no panorama.
     """
 
     image: Image.Image | None
@@ -53,6 +54,7 @@ class Draw:
     grids: Tensor | None = None
     objects: Sequence[ObjectAnnotation] = ()
     rotation: Rotation = AS_IT_IS
+    texts: tuple[Turns, ...] = ()
 
 
 class Panoramas(Protocol):
@@ -85,7 +87,7 @@ class Draws(Dataset):
     """`count` draws of `panoramas`, epoch after epoch in fresh orders, each with at most `records` of its records.
 
     With an `augmentation` each is rotated at random; a panorama that comes with grids must not be tilted. A rotated
-    record may have more tokens; one that the context no longer `holds` is not drawn rotated.
+    record may have more tokens; one that the context no longer `holds` is not drawn rotated. Some `texts` come along.
     """
 
     def __init__(
@@ -97,9 +99,10 @@ class Draws(Dataset):
         records: int,
         augmentation: Augmentation = NO_AUGMENTATION,
         holds: Callable[[Record], bool] = every,
+        texts: Texts | None = None,
     ) -> None:
         self.panoramas, self.seed, self.count, self.records = panoramas, seed, count, records
-        self.augmentation, self.holds = augmentation, holds
+        self.augmentation, self.holds, self.texts = augmentation, holds, texts
 
     def __len__(self) -> int:
         return self.count
@@ -117,11 +120,11 @@ class Draws(Dataset):
         image = whole.image
         if image is not None and rotation.tilt_deg:
             image = rotate_image(image, tilt_of(rotation))
-        return replace(whole, image=image, records=chosen, objects=objects, rotation=rotation)
+        texts = () if self.texts is None else self.texts.drawn(index, len(chosen))
+        return replace(whole, image=image, records=chosen, objects=objects, rotation=rotation, texts=texts)
 
 
-# (question, answer) pairs.
-Dialogue = tuple[tuple[str, str], ...]
+Dialogue = Turns
 # Some 50 megabytes of short dialogues in each process that makes batches.
 DIALOGUES_KEPT = 2**14
 
@@ -131,19 +134,35 @@ def dialogue_of(record: Record) -> Dialogue:
     return tuple((turn.human, turn.assistant) for turn in record.conversations)
 
 
+@lru_cache(maxsize=8)
+def format_of(processor: PanoLlavaProcessor) -> ChatFormat:
+    """Return how a processor's chat template writes dialogues."""
+    return ChatFormat.of(processor)
+
+
+class Encoded(NamedTuple):
+    """The position of the placeholder among a dialogue's ids, the ids, and their labels."""
+
+    placeholder: int
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
 @lru_cache(maxsize=DIALOGUES_KEPT)  # epochs see the same dialogues again, and panoramas share many
-def encoded(processor: PanoLlavaProcessor, dialogue: Dialogue) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Return the position of the placeholder among a dialogue's ids, the ids, and their labels."""
-    tokens = processor.tokenizer.apply_chat_template(
-        processor.plain_text.messages(messages.dialogue(dialogue)),
-        chat_template=processor.chat_template,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-    )
-    ids = tuple(tokens["input_ids"])
-    learned = zip(ids, tokens["assistant_masks"], strict=True)
-    labels = tuple(token if answer else IGNORE for token, answer in learned)
-    return ids.index(processor.image_token_id), ids, labels
+def encoded(processor: PanoLlavaProcessor, dialogue: Dialogue) -> tuple[Encoded, ...]:
+    """Return a dialogue as one row; as one a turn, where the chat template writes earlier answers otherwise.
+
+    Raises:
+        ValueError: texts that cannot be read, or answers that cannot be told from their prompts.
+    """
+    rows = format_of(processor).learned(messages.dialogue(dialogue))
+    return tuple(Encoded(row.ids.index(processor.image_token_id), *row) for row in rows)
+
+
+@lru_cache(maxsize=DIALOGUES_KEPT)
+def encoded_text(processor: PanoLlavaProcessor, dialogue: Turns) -> tuple[Learned, ...]:
+    """Return a dialogue about no panorama as `encoded` returns one about a panorama."""
+    return tuple(format_of(processor).learned(messages.without_panorama(messages.dialogue(dialogue))))
 
 
 class Collator:
@@ -164,7 +183,9 @@ class Collator:
         And `use_cache`, off: nothing continues this row, so the language model need not copy keys and values.
         """
         rows = [self.packed(draw.records) for draw in draws]
-        batch = flatten(rows, self.processor.tokenizer.pad_token_id)
+        texts = [row for draw in draws for text in draw.texts for row in encoded_text(self.processor, text)]
+        alone = pack([], texts) if texts else None
+        batch = flatten(rows, self.processor.tokenizer.pad_token_id, texts=alone)
         placeholders = (batch["input_ids"] == self.processor.image_token_id).flatten().nonzero()[:, 0]
         batch |= {"placeholders": placeholders, "use_cache": False}
         if self.blind:
@@ -218,18 +239,24 @@ class Collator:
         prefix: list[int] | None = None
         packed = []
         for record in records:
-            head, ids, labels = self._encode(record)
-            if prefix is not None and head != prefix:
-                raise ValueError(f"{record.image_id}: the chat template does not keep the panorama as a common prefix")
-            prefix = head
             what = f"{record.image_id}: the record that begins with {record.conversations[0].human[:60]!r}"
-            self.processor.require_context(what, len(head) + len(ids))
-            packed.append((ids, labels))
+            for head, ids, labels in self._encode(record, what):
+                if prefix is not None and head != prefix:
+                    raise ValueError(f"{what}: the chat template does not keep the panorama as a common prefix")
+                prefix = head
+                self.processor.require_context(what, len(head) + len(ids))
+                packed.append((ids, labels))
         assert prefix is not None
         return pack(prefix, packed)
 
-    def _encode(self, record: Record) -> tuple[list[int], tuple[int, ...], tuple[int, ...]]:
-        """Return the prefix ids with placeholders expanded, the remaining ids of a record, and their labels."""
-        position, ids, labels = encoded(self.processor, dialogue_of(record))
-        head, after = [*ids[:position], *[ids[position]] * self.visual_tokens], position + 1
-        return head, ids[after:], labels[after:]
+    def _encode(self, record: Record, what: str) -> list[tuple[list[int], tuple[int, ...], tuple[int, ...]]]:
+        """Return for each row of a record its prefix ids, placeholders expanded, its other ids, and their labels."""
+        try:
+            rows = encoded(self.processor, dialogue_of(record))
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from error
+        found = []
+        for position, ids, labels in rows:
+            head, after = [*ids[:position], *[ids[position]] * self.visual_tokens], position + 1
+            found.append((head, ids[after:], labels[after:]))
+        return found

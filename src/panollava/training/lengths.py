@@ -9,8 +9,7 @@ from pathlib import Path
 from panollava.corpus.problems import Problem, RecordErrors, RecordLocation
 from panollava.corpus.records import Record
 from panollava.corpus.store import RECORDS, open_records, panorama_records
-from panollava.training.dialogues import dialogue_of, encoded
-from panollava.vlm.labels import IGNORE
+from panollava.training.dialogues import Dialogue, dialogue_of, encoded
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
 
 
@@ -18,27 +17,22 @@ class Context:
     """The context of a processor's language model, and which records it holds.
 
     Raises:
-        ValueError: a chat template that does not mark answers.
+        ValueError: a chat template that cannot write a question and its answer.
     """
 
     def __init__(self, processor: PanoLlavaProcessor) -> None:
-        if not any(label != IGNORE for label in encoded(processor, (("a", "a"),))[2]):
-            raise ValueError(
-                "the language model's chat template marks no answer with {% generation %}, so nothing is learned; "
-                "name one of ours as chat_template of its preset, or add the marks"
-            )
         self.processor, self.tokens = processor, processor.context_length
         self.visual_tokens = processor.tokens_of_panorama(processor.image_processor.poses())
         self._templates: dict[int, int] = {}
+        self._template(1)
 
     def length(self, record: Record) -> int:
         """Return the tokens of a record with its panorama.
 
         Raises:
-            ValueError: a text that the tokenizer cannot read.
+            ValueError: a text that the tokenizer cannot read, or an answer that it joins with its prompt.
         """
-        _, ids, _ = encoded(self.processor, dialogue_of(record))
-        return len(ids) - 1 + self.visual_tokens  # in place of the placeholder
+        return self._longest(dialogue_of(record))
 
     def holds(self, record: Record) -> bool:
         """Return whether the context holds a record."""
@@ -49,6 +43,9 @@ class Context:
         if self.processor.plain_text.unsafe:
             return False
         texts = [text for pair in dialogue_of(record) for text in pair]
+        # What a template might leave out, or a tokenizer join with the prompt, is looked at.
+        if any(answer[0].isspace() or "</" in answer for answer in texts[1::2]):
+            return False
         return self._template(len(record.conversations)) + sum(map(_most_tokens, texts)) <= self.tokens
 
     def problems(self, located: Iterable[tuple[RecordLocation | str, Record]]) -> list[Problem]:
@@ -73,8 +70,12 @@ class Context:
     def _template(self, turns: int) -> int:
         """Return the tokens of the panorama and of a dialogue of so many turns with a letter for each text."""
         if turns not in self._templates:
-            self._templates[turns] = len(encoded(self.processor, (("a", "a"),) * turns)[1]) - 1 + self.visual_tokens
+            self._templates[turns] = self._longest((("a", "a"),) * turns)
         return self._templates[turns]
+
+    def _longest(self, dialogue: Dialogue) -> int:
+        """Return the tokens of the longest row of a dialogue, the panorama's in place of the placeholder."""
+        return max(len(row.ids) for row in encoded(self.processor, dialogue)) - 1 + self.visual_tokens
 
 
 def check_store(processor: PanoLlavaProcessor, store: Path) -> None:

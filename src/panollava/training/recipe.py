@@ -1,7 +1,9 @@
 """What a training stage trains and how: learning rates by a part of the parameters' names, then the usual numbers."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,15 @@ class Recipe:
 
     A step sees `accumulation` batches of `batch_size` panoramas, however many processes divide them among themselves.
     `overlap` is (loss, pairing) for the stage that trains on views alone. With `load_in_4bit` the language model's
-    frozen weights are held in 4 bits; `augmentation` rotates panoramas. `save_steps`, `workers`,
-    `activation_checkpointing` and `compile` (the last two of the language model's layers) change no result.
+    frozen weights are held in 4 bits; `augmentation` rotates panoramas. `warmup` is a share of the steps below 1, else
+    a number of steps.
+
+    Every `validate_every` steps, and after the last, the validation split's loss is computed. The weights that stay are
+    the `last` ones, or the `best`: those of the smallest validation loss. Training stops early after `patience`
+    validations in a row that are not better than the best one before.
+
+    `save_steps`, `workers`, `activation_checkpointing` and `compile` (the last two of the language model's layers)
+    change no result. Nor do the trackers in `report_to`, which log into a folder below `logs`.
     """
 
     learning_rates: Mapping[str, float]
@@ -41,6 +50,11 @@ class Recipe:
     compile: bool = False
     load_in_4bit: bool = False
     augmentation: Augmentation = NO_AUGMENTATION
+    validate_every: int | None = None
+    keep: Literal["last", "best"] = "last"
+    patience: int | None = None
+    report_to: tuple[str, ...] = ()
+    logs: str = "runs"
 
     @property
     def step_panoramas(self) -> int:
@@ -51,3 +65,13 @@ class Recipe:
     def draws(self) -> int:
         """How many panoramas all steps see together."""
         return self.steps * self.step_panoramas
+
+
+def steps_of_epochs(epochs: float, panoramas: int, step_panoramas: int) -> int:
+    """Return the steps in which each of `panoramas` is drawn `epochs` times, the last step filled up.
+
+    A draw is one panorama with at most `records_per_panorama` of its records, chosen anew in each epoch. So an epoch
+    shows every panorama once, and not every record of a panorama that has more.
+    """
+    # Exact for the decimals that people write: 0.1 x 800 / 8 is 10 steps, not 11.
+    return max(math.ceil(round(epochs * panoramas / step_panoramas, 9)), 1)

@@ -7,6 +7,7 @@ that belongs to one run of one stage: a killed stage finds them and continues to
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +19,15 @@ from accelerate.utils import save_fsdp_optimizer
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import is_bitsandbytes_available
@@ -30,8 +39,48 @@ from panollava.training.mask_loss import mask_losses
 from panollava.training.overlap import OVERLAP_LOSSES
 from panollava.training.processes import from_all, from_main, share_of_step
 from panollava.training.recipe import Recipe
+from panollava.training.trackers import finish_trackers, tracker_callbacks
 
 WEIGHT_DECAY = 0.01
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is validated on: draws, `batch_size` of them at a time, and the learned `tokens` of a draw on average.
+
+    With `tokens`, the loss is the mean over all learned tokens, however many a draw has; the batch size is then 1, so
+    that processes may share the draws in any way.
+    """
+
+    draws: Dataset
+    batch_size: int = 1
+    tokens: float | None = None
+
+
+class LogWithValidation(TrainerCallback):
+    """Log the training loss at each step that is validated, so that both stand in one row."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Ask for a log."""
+        control.should_log |= control.should_evaluate
+        return control
+
+
+class Patience(EarlyStoppingCallback):
+    """Stop after so many validations in a row without a better loss.
+
+    The step that stops is not saved: a run that is killed right after it, and resumed, stops there again.
+    """
+
+    def on_evaluate(  # type: ignore[override] # transformers' own signature differs from its base class
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
+    ) -> TrainerControl:
+        """Ask for the end of training."""
+        super().on_evaluate(args, state, control, metrics, **kwargs)
+        control.should_save &= not control.should_training_stop
+        return control
 
 
 def _group(name: str, parts: Iterable[str]) -> str | None:
@@ -91,9 +140,17 @@ class PanoTrainer(Trainer):
     """A trainer with a learning rate for each group, small checkpoints, and the overlap loss where a recipe has one."""
 
     def __init__(
-        self, model: Any, recipe: Recipe, folder: Path, *, draws: Dataset, collator: Callable[[Any], dict[str, Tensor]]
+        self,
+        model: Any,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        draws: Dataset,
+        collator: Callable[[Any], dict[str, Tensor]],
+        validation: Validation | None = None,
     ) -> None:
-        self.recipe, self.waited, self.encoder = recipe, 0.0, FrozenEncoder.of(model)
+        self.recipe, self.encoder, self.validation = recipe, FrozenEncoder.of(model), validation
+        self.started, self.waited = time.perf_counter(), 0.0
         batch_size, accumulation = share_of_step(
             recipe.batch_size,
             recipe.accumulation,
@@ -126,17 +183,36 @@ class PanoTrainer(Trainer):
             activation_checkpointing=recipe.activation_checkpointing,
             ddp_find_unused_parameters=False,
             report_to="none",
+            run_name=folder.parent.name,
+            **_validation_arguments(recipe, validation),
         )
+        # Set here, for the arguments would ask that `save_steps` be a multiple of `validate_every`.
+        arguments.load_best_model_at_end = recipe.keep == "best"
         arguments.mixed_precision = "bf16" if recipe.bf16 else "no"  # whatever the launch or its user prefers
         # Several GPUs need one process each (accelerate launch); a packed batch cannot be scattered by DataParallel.
         arguments._n_gpu = min(arguments.n_gpu, 1)  # private: there is no public switch for it
-        super().__init__(model, arguments, data_collator=collator, train_dataset=draws)
+        super().__init__(
+            model,
+            arguments,
+            data_collator=collator,
+            train_dataset=draws,
+            eval_dataset=None if validation is None else validation.draws,
+            callbacks=self._callbacks(folder),
+        )
         self.can_return_loss = True
         if self.is_fsdp_enabled:
             plugin = self.accelerator.state.fsdp_plugin
             plugin.transformer_cls_names_to_wrap = layer_classes(model)
             # FSDP's own mixed precision rounds all inputs, the poses of views too; autocast below does not.
             plugin.mixed_precision_policy = MixedPrecisionPolicy()
+
+    def _callbacks(self, folder: Path) -> list[TrainerCallback]:
+        callbacks: list[TrainerCallback] = []
+        if self.validation is not None:
+            callbacks.append(LogWithValidation())
+        if self.recipe.patience is not None:
+            callbacks.append(Patience(self.recipe.patience))
+        return callbacks + tracker_callbacks(self.recipe.report_to, Path(self.recipe.logs) / folder.name)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return a batch on the device, with the features of a frozen encoder in place of views."""
@@ -152,6 +228,10 @@ class PanoTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
         """Return the answers' loss, or the overlap loss where the recipe asks for it."""
+        if self.validation is not None and self.validation.tokens is not None and not model.training:
+            # The mean over the draws is then one over all tokens. What processes share counts in all of them.
+            items = self.validation.tokens * self.accelerator.num_processes
+            kwargs["num_items_in_batch"] = torch.tensor(items, device=self.args.device)
         if "mask_targets" in inputs:
             return self._with_masks(model, inputs, return_outputs, **kwargs)
         if self.recipe.overlap is None:
@@ -161,7 +241,8 @@ class PanoTrainer(Trainer):
         features = model(**inputs)
         # The features are compared as they are used: a bf16 variance would be too coarse for the hinge at one. Variance
         # and covariance are those of the whole batch, wherever its panoramas are.
-        return OVERLAP_LOSSES[loss](from_all(features.float()), inputs["view_poses"][0], pairing)
+        value = OVERLAP_LOSSES[loss](from_all(features.float()), inputs["view_poses"][0], pairing)
+        return (value, {"features": features}) if return_outputs else value
 
     def _with_masks(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, **kwargs: Any) -> Any:
         """Return the answers' loss, with the gradients of the masks' as well, a mean over the panoramas of the step.
@@ -176,6 +257,20 @@ class PanoTrainer(Trainer):
         drawn = self.recipe.mask_weight * masks / panoramas
         loss = loss + drawn - drawn.detach()
         return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Return the validation loss; the random numbers of training are those that it would have had without."""
+        with torch.random.fork_rng():
+            return super().evaluate(*args, **kwargs)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        best = super()._determine_best_metric(metrics, trial)
+        self.control.should_save |= best and self.recipe.keep == "best"
+        return best
+
+    def _load_best_model(self) -> None:
+        model: Any = self.model
+        load_weights(model, Path(str(self.state.best_model_checkpoint)))
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
         """Return the context of mixed precision; only under FSDP does accelerate not put it around the model itself."""
@@ -204,6 +299,11 @@ class PanoTrainer(Trainer):
             cls, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
             self.optimizer = cls(groups, **options)
         return self.optimizer
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log numbers, with the seconds since the training began and those of them spent waiting for data."""
+        taken = {"seconds": time.perf_counter() - self.started, "waited": self.waited}
+        super().log(logs | taken, *args, **kwargs)
 
     def _save_checkpoint(self, *args: Any) -> None:
         with writing(Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"):
@@ -238,15 +338,56 @@ class PanoTrainer(Trainer):
     def run(self) -> list[dict[str, float]]:
         """Train, from the last complete checkpoint if there is one, and return the logged losses of all steps.
 
-        Prints which checkpoints are damaged, and the share of the time in which it waited for data.
+        Prints which checkpoints are damaged, the share of the time in which it waited for data, and the most memory of
+        a GPU that tensors took on the main process.
+
+        Raises:
+            ValueError: the best weights are to be kept, and no validation loss was a number.
         """
         last = from_main(lambda: last_checkpoint(Path(str(self.args.output_dir))))
         if last is not None:
             PartialState().print(f"resuming from {last}", flush=True)
-        start = time.perf_counter()
+        self.started = time.perf_counter()
         self.train(resume_from_checkpoint=None if last is None else str(last))
+        finish_trackers(self.recipe.report_to)
         if self.encoder is not None:
             self.encoder.graphs.clear()
-        seconds = time.perf_counter() - start
-        PartialState().print(f"{seconds:.0f} s, {100 * self.waited / seconds:.1f} % of it waiting for data", flush=True)
+        seconds = time.perf_counter() - self.started
+        taken = [f"{seconds:.0f} s, {100 * self.waited / seconds:.1f} % of it waiting for data"]
+        if torch.cuda.is_available():
+            taken.append(f"at most {torch.cuda.max_memory_allocated() / 1e9:.1f} GB of GPU memory")
+        PartialState().print("; ".join(taken), flush=True)
+        if self.recipe.keep == "best" and self.state.best_model_checkpoint is None:
+            raise ValueError("no validation loss was a number, so no weights are the best; lower the learning rate")
         return [entry for entry in self.state.log_history if "loss" in entry]
+
+    @property
+    def validations(self) -> list[dict[str, float]]:
+        """Return the steps that were validated, each with its `eval_loss`."""
+        return [entry for entry in self.state.log_history if "eval_loss" in entry]
+
+    @property
+    def kept_step(self) -> int:
+        """Return the step whose weights were kept."""
+        best = self.recipe.keep == "best" and self.state.best_global_step is not None
+        return int(self.state.best_global_step or 0) if best else self.state.global_step
+
+
+def _validation_arguments(recipe: Recipe, validation: Validation | None) -> dict[str, Any]:
+    """Return the arguments of training that validates now and then."""
+    if validation is None:
+        return {}
+    size = 1
+    if validation.tokens is None:
+        size, _ = share_of_step(validation.batch_size, 1, PartialState().num_processes, whole_batches=True)
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": recipe.validate_every,
+        "per_device_eval_batch_size": size,
+        "prediction_loss_only": True,
+        "label_names": [],  # every batch has a loss, by whatever names it comes
+        "metric_for_best_model": "loss",
+        "greater_is_better": False,
+        # How long patience has lasted.
+        "restore_callback_states_from_checkpoint": True,
+    }

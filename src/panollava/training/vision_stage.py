@@ -23,7 +23,7 @@ from panollava.training.fit import RESAMPLER, Outcome, fit
 from panollava.training.panoramas import ImageDraws, ViewCollator, views_of
 from panollava.training.processes import check_launch
 from panollava.training.recipe import Recipe
-from panollava.training.trainer import set_trainable
+from panollava.training.trainer import Validation, set_trainable
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.resampler import build_trunk
@@ -71,7 +71,7 @@ class VisionStage(nn.Module):
 
 
 def last_blocks(encoder: PreTrainedModel, count: int, layer: int | list[int]) -> list[str]:
-    """Return the name parts of the last `count` blocks that hidden state `layer` still depends on.
+    """Return the name parts of the last `count` blocks that hidden state `layer` still depends on; none for 0.
 
     Raises:
         ValueError: the encoder has fewer blocks.
@@ -79,7 +79,21 @@ def last_blocks(encoder: PreTrainedModel, count: int, layer: int | list[int]) ->
     used = blocks_up_to(encoder, layer)
     if count > len(used):
         raise ValueError(f"encoder_blocks is {count}, but the encoder has {len(used)} blocks up to its feature layer")
-    return [f"model.vision_tower.{name}." for name in used[-count:]]
+    return [f"model.vision_tower.{name}." for name in used[len(used) - count :]]
+
+
+def _norms_in_float32(encoder: PreTrainedModel) -> None:
+    """Hold an encoder's norms in float32: what trains before them is, and a CPU's norms take no wider input."""
+    for module in encoder.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.float()
+
+
+def _validation(store: Path, recipe: Recipe) -> Validation:
+    """Return the images of the validation split in whole batches, the last of which begins again with the first."""
+    images, size = open_images(store, "validation"), recipe.batch_size
+    count = -(-len(images) // size) * size
+    return Validation(ImageDraws(images, seed=recipe.seed, count=count), size)
 
 
 def _fit_whitening(model: VisionStage, image_processor: PanoLlavaImageProcessor, split: datasets.Dataset) -> None:
@@ -119,9 +133,13 @@ def train_vision(
         outcome = Outcome([], counts, sum(p.numel() for p in model.parameters()), dict.fromkeys(counts, 0.0))
     else:
         draws = ImageDraws(images, seed=recipe.seed, count=recipe.draws)
-        outcome = fit(model, recipe, checkpoints, draws=draws, collator=ViewCollator(image_processor))
+        validation = None if recipe.validate_every is None else _validation(store, recipe)
+        collator = ViewCollator(image_processor)
+        if recipe.bf16:
+            _norms_in_float32(tower)
+        outcome = fit(model, recipe, checkpoints, draws=draws, collator=collator, validation=validation)
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    state = trained_state(model, names)
+    state = {name: value.to(dtype) for name, value in trained_state(model, names).items()}
     if PartialState().is_main_process:
         with new_checkpoint(out, replace=True) as folder:
             write_trained(state, folder)

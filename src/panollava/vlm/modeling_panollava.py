@@ -18,12 +18,16 @@ from transformers.utils.generic import can_return_tuple
 from .c_abstractor import DepthwiseConv, LastNorm
 from .configuration_panollava import PanoLlavaConfig
 from .labels import needed_positions, next_labels
+from .logits import new_head, scaled_logits
 from .mask_head import MaskHead
 from .perceiver import PerceiverBlock, PerceiverTrunk
 from .resampler import Resampler
 from .trunks import ScaledLinear, Whitening
 from .views import view_poses
 from .vision import build_tower, encode_views, is_frozen, keep_statistics
+
+# Of how many tokens the embeddings are looked at, to see whether they are their weights.
+SAMPLED = 256
 
 
 class AttentionPlan(Protocol):
@@ -256,6 +260,14 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         return PanoLlavaModelOutputWithPast(**outputs, image_hidden_states=features)
 
 
+def embedding_size(embeddings: nn.Module) -> Tensor:
+    """Return the root mean square of token embeddings, which some families scale beyond their weights."""
+    weight = embeddings.get_parameter("weight")
+    size = weight.float().square().mean().sqrt()
+    some = torch.arange(0, len(weight), -(-len(weight) // SAMPLED), device=weight.device)
+    return size * (embeddings(some).float().square().mean() / weight[some].float().square().mean()).sqrt()
+
+
 class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixin):
     """PanoLLaVA with its language-model head: what one trains, saves and generates with."""
 
@@ -270,10 +282,8 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
         super().__init__(config)
         decoder = None if language_model is None else language_model.get_decoder()
         self.model = PanoLlavaModel(config, vision_model, decoder)
-        if language_model is None:
-            self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        else:
-            self.lm_head = language_model.get_output_embeddings()
+        head = new_head(config.text_config) if language_model is None else language_model.get_output_embeddings()
+        self.lm_head = head
         self.mask_head = MaskHead(config)
         self.post_init()
 
@@ -300,15 +310,17 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
                 f"the image encoder is {vision_model.dtype}, the language model {language_model.dtype}; load both alike"
             )
         model = cls(config, vision_model, language_model)
-        # Building `config` has cleared the parts' attention; without one they fall back to eager, without causal mask.
-        # An encoder without any attention, such as a ConvNeXt, refuses all but eager.
-        attention = config._attn_implementation
-        own = attention if vision_model._supports_sdpa else "eager"
-        model.set_attn_implementation({"": attention, "text_config": attention, "vision_config": own})
+        # Building `config` has cleared how the parts compute: attention without a name would have no causal mask, and
+        # experts without one cannot be compiled.
+        tower, decoder = model.model.vision_tower, model.model.language_model
+        attention = {"vision_config": tower, "text_config": decoder}
+        chosen = {name: part.get_correct_attn_implementation(None) for name, part in attention.items()}
+        model.set_attn_implementation({"": config._attn_implementation, **chosen})
+        decoder.set_experts_implementation(decoder.get_correct_experts_implementation(None))
         for part in (model.model.resampler, model.mask_head):
             part.to(language_model.device, language_model.dtype)
         with torch.no_grad():
-            size = model.get_input_embeddings().get_parameter("weight").float().square().mean().sqrt()
+            size = embedding_size(model.get_input_embeddings())
             model.model.resampler.projection.contract.weight *= size / config.text_config.initializer_range
         model.generation_config = language_model.generation_config
         config.dtype = language_model.dtype
@@ -317,6 +329,10 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
     def get_output_embeddings(self) -> nn.Module:
         """Return the language-model head."""
         return self.lm_head
+
+    def logits_of(self, hidden: Tensor) -> Tensor:
+        """Return the logits `[..., vocabulary]` of last hidden states `[..., D]`, as the language model's own are."""
+        return scaled_logits(self.config.text_config, self.lm_head(hidden))
 
     def score_patches(
         self, queries: Tensor, patch_grids: Tensor | None, view_poses: Tensor | None, panoramas: Tensor
@@ -406,9 +422,9 @@ class PanoLlavaForConditionalGeneration(PanoLlavaPreTrainedModel, GenerationMixi
             mask_logits = self.score_patches(hidden[rows, positions], patch_grids, view_poses, panoramas)
         if shift_labels is None:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(hidden[:, kept])
+            logits = self.logits_of(hidden[:, kept])
         else:
-            logits, targets = self.lm_head(hidden.flatten(0, 1)[needed]), shift_labels.flatten()[needed]
+            logits, targets = self.logits_of(hidden.flatten(0, 1)[needed]), shift_labels.flatten()[needed]
             vocabulary = text_config.vocab_size
             loss = self.loss_function(logits=logits, labels=None, shift_labels=targets, vocab_size=vocabulary, **kwargs)
         return PanoLlavaCausalLMOutputWithPast(

@@ -20,11 +20,12 @@ PRIVATE = 0x100000
 class PlainText:
     """The control tokens of a tokenizer and its chat template, and how text hides them.
 
-    Control tokens are the special tokens, and added tokens that the template writes. The tokenizer learns to read
-    hidden ones as text.
+    Control tokens are the special tokens, and added tokens that the template writes, whole or joined from parts. The
+    tokenizer learns to read hidden ones as text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+        template += _rendered(tokenizer, template)
         self.control = {
             number: token.content
             for number, token in tokenizer.added_tokens_decoder.items()
@@ -91,6 +92,18 @@ class PlainText:
         read = tokenizer([name.translate(self.hidden) for name in names], add_special_tokens=False)["input_ids"]
         known = self.control.keys() - {tokenizer.unk_token_id}
         return [name for name, ids in zip(names, read, strict=True) if not known.isdisjoint(ids)]
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """Return a dialogue as a template writes it, where added tokens may stand in it that are not special.
+
+    A template may join such a token from parts, as in '<|' + message['role'] + '|>'.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    if not template or all(token.special or token.content in template for token in added):
+        return ""
+    chat = [{"role": role, "content": "a"} for role in ("user", "assistant")]
+    return str(tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False))
 
 
 def check_unicode(text: str) -> None:

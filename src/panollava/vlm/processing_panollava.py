@@ -26,6 +26,44 @@ FLATTEN_CONTENT = (
     "{%- endfor -%}"
     "{%- set messages = flat.messages -%}"
 )
+# What some templates ask for is fixed, so that the same dialogue is the same text on every day and in every place:
+# whether the model thinks aloud first, unless a caller says so, and the day (the one that Llama 3's template names).
+WITHOUT_THINKING = "{%- if enable_thinking is not defined -%}{%- set enable_thinking = false -%}{%- endif -%}"
+FIXED_DAY = (
+    "{%- macro strftime_now(format) -%}"
+    "{{- format | replace('%d', '26') | replace('%b', 'Jul') | replace('%B', 'July') | replace('%m', '07')"
+    " | replace('%Y', '2024') | replace('%A', 'Friday') | replace('%H:%M', '12:00') -}}"
+    "{%- endmacro -%}"
+)
+WITHOUT_START = "{%- set bos_token = '' -%}"
+
+
+def panoramic(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Give a language model's tokenizer the token of a panorama; return its chat template, which takes images then.
+
+    A pad token is set where there is none, to the end of sequence.
+
+    Raises:
+        ValueError: no chat template, or neither a pad token nor an end of sequence.
+    """
+    template = tokenizer.chat_template
+    if not isinstance(template, str):
+        raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has no chat template; set one first")
+    tokenizer.add_tokens([PANORAMA_TOKEN], special_tokens=True)
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                f"the tokenizer {tokenizer.name_or_path!r} has neither a pad token nor an end of sequence; set its "
+                "eos_token"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.bos_token is None:
+        template = WITHOUT_START + template
+    if "strftime_now" in template:
+        template = FIXED_DAY + template
+    if "enable_thinking" in template:
+        template = WITHOUT_THINKING + template
+    return FLATTEN_CONTENT + template
 
 
 class PanoLlavaProcessor(ProcessorMixin):
@@ -72,19 +110,13 @@ class PanoLlavaProcessor(ProcessorMixin):
         """Return a processor on a language model's own tokenizer, which gains `<pano>` and the model's context length.
 
         The id of `<pano>` may lie beyond the language model's vocabulary; set `image_token_id` of the model's
-        configuration to the processor's. The tokenizer's chat template is taken over and learns to take images; a pad
-        token is set where there is none, to the end of sequence.
+        configuration to the processor's. The tokenizer's chat template is taken over, see `panoramic`.
 
         Raises:
-            ValueError: the tokenizer has no chat template.
+            ValueError: what `panoramic` raises.
         """
-        if tokenizer.chat_template is None:
-            raise ValueError(f"the tokenizer {tokenizer.name_or_path!r} has no chat template; set one first")
-        tokenizer.add_tokens([PANORAMA_TOKEN], special_tokens=True)
+        template = panoramic(tokenizer)
         tokenizer.model_max_length = context_length
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        template = FLATTEN_CONTENT + tokenizer.chat_template
         return cls(image_processor, tokenizer, tokens_per_side, chat_template=template)
 
     @property
