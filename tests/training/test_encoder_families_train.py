@@ -139,3 +139,14 @@ def test_activation_checkpointing_changes_no_loss_behind_any_encoder(family: str
         found.append((loss.item(), model.model.resampler.trunk.linear.weight.grad.clone()))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-6)
     torch.testing.assert_close(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("family", ["resnet", "convnext"])
+def test_feature_maps_learn_from_overlaps_in_half_precision(family: str, tmp_path: Path) -> None:
+    write_tiny_encoder(family, tmp_path / "encoder")
+    encoder = resolve(family, str(tmp_path / "encoder"), feature_layer=-1)
+    folders = (encoder, write_panoramas(tmp_path / "store", 3), tmp_path / "out", tmp_path / "ckpt")
+    recipe = replace(LANGUAGE, overlap=("vicreg", "exact"), bf16=True)
+    outcome = vision_stage.train_vision(*folders, recipe=recipe, blocks=1, dtype=torch.bfloat16, settings=MODEL)
+    assert all(0 < entry["loss"] < 1000 for entry in outcome.history)
+    assert min(outcome.moved.values()) > 0

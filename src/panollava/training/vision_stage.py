@@ -11,6 +11,7 @@ import datasets
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel, set_seed
 
 from panollava.backbones.assemble import ModelSettings, load_image_processor, vision_fields
@@ -85,7 +86,7 @@ def last_blocks(encoder: PreTrainedModel, count: int, layer: int | list[int]) ->
 def _norms_in_float32(encoder: PreTrainedModel) -> None:
     """Hold an encoder's norms in float32: what trains before them is, and a CPU's norms take no wider input."""
     for module in encoder.modules():
-        if isinstance(module, nn.LayerNorm):
+        if isinstance(module, nn.LayerNorm | _BatchNorm):
             module.float()
 
 
