@@ -318,3 +318,15 @@ def test_a_preset_of_ones_own_is_taken(content: dict[str, Any], tmp_path: Path) 
     with path.open("w") as file:
         YAML(typ="safe").dump(content, file)
     assert load_params(path).encoders["mine"].hub == "/models/mine"
+
+
+def test_an_encoder_may_be_read_at_several_layers_and_at_another_size(content: dict[str, Any], tmp_path: Path) -> None:
+    preset = content["encoders"]["clip"]
+    preset |= {"feature_layer": [-2, -6], "view_size": 336}
+    path = tmp_path / "params.yaml"
+    with path.open("w") as file:
+        YAML(typ="safe").dump(content, file)
+    assert load_params(path).encoders["clip"].feature_layer == [-2, -6]
+    for wrong in ({"feature_layer": []}, {"feature_layer": "-2"}, {"view_size": 0}):
+        content["encoders"]["clip"] = preset | wrong
+        assert f"encoders.clip.{next(iter(wrong))}" in refusal(content, tmp_path)

@@ -66,7 +66,11 @@ def test_nothing_reads_pickles_or_runs_text() -> None:
     forbidden = re.compile(
         r"(torch|joblib|pickle|marshal|dill|shelve|np|numpy)\.(load|loads|open)|eval|exec|compile|__import__|os\.system"
     )
-    wrong = [f"{path.name}:{call.lineno}" for path, call in calls() if forbidden.fullmatch(name_of(call.func))]
+    found = [(path, call) for path, call in calls() if forbidden.fullmatch(name_of(call.func))]
+    known = [call for path, call in found if path.name == "efficientnet.py"]
+    # One file of one package, known by its hash.
+    assert [ast.unparse(call) for call in known] == ["torch.load(file, map_location='cpu', weights_only=True)"]
+    wrong = [f"{path.name}:{call.lineno}" for path, call in found if call not in known]
     wrong += [
         f"{path.name}:{call.lineno}"
         for path, call in calls()

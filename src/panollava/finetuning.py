@@ -220,8 +220,7 @@ class PanoLLaVATrainer:
         table = trainable_table(adapted, set_trainable(adapted, recipe.learning_rates))
         PartialState().print(table, flush=True)
         draws = Draws(self.train_dataset, seed=recipe.seed, count=recipe.draws, records=self.records)
-        vision = self.model.model.config.vision_config
-        patches = vision.image_size // vision.patch_size if self.masked else None
+        patches = self.model.model.config.patch_side if self.masked else None
         collator = Collator(self.model.processor, patches=patches)
         with in_float32(adapted) if recipe.bf16 else nullcontext():
             history = PanoTrainer(adapted, recipe, checkpoints, draws=draws, collator=collator).run()

@@ -59,11 +59,12 @@ class Strict(BaseModel):
 
 
 class EncoderPreset(Strict):
-    """An image encoder: its hub id or folder, its stand-in, and which of its layers is read."""
+    """An image encoder: its hub id or folder, its stand-in, which of its layers are read, and the size of its views."""
 
     hub: str
     standin: str
-    feature_layer: int
+    feature_layer: int | Annotated[list[int], Field(min_length=1)]
+    view_size: PositiveInt | None = None
 
 
 class LlmPreset(Strict):

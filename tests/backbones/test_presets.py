@@ -81,7 +81,15 @@ def test_pointers_survive_the_round_trip(folder: Path, tmp_path: Path) -> None:
     backbone = resolve("vicuna", str(folder), chat_template="vicuna")
     write_pointer(backbone, tmp_path / "data/llm.json")
     assert read_pointer(tmp_path / "data/llm.json") == backbone
-    assert set(json.loads((tmp_path / "data/llm.json").read_text())) == set(Backbone.__annotations__)
+    content = json.loads((tmp_path / "data/llm.json").read_text())
+    assert set(content) == set(Backbone.__annotations__)
+    several = resolve("clip", str(folder), feature_layer=[-2, -6], view_size=336)
+    write_pointer(several, tmp_path / "data/encoder.json")
+    assert read_pointer(tmp_path / "data/encoder.json") == several
+    # Pointers of version 0.10 and before know of no size.
+    del content["view_size"]
+    (tmp_path / "data/llm.json").write_text(json.dumps(content))
+    assert read_pointer(tmp_path / "data/llm.json") == backbone
 
 
 def test_a_hub_checkpoint_is_known_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,10 +152,10 @@ from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer
 from panollava.backbones.presets import resolve
 from tiny_backbones import MODEL
 encoder = resolve("clip", "some/encoder", feature_layer=-2)
-load_encoder(encoder, torch.float32)
+tower = load_encoder(encoder, torch.float32)
 llm = resolve("llama", "some/llm", chat_template="llama")
 load_llm(llm, torch.float32), load_tokenizer(llm)
-print(*load_image_processor(encoder, 32, MODEL).image_mean)
+print(*load_image_processor(encoder, tower.config, MODEL).image_mean)
 try:
     resolve("other", "some/other")
 except ValueError as error:

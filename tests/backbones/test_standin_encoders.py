@@ -176,7 +176,7 @@ def test_training_writes_a_checkpoint_that_loads(
     assert all(torch.isfinite(value).all() for value in encoder.state_dict().values())
     states = encoder(pixel_values=torch.randn(1, 3, SIZE, SIZE), output_hidden_states=True).hidden_states
     assert states[-1].shape[1] in (GRID * GRID, GRID * GRID + 1)
-    processor: Any = load_image_processor(backbone, SIZE, MODEL)
+    processor: Any = load_image_processor(backbone, encoder.config, MODEL)
     assert list(processor.image_mean) == [standin_encoders.MEAN] * 3
 
 

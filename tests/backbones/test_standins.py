@@ -9,7 +9,7 @@ from tiny_backbones import MODEL
 
 from panollava.backbones.assemble import load_image_processor
 from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer
-from panollava.backbones.presets import resolve
+from panollava.backbones.presets import PRETRAINED, resolve
 from panollava.backbones.standins import train as standins
 from panollava.params import load_params
 
@@ -36,8 +36,9 @@ def card(path: Path) -> dict:
 
 def test_the_presets_name_the_standins_that_the_command_trains() -> None:
     presets = PARAMS.encoders | PARAMS.llms
-    trained = {name: preset.standin for name, preset in presets.items() if preset.standin.startswith("data/standins")}
-    assert trained == {name: f"data/standins/{name}" for name in [*ENCODERS, *LLMS]}
+    named = [preset.standin for preset in presets.values() if Path(preset.standin).parent != PRETRAINED]
+    assert {Path(source).name for source in named} == {*ENCODERS, *LLMS} <= set(presets)
+    assert sorted(named) == sorted(f"data/standins/{name}" for name in [*ENCODERS, *LLMS])
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -51,7 +52,7 @@ def test_an_encoder_loads_and_is_described_by_its_card(name: str) -> None:
     assert encoder.config.model_type.startswith(name)
     assert sum(parameter.numel() for parameter in encoder.parameters()) == content["parameters"]
     size = encoder.config.image_size
-    images = load_image_processor(backbone, size, MODEL)
+    images = load_image_processor(backbone, encoder.config, MODEL)
     assert list(images.image_mean) == [0.5] * 3
     with torch.no_grad():
         hidden = encoder(pixel_values=torch.zeros(1, 3, size, size)).last_hidden_state

@@ -215,7 +215,7 @@ def test_a_full_checkpoint_with_harmed_settings_is_refused_in_one_line(
         ({"llm": {"name": "llama"}}, r"field 'llm.source': Field required"),
         ({"llm": 3}, "field 'llm'"),
         ({"encoder": {"name": "a", "source": "b", "revision": None, "fingerprint": "c", "feature_layer": "2"}},
-         r"field 'encoder.feature_layer': Input should be a valid integer"),
+         r"field 'encoder.feature_layer.int': Input should be a valid integer"),
     ],
 )  # fmt: skip
 def test_the_field_that_is_wrong_is_named(made: SimpleNamespace, tmp_path: Path, change: dict, message: str) -> None:

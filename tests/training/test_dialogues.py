@@ -14,6 +14,7 @@ from tiny_backbones import MODEL, tiny_tokenizer, write_encoder, write_panoramas
 from panollava import PanoLlavaProcessor
 from panollava.attention.packing import Packed
 from panollava.backbones.assemble import load_image_processor
+from panollava.backbones.loading import read_vision_config
 from panollava.corpus import messages
 from panollava.corpus.masks import decoded
 from panollava.corpus.patch_masks import patch_coverage
@@ -55,7 +56,9 @@ def any_processor(request: pytest.FixtureRequest, encoder_folder: Path, tmp_path
 def make_processor(family: str, encoder_folder: Path, folder: Path, context: int = 2048) -> PanoLlavaProcessor:
     tiny_tokenizer(family).save_pretrained(folder)
     tokenizer = type(tiny_tokenizer(family)).from_pretrained(folder)
-    images = load_image_processor(write_encoder("clip", encoder_folder), 32, replace(MODEL, tokens_per_side=2))
+    encoder = write_encoder("clip", encoder_folder)
+    settings = replace(MODEL, tokens_per_side=2)
+    images = load_image_processor(encoder, read_vision_config(encoder)[0], settings)
     return PanoLlavaProcessor.from_parts(images, tokenizer, tokens_per_side=2, context_length=context)
 
 

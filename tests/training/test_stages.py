@@ -275,7 +275,7 @@ def drawn_stage(parts: Parts, store: Path) -> tuple[vision_stage.VisionStage, An
     tower = vision_stage.load_encoder(parts.encoder, torch.float32)
     config = vision_stage.PanoLlavaConfig(vision_config=tower.config, vision_feature_layer=-2, **MODEL.config_fields())
     model = vision_stage.VisionStage(tower, config)
-    image_processor = vision_stage.load_image_processor(parts.encoder, 32, MODEL)
+    image_processor = vision_stage.load_image_processor(parts.encoder, tower.config, MODEL)
     vision_stage._fit_whitening(model, image_processor, open_images(store, "train"))
     return model, image_processor
 

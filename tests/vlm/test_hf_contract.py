@@ -301,8 +301,9 @@ print(model.generate(**inputs, max_new_tokens=2, eos_token_id=None).shape[1])
 # What transformers 5.16 has as well. A further name: run `make exports` first.
 LONG_KNOWN = {
     "transformers": {
-        "AutoConfig", "AutoModel", "BatchFeature", "Cache", "GenerationMixin", "PreTrainedConfig", "PreTrainedModel",
-        "PreTrainedTokenizerBase", "ProcessorMixin", "initialization",
+        "AltCLIPVisionModel", "AutoConfig", "AutoModel", "BatchFeature", "Cache", "GenerationMixin",
+        "MetaClip2VisionModel", "PreTrainedConfig", "PreTrainedModel", "PreTrainedTokenizerBase", "ProcessorMixin",
+        "initialization",
     },
     "transformers.image_processing_backends": {"PilBackend"},
     "transformers.image_utils": {"IMAGENET_STANDARD_MEAN", "IMAGENET_STANDARD_STD", "SizeDict"},

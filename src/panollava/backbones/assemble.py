@@ -1,20 +1,20 @@
 """Assemble the composite model: a new resampler between two loaded backbones, and the processor of both."""
 
 from dataclasses import asdict, dataclass
-from math import isfinite
 from typing import Any, Literal
 
 import torch
-from transformers import GenerationConfig
-from transformers.image_processing_utils import BaseImageProcessor
+from transformers import GenerationConfig, PreTrainedConfig
 
 import panollava.auto  # noqa: F401 # models that are saved carry their own code
 from panollava.backbones.families import check_family
 from panollava.backbones.language import context_length
-from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer, reading
-from panollava.backbones.presets import Backbone, loading_options
+from panollava.backbones.loading import load_encoder, load_llm, load_tokenizer
+from panollava.backbones.preprocessing import read_preprocessing
+from panollava.backbones.presets import Backbone
 from panollava.backbones.turns import ChatFormat
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
+from panollava.vlm.encoders import native_size
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
@@ -61,26 +61,34 @@ class ModelSettings:
         return asdict(self)
 
 
-def load_image_processor(encoder: Backbone, view_size: int, settings: ModelSettings) -> PanoLlavaImageProcessor:
+def load_image_processor(
+    encoder: Backbone, vision_config: PreTrainedConfig, settings: ModelSettings
+) -> PanoLlavaImageProcessor:
     """Return the image processor for views of an encoder's size, normalised as the encoder was trained.
 
     Raises:
         ValueError: the encoder's preprocessor_config.json is missing or damaged.
     """
-    with reading(encoder.source):
-        stored, _ = BaseImageProcessor.get_image_processor_dict(
-            encoder.source, revision=encoder.revision, **loading_options(encoder.source)
-        )
-        for name in ("image_mean", "image_std"):
-            if not (len(stored[name]) == 3 and all(isfinite(value) for value in stored[name])):
-                raise ValueError(f"preprocessor_config.json: {name} is {stored[name]}; expected three numbers")
+    wanted = read_preprocessing(encoder, vision_config)
     return PanoLlavaImageProcessor(
-        size={"height": view_size, "width": view_size},
-        image_mean=stored["image_mean"],
-        image_std=stored["image_std"],
+        size={"height": wanted.view_size, "width": wanted.view_size},
+        image_mean=wanted.image_mean,
+        image_std=wanted.image_std,
         views=asdict(settings.views),
         tokens_per_side=settings.tokens_per_side,
     )
+
+
+def vision_fields(
+    encoder: Backbone, vision_config: PreTrainedConfig, image_processor: PanoLlavaImageProcessor
+) -> dict[str, Any]:
+    """Return what an encoder decides of the arguments of `PanoLlavaConfig`."""
+    size = image_processor.size["height"]
+    return {
+        "vision_config": vision_config,
+        "vision_feature_layer": -1 if encoder.feature_layer is None else encoder.feature_layer,
+        "view_size": None if size == native_size(vision_config.to_dict()) else size,
+    }
 
 
 def assemble(
@@ -95,17 +103,15 @@ def assemble(
     check_family(parts.llm)
     vision, language = load_encoder(parts.encoder, dtype), load_llm(parts.llm, dtype, four_bit=four_bit)
     processor = PanoLlavaProcessor.from_parts(
-        load_image_processor(parts.encoder, vision.config.image_size, settings),
+        load_image_processor(parts.encoder, vision.config, settings),
         load_tokenizer(parts.llm),
         tokens_per_side=settings.tokens_per_side,
         context_length=context_length(language.config),
     )
-    layer = -1 if parts.encoder.feature_layer is None else parts.encoder.feature_layer
     config = PanoLlavaConfig(
-        vision_config=vision.config,
+        **vision_fields(parts.encoder, vision.config, processor.image_processor),
         text_config=language.config,
         image_token_id=processor.image_token_id,
-        vision_feature_layer=layer,
         **settings.config_fields(),
     )
     model = PanoLlavaForConditionalGeneration.from_parts(vision, language, config)

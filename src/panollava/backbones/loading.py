@@ -13,19 +13,22 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
+from panollava.backbones.encoder_check import check_config
 from panollava.backbones.files import check_files, check_finite
 from panollava.backbones.language import INSIDE, language_config
 from panollava.backbones.presets import Backbone, check_unchanged, loading_options
 from panollava.backbones.templates import SHIPPED, template_of
+from panollava.vlm.encoders import OF_A_LLM, TIMM, family_of
+from panollava.vlm.vision import tower_class
 
 # Characters of another library's message that are shown.
 REASON = 300
@@ -108,20 +111,39 @@ def _check(backbone: Backbone) -> None:
         check_files(Path(backbone.source))
 
 
-def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
-    """Return the image half of an encoder checkpoint; full CLIP and SigLIP checkpoints hold a text half as well.
+def read_vision_config(encoder: Backbone) -> tuple[PreTrainedConfig, str | None]:
+    """Return the configuration of an encoder, and the `model_type` of the composite checkpoint that it is a part of.
 
     Raises:
-        ValueError: a changed, incomplete or damaged checkpoint.
+        ValueError: config.json is missing or damaged.
     """
-    _check(encoder)
     with reading(encoder.source):
         config = AutoConfig.from_pretrained(
             encoder.source, revision=encoder.revision, **loading_options(encoder.source)
         )
-        vision_config = config.vision_config if "vision_config" in config.sub_configs else config
-        options = {"revision": encoder.revision, "config": vision_config, "dtype": dtype}
-        loaded = AutoModel.from_pretrained(encoder.source, **options, **model_options(encoder.source))
+        if "vision_config" in config.sub_configs:
+            return config.vision_config, config.model_type
+        if config.model_type == TIMM and config.model_args:  # newer ones say twice how many classes there are
+            config.model_args = {name: value for name, value in config.model_args.items() if name != "num_classes"}
+        return config, None
+
+
+def load_encoder(encoder: Backbone, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the image half of an encoder checkpoint; full CLIP and SigLIP checkpoints hold a text half as well.
+
+    Raises:
+        ValueError: a changed, incomplete or damaged checkpoint, or one that is no image encoder of a known family.
+    """
+    _check(encoder)
+    check_config(encoder)
+    vision_config, composite = read_vision_config(encoder)
+    with reading(encoder.source):
+        options: dict[str, Any] = {"revision": encoder.revision, "config": vision_config, "dtype": dtype}
+        family = family_of(vision_config.model_type)
+        inside = family.inside if composite == family.composite else OF_A_LLM
+        if composite is not None and inside is not None:
+            options["key_mapping"] = {inside: ""}
+        loaded = tower_class(vision_config).from_pretrained(encoder.source, **options, **model_options(encoder.source))
     return check_loaded(loaded, encoder.source)
 
 

@@ -11,6 +11,7 @@ from panollava.backbones.files import check_files, check_weights, load_weights
 from panollava.backbones.trained import PARTS, TRAINED, check_trained, read_config, read_parts
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration
+from panollava.vlm.vision import described
 
 SHOWN = 5  # differences in a message
 
@@ -81,10 +82,11 @@ def _differing_settings(ours: PanoLlavaConfig, theirs: PanoLlavaConfig) -> list[
 
 def _settings(config: PanoLlavaConfig) -> dict[str, object]:
     """Return the fields that a LoRA folder and its model share; of the two backbones, their families and sizes."""
-    described = {
-        name: f"{part.model_type}, {part.num_hidden_layers} layers of {part.hidden_size}"
-        for name, part in (("vision_config", config.vision_config), ("text_config", config.text_config))
+    text = config.text_config
+    parts = {
+        "vision_config": described(config.vision_config, config.view_pixels, config.vision_feature_layer),
+        "text_config": f"{text.model_type}, {text.num_hidden_layers} layers of {text.hidden_size}",
     }
     others = {"image_token_id": config.image_token_id, "vision_feature_layer": config.vision_feature_layer}
     fields = ModelSettings.of(config).config_fields()
-    return described | others | fields.pop("views") | fields
+    return parts | others | fields.pop("views") | fields

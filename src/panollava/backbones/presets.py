@@ -38,8 +38,9 @@ class Backbone:
     source: str
     revision: str | None
     fingerprint: str
-    feature_layer: int | None = None
+    feature_layer: int | list[int] | None = None
     chat_template: str | None = None
+    view_size: int | None = None
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -52,7 +53,14 @@ def folder_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def resolve(name: str, source: str, *, feature_layer: int | None = None, chat_template: str | None = None) -> Backbone:
+def resolve(
+    name: str,
+    source: str,
+    *,
+    feature_layer: int | list[int] | None = None,
+    chat_template: str | None = None,
+    view_size: int | None = None,
+) -> Backbone:
     """Return the backbone of a preset; `source` is a folder, or a hub id if there is no such folder.
 
     Where the hub cannot be reached, a checkpoint in the Hugging Face cache is used, and its commit is printed.
@@ -62,7 +70,7 @@ def resolve(name: str, source: str, *, feature_layer: int | None = None, chat_te
             that is not cached where the hub cannot be reached.
     """
     folder = Path(source)
-    extras: dict[str, Any] = {"feature_layer": feature_layer, "chat_template": chat_template}
+    extras: dict[str, Any] = {"feature_layer": feature_layer, "chat_template": chat_template, "view_size": view_size}
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ValueError(f"{name}: the folder {source} has no config.json; it must be a checkpoint's folder")

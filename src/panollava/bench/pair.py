@@ -83,7 +83,7 @@ def build_pair(size: Size) -> Pair:
     poses = view_poses(config.view_settings).to(size.device)
     with torch.device(size.device):
         ours = PanoLlavaForConditionalGeneration._from_config(config, dtype=size.dtype).eval()
-        pixels = torch.randn(1, len(poses), 3, config.vision_config.image_size, config.vision_config.image_size)
+        pixels = torch.randn(1, len(poses), 3, config.view_pixels, config.view_pixels)
     peer = build_peer(ours, poses).eval()
     for model in (ours, peer):
         model.generation_config.eos_token_id = None  # answers of equal length

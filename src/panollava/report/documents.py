@@ -16,6 +16,7 @@ from panollava.experiments import ablation, grid
 from panollava.experiments.workspace import git
 from panollava.io import replacing
 from panollava.markdown import NOTHING, markdown_table, share, update_between_markers
+from panollava.report.encoder_table import encoder_rows
 from panollava.report.tables import ScoreRow, results_table, score_rows
 
 # The rows of the README's table, by the names of `report.tables`.
@@ -108,6 +109,7 @@ TABLES = (
     Table("README.md", "results", "metrics/evaluate.json", headline_table),
     Table("docs/metrics.md", "all-results", "metrics/evaluate.json", results_table),
     Table("docs/robustness.md", "robustness", "metrics/robustness.json", robustness_table),
+    Table("docs/models.md", "encoders", None, encoder_rows),
     Table("docs/models.md", "families", None, family_rows),
     Table("docs/experiments.md", "combinations", "metrics/combinations.json", grid.markdown),
     Table("docs/experiments.md", "ablation", "metrics/ablation.json", ablation.markdown),

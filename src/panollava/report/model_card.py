@@ -206,7 +206,7 @@ def _bases_table(bases: Mapping[str, Any]) -> str:
 
 def _views_table(config: PanoLlavaConfig, processor: PanoLlavaProcessor) -> str:
     seen = processor.image_processor(Image.new("RGB", (512, 256)), return_tensors="pt")["view_poses"][0]
-    size = config.vision_config.image_size
+    size = config.view_pixels
     settings = {f"views.{name}": value for name, value in asdict(config.view_settings).items()} | {
         "tokens_per_side": config.tokens_per_side,
         "resampler": config.resampler,

@@ -71,8 +71,8 @@ def with_masks(
     The mask of a question that was not answered is empty.
     """
     predictions = [score(*one) for one in answered]
-    vision, poses = model.config.vision_config, model.model.default_poses(torch.zeros(1))[0]
-    nothing = torch.full((len(poses), *[vision.image_size // vision.patch_size] * 2), -1.0)
+    side, poses = model.config.patch_side, model.model.default_poses(torch.zeros(1))[0]
+    nothing = torch.full((len(poses), side, side), -1.0)
     masked = [
         (number, nothing if answer.patches is None else answer.patches)
         for number, (_, question, answer) in enumerate(answered)

@@ -15,7 +15,7 @@ from panollava.vlm.vision import encode_views
 class FrozenEncoder:
     """The frozen encoder of a model in training, with its CUDA graphs. The model's weights are whole."""
 
-    def __init__(self, tower: PreTrainedModel, layer: int) -> None:
+    def __init__(self, tower: PreTrainedModel, layer: int | list[int]) -> None:
         self.layer, self.graphs = layer, GraphCache(tower)
 
     @classmethod

@@ -66,7 +66,7 @@ def _key(model: Any, image_processor: PanoLlavaImageProcessor, split: datasets.D
     digest = hashlib.sha256(f"{model.config.vision_feature_layer} {image_processor.to_json_string()}".encode())
     for name, value in sorted(model.model.vision_tower.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy())
     digest.update(content_hash([Path(file["filename"]) for file in split.cache_files]).encode())
     return digest.hexdigest()[:16]
 

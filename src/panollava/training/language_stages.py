@@ -180,8 +180,7 @@ def finetune_lora(
     if blind:
         data = _without_images(processor, store, recipe, records, Collator(processor, blind=True))
     else:
-        vision = model.config.vision_config
-        collator = Collator(processor, patches=vision.image_size // vision.patch_size)
+        collator = Collator(processor, patches=model.config.patch_side)
         data = _with_features(model, processor, store, recipe, records, collator)
     data.draws.texts = texts
     adapted, rates = _language_that_trains(model, recipe, lora, freeze_layers)

@@ -5,14 +5,16 @@ It reads images alone: no record, no question. It writes `trained.safetensors` i
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import datasets
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel, set_seed
 
-from panollava.backbones.assemble import ModelSettings, load_image_processor
+from panollava.backbones.assemble import ModelSettings, load_image_processor, vision_fields
 from panollava.backbones.files import new_checkpoint
 from panollava.backbones.loading import load_encoder
 from panollava.backbones.presets import Backbone
@@ -26,7 +28,7 @@ from panollava.training.trainer import Validation, set_trainable
 from panollava.vlm.configuration_panollava import PanoLlavaConfig
 from panollava.vlm.image_processing_panollava import PanoLlavaImageProcessor
 from panollava.vlm.resampler import build_trunk
-from panollava.vlm.vision import encode_views
+from panollava.vlm.vision import blocks_up_to, encode_views, keep_statistics
 
 # Some ten thousand patches at least, for the covariance of a few hundred channels.
 WHITENED_PANORAMAS, WHITENED_AT_ONCE = 64, 8
@@ -58,29 +60,33 @@ class VisionStage(nn.Module):
         super().__init__()
         self.model = _Half(encoder, config)
 
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode; batch norms keep the statistics of the images that the encoder learned from."""
+        super().train(mode)
+        keep_statistics(self.model.vision_tower)
+        return self
+
     def forward(self, pixel_values: Tensor, view_poses: Tensor) -> Tensor:
         """Return trunk features `[P, V, t, t, C']`."""
         return self.model.resampler.trunk(self.model.encode_views(pixel_values))
 
 
-def last_blocks(encoder: PreTrainedModel, count: int, layer: int) -> list[str]:
+def last_blocks(encoder: PreTrainedModel, count: int, layer: int | list[int]) -> list[str]:
     """Return the name parts of the last `count` blocks that hidden state `layer` still depends on; none for 0.
 
     Raises:
         ValueError: the encoder has fewer blocks.
     """
-    lists = [(name, module) for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)]
-    name, blocks = max(lists, key=lambda item: len(item[1]))
-    used = len(blocks) + layer + 1 if layer < 0 else layer
-    if count > used:
-        raise ValueError(f"encoder_blocks is {count}, but the encoder has {used} blocks up to its feature layer")
-    return [f"model.vision_tower.{name}.{index}." for index in range(used - count, used)]
+    used = blocks_up_to(encoder, layer)
+    if count > len(used):
+        raise ValueError(f"encoder_blocks is {count}, but the encoder has {len(used)} blocks up to its feature layer")
+    return [f"model.vision_tower.{name}." for name in used[len(used) - count :]]
 
 
 def _norms_in_float32(encoder: PreTrainedModel) -> None:
     """Hold an encoder's norms in float32: what trains before them is, and a CPU's norms take no wider input."""
     for module in encoder.modules():
-        if isinstance(module, nn.LayerNorm):
+        if isinstance(module, nn.LayerNorm | _BatchNorm):
             module.float()
 
 
@@ -114,12 +120,12 @@ def train_vision(
     check_launch()
     set_seed(recipe.seed)
     tower = load_encoder(encoder, dtype)
-    layer = -1 if encoder.feature_layer is None else encoder.feature_layer
-    config = PanoLlavaConfig(vision_config=tower.config, vision_feature_layer=layer, **settings.config_fields())
+    image_processor = load_image_processor(encoder, tower.config, settings)
+    fields = vision_fields(encoder, tower.config, image_processor)
+    config = PanoLlavaConfig(**fields, **settings.config_fields())
     model, images = VisionStage(tower, config), open_images(store, "train")
-    image_processor = load_image_processor(encoder, tower.config.image_size, settings)
     _fit_whitening(model, image_processor, images)
-    parts = last_blocks(tower, blocks, layer)
+    parts = last_blocks(tower, blocks, config.vision_feature_layer)
     rates = dict.fromkeys(parts, recipe.learning_rates["vision_tower"])
     rates[f"{RESAMPLER}trunk."] = recipe.learning_rates["resampler"]
     recipe = replace(recipe, learning_rates=rates)

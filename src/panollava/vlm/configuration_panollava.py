@@ -9,7 +9,9 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from .encoders import check_layers, check_views, native_size
 from .views import ViewSettings
+from .vision import grid_shape
 
 
 @strict
@@ -17,10 +19,12 @@ class PanoLlavaConfig(PreTrainedConfig):
     """Describe a PanoLLaVA model.
 
     Attributes:
-        vision_config: the image encoder; view size and patch size are its own.
+        vision_config: the image encoder; its patch size is its own.
         text_config: the language model.
         image_token_id: id of the placeholder token; it may lie beyond the vocabulary, it is never embedded.
         vision_feature_layer: index into the encoder's hidden states; -1 is its last hidden state, final norm included.
+            Of a list of them the channels are concatenated.
+        view_size: S, the size of the views in pixels; null is the size that the encoder was built for.
         views: the fields of `views.ViewSettings`, those that are left out at their defaults.
         tokens_per_side: t; each view becomes t x t language tokens.
         resampler: how patches become tokens, see `resampler.py`.
@@ -31,8 +35,8 @@ class PanoLlavaConfig(PreTrainedConfig):
         mask_hidden_size: width in which queries and patches meet, see `mask_head.py`.
 
     Raises:
-        ValueError: a size below one, a perceiver width that is not a multiple of 32, what `ViewSettings` refuses, or
-            a configuration of version 0.8 or older.
+        ValueError: a size below one, a perceiver width that is not a multiple of 32, an image encoder that is not
+            supported or cannot see such views, what `ViewSettings` refuses, or a configuration of version 0.8 or older.
     """
 
     model_type = "panollava"
@@ -43,7 +47,8 @@ class PanoLlavaConfig(PreTrainedConfig):
     text_config: Any = None
     image_token_id: int = 32000
     tie_word_embeddings: bool = False
-    vision_feature_layer: int = -1
+    vision_feature_layer: int | list[int] = -1
+    view_size: int | None = None
     views: dict[str, Any] | None = None  # a dict with all fields once built
     tokens_per_side: int = 6
     resampler: Literal["mlp", "pooling", "perceiver", "c_abstractor"] = "mlp"
@@ -62,6 +67,10 @@ class PanoLlavaConfig(PreTrainedConfig):
         self.vision_config = _sub_config(self.vision_config, "clip_vision_model")
         self.text_config = _sub_config(self.text_config, "llama")
         super().__post_init__(**kwargs)
+        check_views(self.vision_config.to_dict(), self.view_size)
+        check_layers(self.vision_config.to_dict(), self.vision_feature_layer)
+        if self.vision_config.model_type == "vit_mae":  # it hides patches only to learn
+            self.vision_config.mask_ratio = 0.0
         self.views = asdict(ViewSettings(**(self.views or {})))
         # Tying is decided by the top-level value, while the language model's own checkpoint carries it in its config.
         self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
@@ -79,6 +88,28 @@ class PanoLlavaConfig(PreTrainedConfig):
                 f"resampler_hidden_size is {self.resampler_hidden_size}; a perceiver has heads of width 32 and needs "
                 "a multiple of it"
             )
+
+    @property
+    def view_pixels(self) -> int:
+        """Return the size S of the views in pixels.
+
+        Raises:
+            ValueError: neither the model nor its encoder says.
+        """
+        size = self.view_size or native_size(self.vision_config.to_dict())
+        if size is None:
+            raise ValueError(f"a {self.vision_config.model_type} sees images of any size; set view_size")
+        return size
+
+    @property
+    def patch_side(self) -> int:
+        """Return h, the patches on each side of a view."""
+        return grid_shape(self.vision_config, self.view_pixels, self.vision_feature_layer)[0]
+
+    @property
+    def patch_width(self) -> int:
+        """Return C, the channels of a patch."""
+        return grid_shape(self.vision_config, self.view_pixels, self.vision_feature_layer)[1]
 
     @property
     def view_settings(self) -> ViewSettings:

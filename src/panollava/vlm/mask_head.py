@@ -23,7 +23,7 @@ class MaskHead(nn.Module):
 
     def __init__(self, config: PanoLlavaConfig):
         super().__init__()
-        width, patch_width = config.mask_hidden_size, config.vision_config.hidden_size
+        width, patch_width = config.mask_hidden_size, config.patch_width
         self.code, self.frequencies = config.position_code, config.position_frequencies
         self.norm = nn.LayerNorm(config.text_config.hidden_size)
         self.query = ScaledLinear(config.text_config.hidden_size, width)

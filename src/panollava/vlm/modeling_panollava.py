@@ -24,7 +24,7 @@ from .perceiver import PerceiverBlock, PerceiverTrunk
 from .resampler import Resampler
 from .trunks import ScaledLinear, Whitening
 from .views import view_poses
-from .vision import encode_views, is_frozen
+from .vision import build_tower, encode_views, is_frozen, keep_statistics
 
 # Of how many tokens the embeddings are looked at, to see whether they are their weights.
 SAMPLED = 256
@@ -89,6 +89,14 @@ class PanoLlavaPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    def enable_input_require_grads(self) -> None:
+        """Let the embeddings of texts require gradients, as activation checkpointing wants; some encoders' cannot."""
+        self.get_decoder().enable_input_require_grads()
+
+    def disable_input_require_grads(self) -> None:
+        """Undo `enable_input_require_grads`."""
+        self.get_decoder().disable_input_require_grads()
+
 
 class PanoLlavaModel(PanoLlavaPreTrainedModel):
     """Encoder, resampler and language model without its head.
@@ -103,7 +111,7 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         language_model: PreTrainedModel | None = None,
     ):
         super().__init__(config)
-        self.vision_tower = AutoModel.from_config(config.vision_config) if vision_tower is None else vision_tower
+        self.vision_tower = build_tower(config.vision_config) if vision_tower is None else vision_tower
         self.resampler = Resampler(config)
         self.language_model = AutoModel.from_config(config.text_config) if language_model is None else language_model
         self.post_init()
@@ -113,10 +121,11 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
         return is_frozen(self.vision_tower)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training mode; a frozen encoder stays in evaluation mode."""
+        """Switch to training mode; a frozen encoder stays in evaluation mode, and batch norms of any do."""
         super().train(mode)
         if self.vision_is_frozen():
             self.vision_tower.eval()
+        keep_statistics(self.vision_tower)
         return self
 
     def encode_views(self, pixel_values: Tensor) -> Tensor:
@@ -125,7 +134,7 @@ class PanoLlavaModel(PanoLlavaPreTrainedModel):
 
     def default_poses(self, grids: Tensor) -> Tensor:
         """Return the poses `[P, V, 6]` of the configured views for patch grids `[P, V, h, w, C]`."""
-        size, side = self.config.vision_config.image_size, self.config.tokens_per_side
+        size, side = self.config.view_pixels, self.config.tokens_per_side
         poses = view_poses(self.config.view_settings, view_size=size, tokens_per_side=side)
         return poses.to(grids.device).expand(len(grids), -1, -1)
 

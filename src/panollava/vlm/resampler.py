@@ -29,7 +29,7 @@ TRUNKS: dict[str, type[Trunk]] = {
 
 def build_trunk(config: PanoLlavaConfig) -> Trunk:
     """Return the trunk of a configuration; nothing in it depends on the language model."""
-    return TRUNKS[config.resampler](config.vision_config.hidden_size, config)
+    return TRUNKS[config.resampler](config.patch_width, config)
 
 
 def position_width(config: PanoLlavaConfig) -> int:

@@ -76,7 +76,7 @@ def pool_grid(grid: Tensor, side: int) -> Tensor:
     if min(height, width) < side:
         raise ValueError(
             f"a view of {height} x {width} patches cannot be pooled to {side} x {side} cells; "
-            "lower tokens_per_side, or feed views of the size that vision_config names"
+            "lower tokens_per_side, or feed views of the size that the model is for"
         )
     if (height, width) == (side, side):
         return grid
@@ -109,8 +109,7 @@ class MLPTrunk(nn.Module):
     def __init__(self, width: int, config: PanoLlavaConfig):
         super().__init__()
         self.side, self.out_width = config.tokens_per_side, config.resampler_hidden_size
-        patches = config.vision_config.image_size // config.vision_config.patch_size
-        self.block = max(patches // self.side, 1)
+        self.block = max(config.patch_side // self.side, 1)
         self.whiten = Whitening(width)
         self.norm = nn.LayerNorm(self.block**2 * width)
         self.linear = ScaledLinear(self.block**2 * width, self.out_width)
