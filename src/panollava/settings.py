@@ -12,8 +12,7 @@ import torch
 from panollava.backbones.assemble import ModelSettings
 from panollava.corpus.store import open_images
 from panollava.params import FinetuneLora, Launch, Model, TrainResampler, TrainVision
-from panollava.training.recipe import Augmentation, Recipe, steps_of_epochs
-from panollava.training.text_chat import TextChat
+from panollava.training.recipe import Augmentation, Recipe, TextChat, steps_of_epochs
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

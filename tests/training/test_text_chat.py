@@ -19,7 +19,8 @@ from panollava.corpus.text_chat import Texts, read_text_chat
 from panollava.hashes import file_hash
 from panollava.training import language_stages
 from panollava.training.dialogues import Collator, Draw, Draws, StoredPanoramas, encoded_text
-from panollava.training.text_chat import TextChat, open_texts
+from panollava.training.recipe import TextChat
+from panollava.training.text_chat import open_texts
 from panollava.vlm.labels import IGNORE
 
 TEXTS = [((f"What is {n} and {n}?", f"It is {2 * n}."),) for n in range(40)]

@@ -28,8 +28,8 @@ from panollava.training.language_parts import trained_parts, without_adapters
 from panollava.training.lengths import Context, check_store
 from panollava.training.lora import lora_config, lora_targets
 from panollava.training.processes import check_launch, divided
-from panollava.training.recipe import Recipe
-from panollava.training.text_chat import TextChat, open_texts
+from panollava.training.recipe import Recipe, TextChat
+from panollava.training.text_chat import open_texts
 from panollava.training.trainer import Validation
 from panollava.vlm.labels import IGNORE
 from panollava.vlm.modeling_panollava import PanoLlavaForConditionalGeneration

@@ -18,6 +18,15 @@ NO_AUGMENTATION = Augmentation()
 
 
 @dataclass(frozen=True)
+class TextChat:
+    """Which file of dialogues about no panorama, their share of all, and how the SHA-256 of the file begins."""
+
+    path: str
+    share: float
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The numbers of one training run.
 

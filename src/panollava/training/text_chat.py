@@ -3,22 +3,13 @@
 They see no visual tokens: in a packed row they are records without prefix.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from panollava.corpus.text_chat import Texts, read_text_chat
 from panollava.hashes import file_hash
 from panollava.training.dialogues import encoded_text
+from panollava.training.recipe import TextChat
 from panollava.vlm.processing_panollava import PanoLlavaProcessor
-
-
-@dataclass(frozen=True)
-class TextChat:
-    """Which file, what share of all dialogues, and how the SHA-256 of the file begins."""
-
-    path: str
-    share: float
-    sha256: str
 
 
 def open_texts(chosen: TextChat | None, processor: PanoLlavaProcessor, seed: int) -> Texts | None:
