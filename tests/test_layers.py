@@ -28,6 +28,7 @@ LAYERS = (
     "experiments",
     "bench",
     "report",
+    "viewer",
     "chat",
     "finetuning",
     "cli",

@@ -1,4 +1,4 @@
-"""The command line: `panollava ask`, `chat`, `detect`, `segment`, `merge`, `import`, `validate`, `compare` and more.
+"""The command line: `panollava ask`, `chat`, `detect`, `view`, `merge`, `import`, `validate`, `compare` and more.
 
 Answers and reports go to standard output, everything else to standard error. An error that the user can correct ends in
 a message and the exit code 1. Each command imports what it needs, so help appears at once.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Never
 
 from panollava import terminal
-from panollava.cli import data, model, studies
+from panollava.cli import data, model, studies, viewing
 
 EXAMPLES = """\
 examples:
@@ -18,6 +18,8 @@ examples:
   panollava ask panorama.jpg "이 파노라마에서 어떤 객체들을 볼 수 있나요?" --model my/checkpoint
   panollava chat panorama.jpg
   panollava detect panorama.jpg "every red object"
+  panollava view panorama.jpg
+  panollava view data/store data/evaluate/predictions.jsonl
   panollava merge data/finetune_lora my/checkpoint
   panollava import bench360 360Bench.tsv my/dataset --images ERP_images
   panollava validate my/dataset
@@ -60,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=function)
         return command
 
-    for theme in (model, data, studies):
+    for theme in (model, viewing, data, studies):
         theme.add_commands(add)
     return parser
 
