@@ -305,7 +305,7 @@ def test_a_number_of_tokens_is_a_positive_whole_number(count: str, capsys: pytes
 
 
 COMMANDS = (
-    "ask", "chat", "detect", "segment", "merge", "import", "validate", "compare", "gate", "grid", "ablation",
+    "ask", "chat", "detect", "segment", "merge", "view", "import", "validate", "compare", "gate", "grid", "ablation",
     "documents", "bench",
 )  # fmt: skip
 
