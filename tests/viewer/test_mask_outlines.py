@@ -34,6 +34,9 @@ def disc(column: float, row: float, radius: float) -> NDArray[np.bool_]:
 MASKS = {
     "middle": disc(60, 30, 9),
     "seam": disc(0.3, 30, 9),
+    "joined": disc(0, 20, 3)
+    | disc(0, 40, 3)
+    | ((np.arange(WIDTH) == WIDTH - 1) & (np.arange(HEIGHT) % 50 > 17)[:, None]),
     "pole": disc(30, 0, 7) | disc(90, HEIGHT - 1, 5),
     "hole": disc(127, 30, 9) & ~disc(127, 30, 5),
     "nested": (disc(64, 30, 12) & ~disc(64, 30, 9)) | disc(64, 30, 4),

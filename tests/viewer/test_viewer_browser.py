@@ -180,7 +180,7 @@ def test_the_flat_view_has_the_same_box(opened: Open, files: Path, name: str) ->
     wanted = torch.stack(rays_to_directions(box_outline(BOXES[name])), dim=-1).rad2deg().numpy()
     line = tab.locator("#flat path.line.true").nth(1).get_attribute("d")
     drawn = np.array([[float(value) for value in point.split()] for point in line.strip("M").split("L")]) * (1, -1)
-    turns = np.concatenate([wanted + (turn, 0) for turn in (-360, 0, 360)])
+    turns = np.concatenate([wanted + np.array([turn, 0]) for turn in (-360, 0, 360)])
     # A degree of yaw is short near the pole, so its points stand further apart.
     assert gaps(drawn, turns).max() < 2.5
     box = tab.locator("#flat svg").bounding_box()
@@ -419,7 +419,7 @@ def test_keys_turn_the_sphere_and_everything_has_a_name(opened: Open, files: Pat
     wanted = Camera(tab).pixels(box_corners(box_tensor((0.0, 0.0, 90.0, 90.0))))
     assert gaps(wanted, outline(tab, "view")).max() < TOLERANCE_PX
     nameless = tab.evaluate(
-        """[...document.querySelectorAll("button, select, textarea, input:not([hidden]), [role=application], [role=img]")]
+        """[...document.querySelectorAll("button, select, textarea, input, [role=application], [role=img]")]
              .filter(one => one.checkVisibility())
              .filter(one => !(one.textContent.trim() || one.ariaLabel || one.labels?.[0]?.textContent.trim()))
              .map(one => one.outerHTML)"""

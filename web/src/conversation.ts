@@ -89,6 +89,7 @@ export class Conversation {
       if (running.signal.aborted) answer.append(` (${text("stopped")})`);
       else {
         if (answer.textContent === "") answer.parentElement!.remove();
+        if (this.question.value === "") this.question.value = question;
         this.fail(error);
       }
     } finally {

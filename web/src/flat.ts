@@ -1,9 +1,11 @@
 // The flat view: the whole panorama as a picture, with the same outlines as on the sphere and the direction of the look.
 
-import { type Direction, unwrapped, wrapped } from "./geometry";
+import { dense, type Direction, unwrapped, wrapped } from "./geometry";
 import type { Outline } from "./shapes";
 
 const SVG = "http://www.w3.org/2000/svg";
+// Great circles are curves here.
+const STEP_DEG = 3;
 const TURNS = [-360, 0, 360];
 
 export class FlatView {
@@ -42,11 +44,11 @@ export class FlatView {
 /** A filled shape, and its line; the line of a ring round a pole is open at the ends of the picture. */
 function paths(outline: Outline): SVGElement[] {
   return outline.pieces.flatMap((rings) => {
-    const unrolled = rings.map(unwrapped);
+    const unrolled = rings.map((ring) => unwrapped(dense(ring, STEP_DEG)));
     const area = unrolled.map(({ points, turns }) => `M${steps([...points, ...roundPole(points, turns)])}Z`).join("");
     const line = unrolled.map(({ points, turns }) => `M${steps([...points, end(points, turns)])}`).join("");
     return TURNS.flatMap((turn) => [
-      path(area, `area ${outline.source}`, turn),
+      path(area, `area ${outline.source}${outline.filled ? " filled" : ""}`, turn),
       path(line, "shadow", turn),
       path(line, `line ${outline.source}`, turn),
     ]);

@@ -13,7 +13,6 @@ export interface Box {
 
 // No tangent-plane rectangle is wider than 180 degrees; wider answers are drawn at this extent.
 const MAX_EXTENT_DEG = 179;
-const STEP_DEG = 3;
 
 const radians = (degrees: number): number => (degrees * Math.PI) / 180;
 const degrees = (angle: number): number => (angle * 180) / Math.PI;
@@ -28,12 +27,13 @@ export function toRay([yawDeg, pitchDeg]: Direction): Ray {
   return [Math.cos(pitch) * Math.sin(yaw), Math.sin(pitch), Math.cos(pitch) * Math.cos(yaw)];
 }
 
+/** The direction of a ray of any length. */
 export function toDirection([x, y, z]: Ray): Direction {
   return [wrapped(degrees(Math.atan2(x, z))), degrees(Math.atan2(y, Math.hypot(x, z)))];
 }
 
 /** The four corners of a box, counter-clockwise as seen from the centre of the sphere, from the lower left one. */
-export function boxCorners(box: Box): Ray[] {
+export function boxCorners(box: Box): Direction[] {
   const [yaw, pitch] = [radians(box.yaw_deg), radians(box.pitch_deg)];
   const x = Math.tan(radians(Math.min(box.width_deg, MAX_EXTENT_DEG)) / 2);
   const y = Math.tan(radians(Math.min(box.height_deg, MAX_EXTENT_DEG)) / 2);
@@ -41,7 +41,7 @@ export function boxCorners(box: Box): Ray[] {
   const up = [-Math.sin(yaw) * Math.sin(pitch), Math.cos(pitch), -Math.cos(yaw) * Math.sin(pitch)] as const;
   const forward = toRay([box.yaw_deg, box.pitch_deg]);
   return ([[-x, -y], [x, -y], [x, y], [-x, y]] as const).map(([a, b]) =>
-    unit([
+    toDirection([
       a * right[0] + b * up[0] + forward[0],
       a * right[1] + b * up[1] + forward[1],
       a * right[2] + b * up[2] + forward[2],
@@ -49,15 +49,10 @@ export function boxCorners(box: Box): Ray[] {
   );
 }
 
-/** Closed ring of directions whose sides are great circles, with a point every few degrees; the last joins the first. */
-export function dense(ring: readonly Direction[]): Direction[] {
+/** A closed ring, the last point joined to the first, with points on its great circles at most `stepDeg` apart. */
+export function dense(ring: readonly Direction[], stepDeg: number): Direction[] {
   const rays = ring.map(toRay);
-  return rays.flatMap((ray, index) => arc(ray, rays[(index + 1) % rays.length]!));
-}
-
-/** The outline of a box, as `dense`. */
-export function boxOutline(box: Box): Direction[] {
-  return dense(boxCorners(box).map(toDirection));
+  return rays.flatMap((ray, index) => arc(ray, rays[(index + 1) % rays.length]!, stepDeg));
 }
 
 /** The angle between two directions in degrees. */
@@ -78,9 +73,9 @@ export function unwrapped(ring: readonly Direction[]): { points: Direction[]; tu
   return { points, turns: Math.round((end - first[0]) / 360) };
 }
 
-function arc(a: Ray, b: Ray): Direction[] {
+function arc(a: Ray, b: Ray, stepDeg: number): Direction[] {
   const whole = angle(a, b);
-  const steps = Math.max(1, Math.ceil(degrees(whole) / STEP_DEG));
+  const steps = Math.max(1, Math.ceil(degrees(whole) / stepDeg));
   const sine = Math.max(Math.sin(whole), 1e-12);
   return Array.from({ length: steps }, (_, step) => {
     if (step === 0) return toDirection(a);
@@ -93,9 +88,4 @@ function arc(a: Ray, b: Ray): Direction[] {
 function angle(a: Ray, b: Ray): number {
   const difference = Math.hypot(a[0] - b[0], a[1] - b[1], a[2] - b[2]);
   return 2 * Math.atan2(difference, Math.hypot(a[0] + b[0], a[1] + b[1], a[2] + b[2]));
-}
-
-function unit([x, y, z]: Ray): Ray {
-  const length = Math.hypot(x, y, z);
-  return [x / length, y / length, z / length];
 }

@@ -77,7 +77,9 @@ function draw(): void {
   }));
   sphere.draw(outlines);
   flat.draw(outlines);
-  find("#legend").hidden = answers.length === 0;
+  for (const source of ["given", "true"]) {
+    find(`.key.${source}`).hidden = !answers.some((one) => one.source === source);
+  }
   page.marked.textContent = asked === null ? "" : `+ ${inWords(asked)}`;
   page.what.hidden = !served || asked === null;
 }

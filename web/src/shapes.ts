@@ -1,6 +1,6 @@
 // What is drawn on a panorama: boxes, masks and directions, given by the model or true; and their spelling in answers.
 
-import { type Box, boxOutline, type Direction, dense } from "./geometry";
+import { type Box, boxCorners, type Direction } from "./geometry";
 
 export interface BoxShape extends Box {
   label: string;
@@ -28,28 +28,28 @@ export interface Drawn {
   source: Source;
 }
 
-/** One outline to draw: its pieces with their rings, and the place of its name. */
+/** One outline to draw: its pieces with their rings, sides on great circles, and the place of its name. */
 export interface Outline {
   label: string;
   source: Source;
   pieces: Direction[][][];
   anchor: Direction;
   point: boolean;
+  filled: boolean;
   /** Whether the name stands below its anchor: true names stand below, given ones above, and hide each other less. */
   below: boolean;
 }
 
 export function outlineOf({ shape, source }: Drawn): Outline {
   const below = source === "true";
-  const common = { label: shape.label, source, below };
+  const common = { label: shape.label, source, below, filled: "polygons" in shape };
   if ("polygons" in shape) {
     return { ...common, pieces: shape.polygons, anchor: extreme(shape.polygons.flat(2), below), point: false };
   }
   if (!("width_deg" in shape)) {
     return { ...common, pieces: [], anchor: [shape.yaw_deg, shape.pitch_deg], point: true };
   }
-  const ring = shape.outline === undefined ? boxOutline(shape) : dense(shape.outline);
-  return { ...common, pieces: [[ring]], anchor: middleOfSide(shape, below), point: false };
+  return { ...common, pieces: [[shape.outline ?? boxCorners(shape)]], anchor: middleOfSide(shape, below), point: false };
 }
 
 /** Where to look to see a shape. */

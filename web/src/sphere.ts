@@ -4,11 +4,13 @@ import "@photo-sphere-viewer/core/index.css";
 import "@photo-sphere-viewer/markers-plugin/index.css";
 import { EquirectangularAdapter, Viewer } from "@photo-sphere-viewer/core";
 import { type MarkerConfig, MarkersPlugin } from "@photo-sphere-viewer/markers-plugin";
-import { type Direction, wrapped } from "./geometry";
+import { dense, type Direction, wrapped } from "./geometry";
 import type { Outline, Source } from "./shapes";
 
 const COLOURS: Record<Source, string> = { given: "#ffa41b", true: "#35d5e6", asked: "#ff5d8f", view: "#ffffff" };
 const STEP_DEG = 5;
+// Great circles are straight here. Long sides have points between, for a side may be seen whose ends are behind.
+const LONG_SIDE_DEG = 30;
 const ZOOM_STEP = 8;
 const radians = (degrees: number): number => (degrees * Math.PI) / 180;
 const degrees = (angle: number): number => (angle * 180) / Math.PI;
@@ -116,17 +118,17 @@ export class Sphere {
 }
 
 function markersOf(outline: Outline, index: number): MarkerConfig[] {
-  const dashed = outline.source === "true" ? "7 4" : outline.source === "view" ? "2 5" : "none";
+  const dashed = outline.source === "true" ? "7 4" : outline.source === "view" ? "2 6" : "none";
   const pieces = outline.pieces.map(
     (rings, piece): MarkerConfig => ({
       id: `outline-${index}-${piece}`,
-      polygon: rings.map((ring) => ring.map(([yaw, pitch]): [number, number] => [radians(yaw), radians(pitch)])),
+      polygon: rings.map((ring) => dense(ring, LONG_SIDE_DEG).map(([yaw, pitch]): [number, number] => [radians(yaw), radians(pitch)])),
       svgStyle: {
         fill: outline.source === "view" ? "none" : COLOURS[outline.source],
-        fillOpacity: rings.length > 1 || rings[0]!.length > 130 ? "0.35" : "0.08",
+        fillOpacity: outline.filled ? "0.35" : "0.08",
         fillRule: "evenodd",
         stroke: COLOURS[outline.source],
-        strokeWidth: outline.source === "view" ? "1.5" : "2.5",
+        strokeWidth: "2.5",
         strokeDasharray: dashed,
       },
       className: `outline ${outline.source}`,

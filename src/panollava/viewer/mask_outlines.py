@@ -5,6 +5,10 @@ inside of each outline is plain: what lies within an odd number of a piece's rin
 every perspective view. Rings run with their inside on the left.
 """
 
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -18,6 +22,14 @@ STEP_DEG = 3.0
 WIDEST = 1 / 3
 
 
+class _Piece(NamedTuple):
+    """A connected part of a mask, cropped to its bounding box, and the column and row of its upper left corner."""
+
+    mask: NDArray[np.bool_]
+    column: int
+    row: int
+
+
 def mask_polygons(mask: NDArray[np.bool_], *, tolerance: float = TOLERANCE) -> list[list[Ring]]:
     """Return the pieces of a mask `[H, W]` of a panorama, the largest first, each as rings of (yaw, pitch) in degrees.
 
@@ -26,37 +38,49 @@ def mask_polygons(mask: NDArray[np.bool_], *, tolerance: float = TOLERANCE) -> l
     height, width = mask.shape
     pieces = []
     for piece in _pieces(mask):
-        # Begin at a column that the piece does not touch: there it crosses no border.
-        free = int(np.flatnonzero(~piece.any(axis=0))[0])
-        rings = [_simplified(ring, tolerance) for ring in _rings(np.roll(piece, -free, axis=1))]
+        rings = [_simplified(ring, tolerance) for ring in _rings(piece.mask)]
         rings.sort(key=lambda ring: -abs(_area(ring)))
-        offset = np.array([free, 0])
-        pieces.append((int(piece.sum()), [_in_degrees(ring + offset, height, width) for ring in rings]))
+        corner = np.array([piece.column, piece.row])
+        pieces.append((int(piece.mask.sum()), [_in_degrees(ring + corner, height, width) for ring in rings]))
     return [rings for _, rings in sorted(pieces, key=lambda item: -item[0])]
 
 
-def _pieces(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """Return the connected pieces, those that reach far round cut at every quarter of yaw and at the horizon."""
+def _pieces(mask: NDArray[np.bool_]) -> Iterator[_Piece]:
+    """Yield the connected pieces, those that reach far round cut at every quarter of yaw and at the horizon."""
     height, width = mask.shape
-    pieces = []
     for piece in _connected(mask):
-        if piece.any(axis=0).sum() <= WIDEST * width:
-            pieces.append(piece)
+        if piece.mask.shape[1] <= WIDEST * width:
+            yield piece
             continue
-        quarters = np.arange(width) * 4 // width
-        halves = np.arange(height) * 2 // height
-        for part in range(8):
-            inside = (halves == part // 4)[:, None] & (quarters == part % 4)
-            pieces += _connected(piece & inside)
-    return pieces
+        whole = np.zeros_like(mask)
+        columns = (piece.column + np.arange(piece.mask.shape[1])) % width
+        whole[piece.row : piece.row + piece.mask.shape[0], columns] = piece.mask
+        for top, bottom in pairwise((0, height // 2, height)):
+            for left, right in pairwise((0, width // 4, width // 2, width * 3 // 4, width)):
+                labels, _ = ndimage.label(whole[top:bottom, left:right])
+                yield from _cropped(labels, left, top)
 
 
-def _connected(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    labels, count = ndimage.label(mask)
-    for left, right in zip(labels[:, 0], labels[:, -1], strict=True):  # across the seam
+def _connected(mask: NDArray[np.bool_]) -> Iterator[_Piece]:
+    """Yield the connected pieces; those astride the seam go on past the last column."""
+    labels, _ = ndimage.label(mask)
+    for row in range(len(labels)):
+        left, right = labels[row, 0], labels[row, -1]
         if left and right and left != right:
             labels[labels == right] = left
-    return [labels == label for label in range(1, count + 1) if (labels == label).any()]
+    astride = [label for label in np.unique(labels[:, 0]) if label]
+    yield from _cropped(np.where(np.isin(labels, astride), 0, labels), 0, 0)
+    for label in astride:
+        piece = labels == label
+        free = np.flatnonzero(~piece.any(axis=0))
+        start = int(free[0]) if len(free) else 0
+        yield from _cropped(np.roll(piece, -start, axis=1).astype(int), start, 0)
+
+
+def _cropped(labels: NDArray[np.int_], column: int, row: int) -> Iterator[_Piece]:
+    for label, place in enumerate(ndimage.find_objects(labels), start=1):
+        if place is not None:
+            yield _Piece(labels[place] == label, column + place[1].start, row + place[0].start)
 
 
 def _rings(piece: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
