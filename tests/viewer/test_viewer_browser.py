@@ -25,7 +25,7 @@ from panollava.report.outlines import box_outline
 from panollava.viewer.page import choose, page
 from panollava.viewer.panoramas import find_panoramas
 from panollava.viewer.serving import ViewServer
-from panollava.vlm.geometry import box_corners, rays_in_boxes, rays_to_directions, rotation
+from panollava.vlm.geometry import box_corners, directions_to_rays, rays_in_boxes, rays_to_directions, rotation
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install 'panollava[web-test]'")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -177,12 +177,13 @@ def test_the_picture_lies_under_its_box(opened: Open, files: Path, name: str) ->
 def test_the_flat_view_has_the_same_box(opened: Open, files: Path, name: str) -> None:
     tab = shown(opened((files / "run.html").as_uri()))
     answered(tab, name)
-    wanted = torch.stack(rays_to_directions(box_outline(BOXES[name])), dim=-1).rad2deg().numpy()
     line = tab.locator("#flat path.line.true").nth(1).get_attribute("d")
-    drawn = np.array([[float(value) for value in point.split()] for point in line.strip("M").split("L")]) * (1, -1)
-    turns = np.concatenate([wanted + np.array([turn, 0]) for turn in (-360, 0, 360)])
-    # A degree of yaw is short near the pole, so its points stand further apart.
-    assert gaps(drawn, turns).max() < 2.5
+    drawn = torch.tensor([[float(value) for value in point.split()] for point in line.strip("M").split("L")])
+    yaw, pitch = drawn.to(torch.float64).deg2rad().unbind(-1)
+    outline_rays = box_outline(BOXES[name], points=257).numpy()
+    drawn_rays = directions_to_rays(yaw, -pitch).numpy()  # downwards in the picture
+    assert np.rad2deg(gaps(drawn_rays, outline_rays)).max() < 0.15
+    assert np.rad2deg(gaps(outline_rays, drawn_rays)).max() < 1.6  # a point every three degrees
     box = tab.locator("#flat svg").bounding_box()
     sides = tab.locator("#flat path.line.true").evaluate_all(
         "all => all.map(one => one.getBoundingClientRect()).map(({left, right}) => [left, right])"
