@@ -8,7 +8,7 @@ VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test faults check fresh exports standins grid ablation robustness bench results documents gate accept clean
+.PHONY: help repro test faults check fresh exports standins grid ablation robustness bench results documents web gate accept clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -63,6 +63,10 @@ results: $(VENV)/.installed  ## write the tables of README.md and docs/ from met
 
 documents: $(VENV)/.installed  ## fail if the committed tables do not show the committed metrics
 	panollava documents --check
+
+web:  ## build the page of `panollava view` from web/ (needs Node 20.19 or newer; the result is committed)
+	npm ci --prefix web
+	npm run --prefix web build
 
 gate: $(VENV)/.installed  ## fail if a benchmark number got worse (BASE=<revision>; default: the accepted numbers)
 	panollava gate $(if $(BASE),--base $(BASE))

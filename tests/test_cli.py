@@ -305,8 +305,8 @@ def test_a_number_of_tokens_is_a_positive_whole_number(count: str, capsys: pytes
 
 
 COMMANDS = (
-    "ask", "chat", "detect", "segment", "merge", "import", "validate", "compare", "gate", "grid", "ablation",
-    "documents", "bench", "train", "evaluate",
+    "ask", "chat", "detect", "segment", "merge", "view", "import", "validate", "compare", "gate", "grid", "ablation",
+    "documents", "bench", "train", "evaluate", "convert",
 )  # fmt: skip
 
 

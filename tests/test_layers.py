@@ -30,6 +30,7 @@ LAYERS = (
     "experiments",
     "bench",
     "report",
+    "viewer",
     "chat",
     "finetuning",
     "cli",

@@ -36,12 +36,14 @@ def work(*args: object, **kwargs: object) -> NoReturn:
         ["segment", "panorama.jpg", QUESTION, "OUT"],
         ["compare", "main", "vicuna", "--json", "OUT"],
         ["bench", "views", "--json", "OUT"],
+        ["view", "panorama.jpg", "--out", "OUT"],
     ],
 )
 def test_files_that_cannot_be_written_are_refused_before_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], out: str
 ) -> None:
-    for name in ("cli.model.open_chat", "experiments.compare.compare_sources", "bench.running.run"):
+    works = ("cli.model.open_chat", "experiments.compare.compare_sources", "bench.running.run")
+    for name in (*works, "viewer.panoramas.find_panoramas"):
         monkeypatch.setattr(f"panollava.{name}", work)
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe")

@@ -1,4 +1,4 @@
-"""The command line: `panollava ask`, `chat`, `train`, `evaluate`, `merge`, `import`, `validate`, `convert` and more.
+"""The command line: `panollava ask`, `chat`, `view`, `train`, `evaluate`, `merge`, `import`, `validate` and more.
 
 Answers and reports go to standard output, everything else to standard error. An error that the user can correct ends in
 a message and the exit code 1. Each command imports what it needs, so help appears at once.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Never
 
 from panollava import terminal
-from panollava.cli import data, model, pretrained, studies, training
+from panollava.cli import data, model, pretrained, studies, training, viewing
 
 EXAMPLES = """\
 examples:
@@ -20,6 +20,8 @@ examples:
   panollava detect panorama.jpg "every red object"
   panollava train my/dataset --output runs/first --encoder siglip --llm vicuna --epochs 3
   panollava evaluate runs/first/finetune_lora runs/first/store --output runs/first
+  panollava view panorama.jpg
+  panollava view data/store data/evaluate/predictions.jsonl
   panollava merge data/finetune_lora my/checkpoint
   panollava import bench360 360Bench.tsv my/dataset --images ERP_images
   panollava validate my/dataset
@@ -63,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=function)
         return command
 
-    for theme in (model, training, data, pretrained, studies):
+    for theme in (model, viewing, training, data, pretrained, studies):
         theme.add_commands(add)
     return parser
 
