@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from panollava.backbones.encoder_check import check_encoder
-from panollava.backbones.presets import resolve, write_pointer
+from panollava.backbones.presets import write_pointer
+from panollava.backbones.resolving import resolve_encoder
 from panollava.params import EncoderPreset, Strict, Weights, read_params
 from stages import run_stage
 
@@ -21,8 +21,7 @@ def main() -> None:
     params = read_params(EncoderParams, stage="resolve_encoder")
     preset = params.encoders[params.encoder]
     source = preset.standin if params.weights == "standin" else preset.hub
-    backbone = resolve(params.encoder, source, feature_layer=preset.feature_layer, view_size=preset.view_size)
-    check_encoder(backbone)
+    backbone = resolve_encoder(params.encoder, source, feature_layer=preset.feature_layer, view_size=preset.view_size)
     write_pointer(backbone, Path("data/encoder.json"))
     print(f"encoder {backbone.name}: {backbone.source} {backbone.fingerprint[:12]}")
 

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from panollava.backbones.families import check_family
-from panollava.backbones.presets import resolve, write_pointer
-from panollava.backbones.template_check import check_template
-from panollava.backbones.templates import chosen_template
+from panollava.backbones.presets import write_pointer
+from panollava.backbones.resolving import resolve_llm
 from panollava.params import LlmPreset, Strict, Weights, read_params
 from stages import run_stage
 
@@ -23,9 +21,7 @@ def main() -> None:
     params = read_params(LlmParams, stage="resolve_llm")
     preset = params.llms[params.llm]
     source = preset.standin if params.weights == "standin" else preset.hub
-    backbone = resolve(params.llm, source, chat_template=chosen_template(preset.chat_template))
-    check_family(backbone)
-    check_template(backbone)
+    backbone = resolve_llm(params.llm, source, chat_template=preset.chat_template)
     write_pointer(backbone, Path("data/llm.json"))
     print(f"language model {backbone.name}: {backbone.source} {backbone.fingerprint[:12]}")
 

@@ -1,6 +1,7 @@
 """`panollava train` and `evaluate`: the pipeline's stages and numbers without DVC, and messages for what is wrong."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from tiny_backbones import LORA, MODEL, write_panoramas, write_parts
 from tiny_models import write_dataset
 
+from panollava.backbones.templates import chat_template
 from panollava.backbones.trained import load_finetuned, read_parts
 from panollava.cli import main, train_run, train_settings, training
 from panollava.params import load_params
@@ -276,6 +278,40 @@ def test_any_checkpoint_is_a_preset(here: Path) -> None:
     assert settings("--weights", "standin", "--encoder", str(here / "clip")).encoder == str(here / "clip")
 
 
+def test_a_model_without_a_chat_template_is_refused_before_any_training(
+    here: Path, trained: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "store", "--output", "bare", "--stage", "resampler", "--previous", "all/train_vision", *SHORT]
+    assert main([*command, "--llm", "./llama"]) == 1
+    assert "has no chat template" in capsys.readouterr().err
+    assert not Path("bare/train_resampler").exists()
+
+
+def test_a_folder_of_any_model_is_trained_with_its_own_chat_template(
+    here: Path, trained: SimpleNamespace, tmp_path: Path
+) -> None:
+    shutil.copytree("llama", tmp_path / "chatty")
+    template = chat_template("mistral")
+    (tmp_path / "chatty/chat_template.jinja").write_text(template, "utf-8")
+    out = tmp_path / "out"
+    command = ["train", "store", "--output", str(out), "--stage", "resampler", "--previous", "all/train_vision"]
+    assert main([*command, *SHORT, "--llm", str(tmp_path / "chatty")]) == 0
+    assert read_parts(out / "train_resampler").llm.chat_template is None
+    assert template in (out / "train_resampler/chat_template.jinja").read_text("utf-8")
+
+
+def test_an_encoder_that_cannot_be_used_is_refused_before_any_training(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("clip", tmp_path / "odd")
+    config = json.loads((tmp_path / "odd/config.json").read_text("utf-8"))
+    (tmp_path / "odd/config.json").write_text(json.dumps(config | {"model_type": "blip", "vision_config": {}}), "utf-8")
+    command = ["train", "store", "--output", "odd", "--stage", "vision", *SHORT, "--encoder", str(tmp_path / "odd")]
+    assert main(command) == 1
+    assert "is not supported; use one of" in capsys.readouterr().err
+    assert not Path("odd/train_vision").exists()
+
+
 def test_without_params_there_are_the_defaults_of_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, wanted = read(training.DEFAULTS), read(PROJECT / "params.yaml")
     for name in ("preprocess", "model", *STAGES[:3]):
@@ -291,7 +327,7 @@ def test_without_params_there_are_the_defaults_of_the_pipeline(tmp_path: Path, m
     [
         (
             ["--encoder", "klip"],
-            r"--encoder 'klip' is no preset \(clip, dinov2, siglip\), no folder here",
+            r"--encoder 'klip' is no preset \(clip, .*siglip\), no folder here",
         ),
         (["--llm", "my model"], r"--llm 'my model' is no preset \(llama, .*no hub id"),
         (["--set", "model.view=3"], r"there is no setting model.standin.view; model.standin has .*views"),

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from panollava.backbones.assemble import Parts
 from panollava.backbones.files import FILES
-from panollava.backbones.presets import Backbone, resolve, write_pointer
+from panollava.backbones.presets import Backbone, write_pointer
+from panollava.backbones.resolving import resolve_encoder, resolve_llm
 from panollava.backbones.trained import TRAINED
 from panollava.cli.run_record import as_yaml, is_made
 from panollava.cli.train_settings import read_launch_settings, read_settings
@@ -181,11 +182,16 @@ def backbones(run: Run) -> tuple[Backbone, Backbone | None]:
     params = run.params
     encoder, llm = params.encoders[params.encoder], params.llms[params.llm]
     standin = params.weights == "standin"
-    first = resolve(params.encoder, encoder.standin if standin else encoder.hub, feature_layer=encoder.feature_layer)
+    first = resolve_encoder(
+        params.encoder,
+        encoder.standin if standin else encoder.hub,
+        feature_layer=encoder.feature_layer,
+        view_size=encoder.view_size,
+    )
     write_pointer(first, run.out / "encoder.json")
     if run.stages == ["train_vision"]:
         return first, None
-    second = resolve(params.llm, llm.standin if standin else llm.hub, chat_template=llm.chat_template)
+    second = resolve_llm(params.llm, llm.standin if standin else llm.hub, chat_template=llm.chat_template)
     write_pointer(second, run.out / "llm.json")
     return first, second
 
