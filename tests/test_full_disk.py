@@ -57,11 +57,12 @@ def save_processor(made: SimpleNamespace, out: Path) -> None:
 
 def stage(made: SimpleNamespace, out: Path) -> None:
     names = {name for name, _ in made.model.named_parameters() if "resampler" in name}
-    language_stages._write(made.model, made.processor, made.parts, names, out)
+    language_stages._write(made.model, made.processor, made.parts, names, out, torch.float32)
 
 
 def finetuning_stage(made: SimpleNamespace, out: Path) -> None:
-    language_stages._write(made.base, made.processor, made.parts, {"mask_head.expand.bias"}, out, made.adapted)
+    names = {"mask_head.expand.bias"}
+    language_stages._write(made.base, made.processor, made.parts, names, out, torch.float32, made.adapted)
 
 
 def import_llava(made: SimpleNamespace, out: Path) -> None:
@@ -144,7 +145,10 @@ WRITERS = {
     "panollava/cli/model.py": {"save_pretrained"},  # the one of `PanoLLaVAModel`
     "panollava/experiments/runner.py": {"to_csv"},
     "panollava/report/style.py": {"savefig"},
-    "training.py": {"to_csv"},
+    "panollava/training/running.py": {"to_csv"},
+    "panollava/backbones/packaged/efficientnet.py": {"save_file"},
+    "panollava/backbones/packaged/smollm2.py": {"save_pretrained"},
+    "panollava/bench/random_checkpoints.py": {"save_pretrained"},
 }
 
 

@@ -53,6 +53,7 @@ def project() -> dict[str, str]:
         "metrics/ablation.json": {"version": "1.1", "ablation": {"default": row}},
         "metrics/bench.json": speed(),
         "metrics/bench_7b.json": speed(),
+        "metrics/scaling_7b.json": {"size": "7b", "device": "GPU", "torch": "2", "runs": {}},
     }
     files = {path: json.dumps(content) for path, content in metrics.items()}
     for table in TABLES:

@@ -113,10 +113,10 @@ def _fit_language(
 
 def _write(
     model: PanoLlavaForConditionalGeneration, processor: PanoLlavaProcessor, parts: Parts, names: set[str], out: Path,
-    adapted: Any = None,
+    dtype: torch.dtype, adapted: Any = None,
 ) -> None:  # fmt: skip
-    """Write a trained folder, with the adapter of the `adapted` model if there is one."""
-    state = {name: value.to(model.config.dtype) for name, value in trained_state(model, names).items()}
+    """Write a trained folder in a dtype, with the adapter of the `adapted` model if there is one."""
+    state = {name: value.to(dtype) for name, value in trained_state(model, names).items()}
     adapter = {}
     if adapted is not None:
         adapter = trained_state(adapted, {name for name, _ in adapted.named_parameters() if LORA in name})
@@ -159,7 +159,7 @@ def train_resampler(
     recipe = replace(recipe, learning_rates={RESAMPLER: recipe.learning_rates["resampler"]})
     data = _with_features(model, processor, store, recipe, records, Collator(processor))
     outcome = _fit_language(model, model, recipe, checkpoints, data)
-    _write(model, processor, parts, names, out)
+    _write(model, processor, parts, names, out, dtype)
     return outcome
 
 
@@ -190,7 +190,7 @@ def finetune_lora(
         rates |= {RESAMPLER: recipe.learning_rates["resampler"], MASK_HEAD: recipe.learning_rates["mask_head"]}
     recipe = replace(recipe, learning_rates=rates)
     outcome = _fit_language(model, adapted, recipe, checkpoints, data)
-    _write(model, processor, parts, names, out, None if lora is None else adapted)
+    _write(model, processor, parts, names, out, dtype, None if lora is None else adapted)
     if not save_lora_only and PartialState().is_main_process:
         merged, _ = load_finetuned(out)  # from the files: the trained model's weights may lie on many processes
         with new_checkpoint(out / "merged") as folder:
