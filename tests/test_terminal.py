@@ -132,3 +132,15 @@ def test_signals_end_without_a_traceback(tmp_path: Path, number: signal.Signals,
     process.send_signal(number)
     _, told = process.communicate(timeout=20)
     assert (process.returncode, told) == (code, b"panollava: interrupted\n" if number == signal.SIGINT else b"")
+
+
+def test_a_warning_of_one_library_to_another_is_not_heard_and_others_are() -> None:
+    told = (
+        "import sys, warnings; from panollava.terminal import UNHEARD, run; "
+        "say = lambda: [warnings.warn(text, FutureWarning) for text in (*UNHEARD, 'something else')] and 0; "
+        "sys.exit(run('name', say))"
+    )
+    done = python(told)
+    assert done.returncode == 0
+    assert "something else" in done.stderr
+    assert "is_gradient_checkpointing" not in done.stderr.replace("UNHEARD", "")

@@ -8,12 +8,15 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+# Of libraries to each other; a user can do nothing about them. PEFT asks transformers by an old name.
+UNHEARD = ("`is_gradient_checkpointing` is deprecated",)
 # Exit codes of a shell: 128 and the number of the signal.
 INTERRUPTED, CLOSED_PIPE = 130, 141
 # All controls but tab and line feed; what other programs take for the end of a line; what turns the reading direction;
@@ -48,7 +51,9 @@ def run(name: str, function: Callable[[], int]) -> int:
     mode (`python -X dev`) shows tracebacks.
     """
     try:
-        with _output():
+        with _output(), warnings.catch_warnings():
+            for beginning in UNHEARD:
+                warnings.filterwarnings("ignore", message=re.escape(beginning), category=FutureWarning)
             _require_folder()
             return function()
     except BrokenPipeError:
