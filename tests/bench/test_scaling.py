@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_bench import MICRO
 
 from panollava.bench import scaling, scaling_rank, scaling_work
@@ -96,6 +97,29 @@ def test_a_failed_launch_is_named_and_leaves_no_result(tmp_path: Path, monkeypat
     with pytest.raises(ValueError, match="DDP on 2 processes ended with exit code 1"):
         scaling.bench_scaling("tiny", tmp_path, [2], ["ddp"])
     assert not list((tmp_path / "results").glob("*.json"))
+
+
+def test_a_launch_that_was_cut_off_is_repeated_and_a_whole_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "prepare", lambda *_: None)
+    monkeypatch.setattr(scaling, "_launcher", lambda *_: ["false"])
+    (tmp_path / "results").mkdir()
+    whole = run(1.0, [1.0] * 6, ["a"], 1)
+    cut = whole | {"measured": dict(whole["measured"])}
+    whole["measured"] |= dict.fromkeys(WORKS[:-1], whole["measured"]["train_resampler"])
+    write(tmp_path / "results", ddp_1=whole)
+    assert scaling.bench_scaling("tiny", tmp_path, [1], ["ddp"])["runs"].keys() == {"ddp-1"}
+    write(tmp_path / "results", ddp_1=cut)
+    with pytest.raises(ValueError, match="DDP on 1 processes ended"):
+        scaling.bench_scaling("tiny", tmp_path, [1], ["ddp"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can be sharded over")
+def test_fsdp_without_a_gpu_is_refused_and_not_measured_as_something_else(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--modes fsdp needs GPUs"):
+        scaling.bench_scaling("tiny", tmp_path, [2], ["ddp", "fsdp"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_each_work_is_a_choice_of_the_processes() -> None:

@@ -30,8 +30,10 @@ def bench_scaling(size: str, work: Path, processes: list[int], modes: list[str])
     """Run the launches that have not been run, and return the numbers of all that WORK/results holds.
 
     Raises:
-        ValueError: a launch that failed, or no launch of one process to compare with.
+        ValueError: FSDP without a GPU, a launch that failed, or no launch of one process to compare with.
     """
+    if "fsdp" in modes and not torch.cuda.is_available():
+        raise ValueError("--modes fsdp needs GPUs; accelerate shards models on nothing else")
     prepare(LOADS[size], work, os.cpu_count() or 1)
     for mode in modes:
         for count in processes:
@@ -57,14 +59,16 @@ def collect(size: str, results: Path) -> dict[str, Any]:
 def _launch(size: str, work: Path, mode: str, count: int) -> None:
     """Start one launch; FSDP does not answer, for evaluation divides the panoramas, not the model."""
     out = work / RESULTS / f"{mode}-{count}"
-    if out.with_suffix(".json").is_file():
-        return
     what = [name for name in WORKS if name != ANSWERS or mode == "ddp"]
+    # A launch that was killed has written down only what it had measured by then.
+    file = out.with_suffix(".json")
+    if file.is_file() and json.loads(file.read_text("utf-8"))["measured"].keys() >= set(what):
+        return
     script = ["-m", "panollava.bench.scaling_rank", size, str(work), str(out), "--steps", str(STEPS), "--what", *what]
     print(f"{MODES[mode]}, {count} processes", file=sys.stderr, flush=True)
     done = subprocess.run([*_launcher(mode, count), *script], check=False)
     if done.returncode:
-        out.with_suffix(".json").unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
         raise ValueError(f"{MODES[mode]} on {count} processes ended with exit code {done.returncode}; see above")
 
 
